@@ -1,0 +1,1 @@
+//! The `model!` macro: arguments with spans in, the compiler's output out.

@@ -1,0 +1,1 @@
+//! The runtime that models compiled by Kiln link against.
