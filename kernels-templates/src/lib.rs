@@ -1,1 +1,6 @@
 //! Kernel sources of the Kiln compiler: every family in a folder of its own, over plain slices.
+
+extern crate alloc;
+
+pub mod dtype;
+pub mod value;
