@@ -1,0 +1,1 @@
+//! Every encoding, and files that mean harm.
