@@ -24,11 +24,11 @@ const ENOUGH: usize = 50;
 ///
 /// # Errors
 /// The reader failed, or the bytes are not that message: with the position reached and, where it can be told, what the file seems to be.
-pub(super) fn decode<M: Message + Default>(source: &mut Source<impl Read>, wanted: &str) -> std::result::Result<M, Diagnostic> {
+pub(super) fn decode<M: Message + Default>(source: &mut Source<impl Read>, wanted: &str) -> Result<M> {
     let mut message = M::default();
     let result = message.merge(&mut *source);
     if let Some(e) = source.failure() {
-        return Err(Diagnostic::new(format!("reading failed at byte {} of {}: {e}", source.position(), source.len())));
+        return Err(Diagnostic::new(format!("reading failed at byte {} of {}: {e}", source.position(), source.len())).into());
     }
     result.map(|()| message).map_err(|e| {
         let text = e.to_string();
@@ -36,7 +36,7 @@ pub(super) fn decode<M: Message + Default>(source: &mut Source<impl Read>, wante
         if reason.ends_with("recursion limit reached") {
             let message =
                 format!("messages are nested too deep at byte {} of {}: the limit is 100 levels", source.position(), source.len());
-            return Diagnostic::new(message).help("graphs may be nested about 30 deep");
+            return Diagnostic::new(message).help("graphs may be nested about 30 deep").into();
         }
         // The path of a failure deep inside repeats itself; its ends say enough.
         let path: Vec<&str> = reason.split(": ").collect();
@@ -44,7 +44,7 @@ pub(super) fn decode<M: Message + Default>(source: &mut Source<impl Read>, wante
             [first, .., field, last] if path.len() > 4 => format!("{first} … {field}: {last}"),
             _ => path.join(": "),
         };
-        not_onnx(source, wanted, &format!("byte {} of {}: {reason}", source.position(), source.len()))
+        not_onnx(source, wanted, &format!("byte {} of {}: {reason}", source.position(), source.len())).into()
     })
 }
 
@@ -113,8 +113,8 @@ pub(super) fn model(source: &mut Source<impl Read>, external: Resolver, limits: 
     })
 }
 
-struct Reader<'a> {
-    tensors: Decoder<'a>,
+struct Reader {
+    tensors: Decoder,
     /// Operator sets of the graph or function being read, for origins.
     opsets: BTreeMap<String, i64>,
     /// The functions, nodes and attributes around the graph being read.
@@ -122,7 +122,7 @@ struct Reader<'a> {
     found: Vec<Diagnostic>,
 }
 
-impl Reader<'_> {
+impl Reader {
     fn report(&mut self, mut finding: Diagnostic) {
         if self.found.len() < ENOUGH {
             finding.notes.extend(self.path.iter().rev().map(|place| format!("inside {place}")));

@@ -16,8 +16,7 @@ use std::collections::BTreeMap;
 /// # Errors
 /// The bytes are no such message, or the tensor is not as its dims and type say, or its data lies in another file.
 pub fn read_tensor(bytes: &[u8]) -> Result<Tensor> {
-    let (proto, mut reader) = decode::<TensorProto>(bytes)?;
-    reader.tensor(proto).map_err(|e| Diagnostic::new(e).into())
+    from(bytes, Reader::tensor)
 }
 
 /// Reads a value of the type `ty` states: a `TensorProto`, `SequenceProto`, `OptionalProto` or `MapProto`. The bytes do not tell which one they are.
@@ -27,30 +26,36 @@ pub fn read_tensor(bytes: &[u8]) -> Result<Tensor> {
 /// As [`read_tensor`], and that no value of that type can be written to a file.
 pub fn read_value(bytes: &[u8], ty: &TypeInfo) -> Result<Value> {
     let value = match ty {
-        TypeInfo::Tensor { .. } => return read_tensor(bytes).map(Value::Tensor),
-        TypeInfo::SparseTensor { .. } => {
-            let (proto, mut reader) = decode(bytes)?;
-            reader.0.sparse(proto).map(Value::Tensor)
-        }
-        TypeInfo::Sequence(_) => {
-            let (proto, mut reader) = decode(bytes)?;
-            reader.sequence(proto)
-        }
-        TypeInfo::Map { .. } => {
-            let (proto, mut reader) = decode(bytes)?;
-            reader.map(proto)
-        }
-        TypeInfo::Optional(inner) => {
-            let optional = decode(bytes).and_then(|(proto, mut reader)| reader.optional(proto).map_err(|e| Diagnostic::new(e).into()));
-            return match (optional, read_value(bytes, inner)) {
-                // The fields of the kinds overlap: bytes of a tensor may decode as an optional that is empty.
-                (Ok(Value::Optional(None)) | Err(_), Ok(held)) if !bytes.is_empty() => Ok(Value::Optional(Some(Box::new(held)))),
-                (optional, _) => optional,
-            };
-        }
+        TypeInfo::Tensor { .. } => read_tensor(bytes).map(Value::Tensor)?,
+        TypeInfo::SparseTensor { .. } => from(bytes, |reader, proto| reader.0.sparse(proto).map(Value::Tensor))?,
+        TypeInfo::Sequence(_) => from(bytes, Reader::sequence)?,
+        TypeInfo::Map { .. } => from(bytes, Reader::map)?,
+        // The messages' fields overlap, so bytes of one may decode as another: the reading whose type fits is meant.
+        TypeInfo::Optional(inner) => match from(bytes, Reader::optional) {
+            Ok(value) if fits(&value, ty) => value,
+            other => match (read_value(bytes, inner), other) {
+                (Ok(held), _) => Value::Optional(Some(Box::new(held))),
+                (Err(_), Ok(value)) => value,
+                (Err(_), Err(found)) => return Err(found),
+            },
+        },
         TypeInfo::Opaque { .. } => return Err(Diagnostic::new("a value of an opaque type cannot be read from a file").into()),
     };
-    value.map_err(|e| Diagnostic::new(e).into())
+    if !fits(&value, ty) {
+        return Err(Diagnostic::new("the file holds a value of another type").note(format!("expected {ty:?}")).into());
+    }
+    Ok(value)
+}
+
+fn fits(value: &Value, ty: &TypeInfo) -> bool {
+    match (value, ty) {
+        (Value::Tensor(t), TypeInfo::Tensor { dtype, .. } | TypeInfo::SparseTensor { dtype, .. }) => t.dtype == *dtype,
+        (Value::Sequence(items), TypeInfo::Sequence(ty)) => items.iter().all(|v| fits(v, ty)),
+        (Value::Optional(held), TypeInfo::Optional(ty)) => held.iter().all(|v| fits(v, ty)),
+        (Value::IntMap(map), TypeInfo::Map { key, value }) => key.is_int() && map.values().all(|v| fits(v, value)),
+        (Value::StrMap(map), TypeInfo::Map { key: DType::Str, value }) => map.values().all(|v| fits(v, value)),
+        _ => false,
+    }
 }
 
 /// The bytes of a `TensorProto`: strings as such, everything else as raw data.
@@ -68,19 +73,20 @@ pub fn write_value(name: &str, value: &Value) -> Vec<u8> {
     }
 }
 
-struct Reader<'a>(Decoder<'a>);
+struct Reader(Decoder);
 
-fn decode<M: Message + Default>(bytes: &[u8]) -> Result<(M, Reader<'static>)> {
-    static LIMITS: std::sync::LazyLock<Limits> = std::sync::LazyLock::new(Limits::default);
-    limits::check_file(bytes.len() as u64, &LIMITS)?;
+fn from<M: Message + Default, T>(bytes: &[u8], read: impl FnOnce(&mut Reader, M) -> Read<T>) -> Result<T> {
+    let limits = Limits::default();
+    limits::check_file(bytes.len() as u64, &limits)?;
     let mut source = Source::new(bytes, bytes.len() as u64);
     let proto = convert::decode(&mut source, "an ONNX value")?;
-    Ok((proto, Reader(Decoder::new(&LIMITS, Resolver::new(None, &LIMITS), source.take_large()))))
+    let mut reader = Reader(Decoder::new(&limits, Resolver::new(None, &limits), source.take_large()));
+    read(&mut reader, proto).map_err(|e| Diagnostic::new(e).into())
 }
 
 type Read<T> = std::result::Result<T, String>;
 
-impl Reader<'_> {
+impl Reader {
     fn tensor(&mut self, proto: TensorProto) -> Read<Tensor> {
         let name = tensor::quoted(&proto.name);
         self.0.tensor(proto).map_err(|e| format!("{name}: {e}"))
@@ -117,6 +123,9 @@ impl Reader<'_> {
             element_kind::OPTIONAL => p.optional_value.map(|o| self.optional(*o)),
             kind => return Err(format!("an optional of the unknown kind {kind}")),
         };
+        if held.is_none() && p.elem_type != element_kind::UNDEFINED {
+            return Err(format!("an optional of kind {} holds no such value", p.elem_type));
+        }
         Ok(Value::Optional(held.transpose()?.map(Box::new)))
     }
     fn map(&mut self, p: MapProto) -> Read<Value> {
@@ -157,7 +166,8 @@ fn kind(value: &Value) -> i32 {
 }
 
 fn sequence<'a>(name: &str, items: impl Iterator<Item = &'a Value>) -> SequenceProto {
-    let mut out = SequenceProto { name: name.to_string(), ..Default::default() };
+    // An empty sequence is written as one of tensors, as ONNX's own helper does; readers that know the type do not mind.
+    let mut out = SequenceProto { name: name.to_string(), elem_type: element_kind::TENSOR, ..Default::default() };
     for item in items {
         out.elem_type = kind(item);
         match item {

@@ -7,7 +7,7 @@
 
 use super::Limits;
 use super::proto::StringStringEntryProto;
-use crate::diagnostics::{Diagnostic, shown};
+use crate::diagnostics::{self, Diagnostic, shown};
 use kiln_kernels::value::Bytes;
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -43,14 +43,15 @@ struct Entry<'a> {
 ///
 /// # Errors
 /// It cannot be opened, or is not a regular file.
-pub(super) fn open_model(path: &Path) -> Result<(File, u64), Diagnostic> {
+pub(super) fn open_model(path: &Path) -> diagnostics::Result<(File, u64)> {
+    let failed = |e: std::io::Error| Diagnostic::new(format!("cannot read the model: {e}"));
     // Looked at before it is opened: opening a pipe waits for a writer.
-    let found = std::fs::metadata(path).map_err(|e| Diagnostic::new(format!("cannot read the model: {e}")))?;
+    let found = std::fs::metadata(path).map_err(failed)?;
     if !found.is_file() {
-        return Err(Diagnostic::new(format!("cannot read the model: it is {}, not a regular file", kind(&found))));
+        return Err(Diagnostic::new(format!("cannot read the model: it is {}, not a regular file", kind(&found))).into());
     }
-    let file = File::open(path).map_err(|e| Diagnostic::new(format!("cannot read the model: {e}")))?;
-    let len = file.metadata().map_err(|e| Diagnostic::new(format!("cannot read the model: {e}")))?.len();
+    let file = File::open(path).map_err(failed)?;
+    let len = file.metadata().map_err(failed)?.len();
     Ok((file, len))
 }
 

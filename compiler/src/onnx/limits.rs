@@ -3,7 +3,7 @@
 use super::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TypeProto, TypeValue,
 };
-use crate::diagnostics::{Diagnostic, shown};
+use crate::diagnostics::{Diagnostic, Result, shown};
 
 /// Bounds on what a model file may ask for. Each violation is a finding of its own that names the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +48,11 @@ impl Default for Limits {
 ///
 /// # Errors
 /// The file is longer than `max_file`.
-pub(super) fn check_file(len: u64, limits: &Limits) -> Result<(), Diagnostic> {
+pub(super) fn check_file(len: u64, limits: &Limits) -> Result<()> {
     if len > limits.max_file {
         return Err(Diagnostic::new(format!("the file has {len} bytes, the limit is {} (max_file)", limits.max_file))
-            .help("store the weights as external data (onnx.save with save_as_external_data=True)"));
+            .help("store the weights as external data (onnx.save with save_as_external_data=True)")
+            .into());
     }
     Ok(())
 }

@@ -10,8 +10,8 @@ use kiln_kernels::value::{Bytes, Data, Element, Tensor};
 use std::sync::Arc;
 
 /// Turns messages into tensors; all findings are sentences whose subject is the tensor ("it has no data type").
-pub(super) struct Decoder<'a> {
-    limits: &'a Limits,
+pub(super) struct Decoder {
+    limits: Limits,
     pub(super) external: Resolver,
     large: Large,
     dense_left: u64,
@@ -31,9 +31,9 @@ impl Form {
     }
 }
 
-impl<'a> Decoder<'a> {
-    pub(super) fn new(limits: &'a Limits, external: Resolver, large: Large) -> Decoder<'a> {
-        Decoder { limits, external, large, dense_left: limits.max_dense }
+impl Decoder {
+    pub(super) fn new(limits: &Limits, external: Resolver, large: Large) -> Decoder {
+        Decoder { limits: limits.clone(), external, large, dense_left: limits.max_dense }
     }
 
     /// The tensor of a message.
