@@ -3,4 +3,6 @@
 extern crate alloc;
 
 pub mod dtype;
+pub mod isa;
+pub mod support;
 pub mod value;

@@ -1,0 +1,3 @@
+//! What several kernel families share.
+
+pub mod math;
