@@ -3,6 +3,7 @@
 extern crate alloc;
 
 pub mod dtype;
+pub mod gemm;
 pub mod isa;
 pub mod support;
 pub mod value;
