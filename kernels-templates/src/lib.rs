@@ -2,8 +2,11 @@
 
 extern crate alloc;
 
+pub mod conv;
+pub mod depthwise;
 pub mod dtype;
 pub mod gemm;
 pub mod isa;
+mod simd;
 pub mod support;
 pub mod value;

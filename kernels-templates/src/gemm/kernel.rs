@@ -1,5 +1,7 @@
 //! The register tile that every matrix product and convolution runs, over a small vector trait.
 
+use crate::simd::Simd;
+
 /// Columns of one panel of packed B; the layout is the same for every instruction set.
 pub const PANEL: usize = 16;
 
@@ -34,17 +36,6 @@ pub(crate) type Kernel = unsafe fn(&Tile);
 pub(crate) struct Width {
     pub(crate) panels: usize,
     pub(crate) rows: &'static [Kernel],
-}
-
-/// Vectors of `W` floats. Every method must run where the instruction set is available.
-pub(crate) trait Simd: Copy {
-    type V: Copy;
-    const W: usize;
-    unsafe fn zero() -> Self::V;
-    unsafe fn load(p: *const f32) -> Self::V;
-    unsafe fn store(p: *mut f32, v: Self::V);
-    unsafe fn splat(x: f32) -> Self::V;
-    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
 }
 
 /// The tile of `MR` rows and `NV` vectors of columns. Every element is its bias plus the products in the order of K, each

@@ -21,7 +21,7 @@ pub use matmul::MatMul;
 pub use pack::{pack_b, packed_len};
 
 pub(crate) use kernel::Tile;
-pub(crate) use pack::pack_a;
+pub(crate) use pack::{a_pitch, pack_a};
 pub(crate) use sweep::{B_FLOATS, Sweep, sweep};
 
 use crate::isa::Isa;
