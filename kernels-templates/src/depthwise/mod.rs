@@ -10,7 +10,7 @@ use crate::simd::{Scalar, Simd};
 pub struct Depthwise(pub Conv);
 
 /// Multiply-adds that make a task worth handing to a thread; there is one load for each.
-const TASK_WORK: usize = 1 << 18;
+const TASK_WORK: usize = 1 << 17;
 
 impl Depthwise {
     /// Output rows of one task.
@@ -74,6 +74,9 @@ impl Depthwise {
                     conv: c,
                     d,
                     h,
+                    kds: inside(c, 0, d),
+                    khs: inside(c, 1, h),
+                    whole: whole(c),
                     x: x.add(image * c.x_strides[0]),
                     weights,
                     bias,
@@ -99,10 +102,26 @@ struct Row<'a> {
     conv: &'a Conv,
     d: usize,
     h: usize,
+    /// Window planes and rows inside of the input.
+    kds: core::ops::Range<usize>,
+    khs: core::ops::Range<usize>,
+    /// Output pixels whose window has all its columns inside of the input.
+    whole: core::ops::Range<usize>,
     x: *const f32,
     weights: *const f32,
     bias: *const f32,
     out: *mut f32,
+}
+
+/// The output pixels of a row whose window has all its columns inside of the input.
+fn whole(c: &Conv) -> core::ops::Range<usize> {
+    let first = c.pad[2].div_ceil(c.stride[2]).min(c.out_dims[2]);
+    let reach = (c.kernel[2] - 1) * c.dilation[2] + 1;
+    let last = match (c.in_dims[2] + c.pad[2]).checked_sub(reach) {
+        Some(room) => (room / c.stride[2] + 1).min(c.out_dims[2]),
+        None => 0,
+    };
+    first..last.max(first)
 }
 
 /// The window elements that are inside of the input, for the window at `at` of an axis.
@@ -130,9 +149,9 @@ unsafe fn pixels<S: Simd, const T: usize, const NV: usize>(r: &Row, w: usize, ch
                 }
             }
         }
-        for kd in inside(c, 0, r.d) {
+        for kd in r.kds.clone() {
             let id = r.d * c.stride[0] + kd * c.dilation[0] - c.pad[0];
-            for kh in inside(c, 1, r.h) {
+            for kh in r.khs.clone() {
                 let ih = r.h * c.stride[1] + kh * c.dilation[1] - c.pad[1];
                 let line = r.x.add(id * x_d + ih * x_h + channel);
                 let weights = r.weights.add((kd * c.kernel[1] + kh) * c.kernel[2] * pitch + channel);
@@ -158,23 +177,25 @@ unsafe fn pixels<S: Simd, const T: usize, const NV: usize>(r: &Row, w: usize, ch
 /// The whole row, `NV` vectors of channels from `channel` on.
 #[inline(always)]
 unsafe fn strip<S: Simd, const NV: usize>(r: &Row, channel: usize) {
-    let ow = r.conv.out_dims[2];
+    let all = 0..r.conv.kernel[2];
     let mut w = 0;
-    while w < ow {
-        let kws = inside(r.conv, 2, w);
-        // SAFETY: the window columns are inside for the first pixel, and for the last of several too: all of them, then.
-        unsafe {
-            let whole = kws == (0..r.conv.kernel[2]);
-            if whole && w + 4 <= ow && inside(r.conv, 2, w + 3) == kws {
-                pixels::<S, 4, NV>(r, w, channel, kws);
-                w += 4;
-            } else if whole && w + 2 <= ow && inside(r.conv, 2, w + 1) == kws {
-                pixels::<S, 2, NV>(r, w, channel, kws);
-                w += 2;
-            } else {
-                pixels::<S, 1, NV>(r, w, channel, kws);
-                w += 1;
-            }
+    // SAFETY: pixels of the row, and only window columns inside of the input.
+    unsafe {
+        while w < r.whole.start {
+            pixels::<S, 1, NV>(r, w, channel, inside(r.conv, 2, w));
+            w += 1;
+        }
+        while w + 6 <= r.whole.end {
+            pixels::<S, 6, NV>(r, w, channel, all.clone());
+            w += 6;
+        }
+        while w + 2 <= r.whole.end {
+            pixels::<S, 2, NV>(r, w, channel, all.clone());
+            w += 2;
+        }
+        while w < r.conv.out_dims[2] {
+            pixels::<S, 1, NV>(r, w, channel, inside(r.conv, 2, w));
+            w += 1;
         }
     }
 }

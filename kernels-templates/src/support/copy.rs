@@ -13,27 +13,30 @@ pub(crate) unsafe fn transpose(isa: Isa, rows: usize, cols: usize, x: *const f32
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::Avx512 => transpose_avx2(rows, cols, x, x_row, out, out_row),
-            _ => transpose_plain(0..rows, 0..cols, x, x_row, out, out_row),
+            _ => transpose_plain(0..rows, 0..cols, x, x_row as isize, out, out_row as isize),
         }
     }
 }
 
+/// [`transpose`] of any element type and any strides, in squares so that the lines of both sides stay in the cache.
+///
+/// # Safety
+/// The pointers address such matrices, which do not overlap.
 #[inline(always)]
-unsafe fn transpose_plain(
+pub(crate) unsafe fn transpose_plain<T: Copy>(
     rows: core::ops::Range<usize>,
     cols: core::ops::Range<usize>,
-    x: *const f32,
-    x_row: usize,
-    out: *mut f32,
-    out_row: usize,
+    x: *const T,
+    x_row: isize,
+    out: *mut T,
+    out_row: isize,
 ) {
-    // Squares, so that the lines of both sides stay in the cache.
     for i0 in rows.clone().step_by(16) {
         for j0 in cols.clone().step_by(16) {
             for i in i0..rows.end.min(i0 + 16) {
                 for j in j0..cols.end.min(j0 + 16) {
                     // SAFETY: inside of the matrices that the caller vouches for.
-                    unsafe { *out.add(j * out_row + i) = *x.add(i * x_row + j) };
+                    unsafe { *out.offset(j as isize * out_row).add(i) = *x.offset(i as isize * x_row).add(j) };
                 }
             }
         }
@@ -54,8 +57,8 @@ unsafe fn transpose_avx2(rows: usize, cols: usize, x: *const f32, x_row: usize, 
                 }
             }
         }
-        transpose_plain(whole_rows..rows, 0..cols, x, x_row, out, out_row);
-        transpose_plain(0..whole_rows, whole_cols..cols, x, x_row, out, out_row);
+        transpose_plain(whole_rows..rows, 0..cols, x, x_row as isize, out, out_row as isize);
+        transpose_plain(0..whole_rows, whole_cols..cols, x, x_row as isize, out, out_row as isize);
     }
 }
 

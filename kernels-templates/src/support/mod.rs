@@ -3,5 +3,6 @@
 pub mod math;
 
 pub(crate) mod copy;
+pub(crate) mod lanes;
 #[cfg(test)]
 pub(crate) mod testing;
