@@ -41,6 +41,20 @@ pub(crate) struct Width {
 /// Steps of K in one round of the inner loop.
 const UNROLL: usize = 4;
 
+/// Floats of B that are asked for in advance.
+const AHEAD: usize = 24 * PANEL;
+
+/// Asks for the line of the cache at `p`, which need not exist.
+#[inline(always)]
+fn prefetch(p: *const f32) {
+    // SAFETY: a prefetch of any address is harmless; SSE is in the baseline of x86-64.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    let _ = p;
+}
+
 /// A number that the optimizer cannot take apart again.
 #[inline(always)]
 fn opaque(mut x: usize) -> usize {
@@ -86,6 +100,9 @@ unsafe fn step<S: Simd, const MR: usize, const NV: usize>(
         let mut bv = [S::zero(); NV];
         for (j, v) in bv.iter_mut().enumerate() {
             *v = S::load(b.add((j / per) * panel + (j % per) * S::W));
+            if MR >= 6 && j % per == 0 {
+                prefetch(b.wrapping_add((j / per) * panel + AHEAD));
+            }
         }
         // Spelled out, since LLVM does not unroll a loop over so many rows once their addresses differ in form.
         macro_rules! row {
