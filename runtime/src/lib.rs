@@ -1,1 +1,3 @@
 //! The runtime that models compiled by Kiln link against.
+
+pub mod threads;

@@ -1,0 +1,199 @@
+//! Prints this machine's multiply-add peak and the speed of the kernels on shapes of ResNet-50 and BERT, one thread.
+
+use kiln_kernels::conv::Conv;
+use kiln_kernels::depthwise::Depthwise;
+use kiln_kernels::gemm::{Gemm, MatMul, pack_b, packed_len};
+use kiln_kernels::isa::Isa;
+use std::time::Instant;
+
+/// Seconds of one call, the best of several.
+fn best(mut f: impl FnMut()) -> f64 {
+    f();
+    let mut least = f64::INFINITY;
+    let start = Instant::now();
+    while start.elapsed().as_secs_f64() < 0.15 {
+        let t = Instant::now();
+        f();
+        least = least.min(t.elapsed().as_secs_f64());
+    }
+    least
+}
+
+/// GFLOP/s of multiply-adds that never leave the registers; 0 where that has no measurement.
+#[cfg(target_arch = "x86_64")]
+fn peak(isa: Isa) -> f64 {
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+    const ROUNDS: usize = 200_000;
+    macro_rules! chains {
+        ($name:ident, $features:literal, $splat:ident, $op:expr, $count:literal) => {
+            #[target_feature(enable = $features)]
+            fn $name() {
+                // Independent chains hide the latency of the ports.
+                let mut acc = [$splat(1.0); $count];
+                let m = $splat(black_box(0.5));
+                for _ in 0..ROUNDS {
+                    for v in &mut acc {
+                        *v = $op(*v, m, m);
+                    }
+                }
+                black_box(acc);
+            }
+        };
+    }
+    chains!(chains_sse, "sse2", _mm_set1_ps, |a, b, c| _mm_add_ps(_mm_mul_ps(a, b), c), 12);
+    chains!(chains_avx2, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps, 12);
+    chains!(chains_avx512, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps, 24);
+    // SAFETY: the machine has `isa`.
+    let t = best(|| unsafe {
+        match isa {
+            Isa::Portable => chains_sse(),
+            Isa::Avx2 => chains_avx2(),
+            Isa::Avx512 => chains_avx512(),
+        }
+    });
+    let floats = match isa {
+        Isa::Portable => 4 * 12,
+        Isa::Avx2 => 8 * 12,
+        Isa::Avx512 => 16 * 24,
+    };
+    2.0 * (floats * ROUNDS) as f64 / t / 1e9
+}
+
+/// GFLOP/s of multiply-adds that never leave the registers; 0 where that has no measurement.
+#[cfg(not(target_arch = "x86_64"))]
+fn peak(_: Isa) -> f64 {
+    0.0
+}
+
+/// A square channels-last convolution as ResNet and MobileNet have them.
+fn layer(hw: usize, c: usize, k: usize, window: usize, stride: usize, groups: usize, channels_first: bool) -> Conv {
+    let out = (hw + 2 * (window / 2) - window) / stride + 1;
+    let x_strides = if channels_first { [c * hw * hw, hw * hw, 0, hw, 1] } else { [c * hw * hw, 1, 0, hw * c, c] };
+    Conv {
+        n: 1,
+        c,
+        in_dims: [1, hw, hw],
+        k,
+        kernel: [1, window, window],
+        stride: [1, stride, stride],
+        pad: [0, window / 2, window / 2],
+        dilation: [1; 3],
+        out_dims: [1, out, out],
+        groups,
+        x_strides,
+        out_pitch: k,
+        out_batch: out * out * k,
+    }
+}
+
+fn main() {
+    for isa in Isa::available() {
+        let top = peak(isa);
+        println!("{}: peak {top:.1} GFLOP/s", isa.name());
+        let report = |name: String, flops: f64, t: f64| {
+            let rate = flops / t / 1e9;
+            println!("  {name:34} {rate:7.1} GFLOP/s {:4.0}%  {:9.1} us", rate / top * 100.0, t * 1e6);
+        };
+        for (m, n, k, pitch) in [
+            (3136, 64, 64, 64),
+            (3136, 256, 64, 64),
+            (3136, 64, 256, 256),
+            (784, 128, 512, 512),
+            (784, 512, 128, 128),
+            (196, 256, 1024, 1024),
+            (196, 1024, 256, 256),
+            (49, 512, 2048, 2048),
+            (49, 2048, 512, 512),
+            (1, 1000, 2048, 2048),
+            (128, 768, 768, 768),
+            (128, 3072, 768, 768),
+            (128, 768, 3072, 3072),
+        ] {
+            let gemm = Gemm { m, n, k, a_row: pitch, a_col: 1, ldc: n };
+            let a = vec![0.1f32; m * pitch];
+            let b = vec![0.1f32; k * n];
+            let mut packed = vec![0f32; packed_len(k, n)];
+            let bias = vec![0.1f32; n.next_multiple_of(16)];
+            let mut c = vec![0f32; m * n];
+            let mut scratch = vec![0f32; gemm.scratch_floats()];
+            // SAFETY: the arrays have the sizes that the kernel asks for.
+            unsafe { pack_b(isa, k, n, b.as_ptr(), n, 1, packed.as_mut_ptr()) };
+            let t = best(|| {
+                for task in 0..gemm.tasks() {
+                    // SAFETY: as above.
+                    unsafe {
+                        gemm.run_task(isa, task, a.as_ptr(), packed.as_ptr(), bias.as_ptr(), c.as_mut_ptr(), scratch.as_mut_ptr(), None)
+                    };
+                }
+            });
+            report(format!("gemm {m}x{n}x{k} ({} tasks)", gemm.tasks()), 2.0 * (m * n * k) as f64, t);
+        }
+        for (name, conv) in [
+            ("stem 7x7 s2 NCHW", layer(224, 3, 64, 7, 2, 1, true)),
+            ("3x3 56 64", layer(56, 64, 64, 3, 1, 1, false)),
+            ("3x3 28 128", layer(28, 128, 128, 3, 1, 1, false)),
+            ("3x3 14 256", layer(14, 256, 256, 3, 1, 1, false)),
+            ("3x3 7 512", layer(7, 512, 512, 3, 1, 1, false)),
+            ("3x3 s2 56 128", layer(56, 128, 128, 3, 2, 1, false)),
+            ("3x3 s2 14 512", layer(14, 512, 512, 3, 2, 1, false)),
+            ("1x1 56 256-64", layer(56, 256, 64, 1, 1, 1, false)),
+            ("1x1 14 1024-256", layer(14, 1024, 256, 1, 1, 1, false)),
+            ("1x1 s2 56 256-512", layer(56, 256, 512, 1, 2, 1, false)),
+            ("1x1 s2 14 1024-2048", layer(14, 1024, 2048, 1, 2, 1, false)),
+            ("3x3 56 128 groups 32", layer(56, 128, 128, 3, 1, 32, false)),
+            ("depthwise 3x3 112 32", layer(112, 32, 32, 3, 1, 32, false)),
+            ("depthwise 3x3 s2 56 144", layer(56, 144, 144, 3, 2, 144, false)),
+            ("depthwise 3x3 14 384", layer(14, 384, 384, 3, 1, 384, false)),
+            ("depthwise 3x3 7 960", layer(7, 960, 960, 3, 1, 960, false)),
+        ] {
+            let x = vec![0.1f32; conv.c * conv.in_dims[1] * conv.in_dims[2]];
+            let taps = conv.kernel[1] * conv.kernel[2];
+            let weights = vec![0.1f32; conv.k * conv.c / conv.groups * taps];
+            let bias = vec![0.1f32; conv.k.next_multiple_of(16)];
+            let mut out = vec![0f32; conv.out_batch];
+            let flops = 2.0 * (weights.len() * conv.out_dims[1] * conv.out_dims[2]) as f64;
+            let (t, tasks) = if conv.groups == conv.c {
+                let conv = Depthwise(conv);
+                let mut packed = vec![0f32; conv.packed_len()];
+                conv.pack_weights(&weights, &mut packed);
+                let t = best(|| {
+                    for task in 0..conv.tasks() {
+                        // SAFETY: the arrays have the sizes that the kernel asks for.
+                        unsafe { conv.run_task(isa, task, x.as_ptr(), packed.as_ptr(), bias.as_ptr(), out.as_mut_ptr(), None) };
+                    }
+                });
+                (t, conv.tasks())
+            } else {
+                let mut packed = vec![0f32; conv.packed_len()];
+                conv.pack_weights(&weights, &mut packed);
+                let mut scratch = vec![0f32; conv.scratch_floats()];
+                let t = best(|| {
+                    for task in 0..conv.tasks() {
+                        let (x, w, b) = (x.as_ptr(), packed.as_ptr(), bias.as_ptr());
+                        // SAFETY: the arrays have the sizes that the kernel asks for.
+                        unsafe { conv.run_task(isa, task, x, w, b, out.as_mut_ptr(), scratch.as_mut_ptr(), None) };
+                    }
+                });
+                (t, conv.tasks())
+            };
+            report(format!("{name} ({tasks} tasks)"), flops, t);
+        }
+        for (name, n, k, b_row, b_col) in [("Q K^T", 128, 64, 1, 768), ("P V", 64, 128, 768, 1)] {
+            let matmul = MatMul { m: 128, n, k, a_row: if k == 64 { 768 } else { 128 }, a_col: 1, b_row, b_col, ldc: 768 };
+            let a = vec![0.1f32; 128 * 768];
+            let b = vec![0.1f32; 128 * 768];
+            let mut c = vec![0f32; 128 * 768];
+            let mut scratch = vec![0f32; matmul.scratch_floats()];
+            let t = best(|| {
+                for task in 0..matmul.tasks() {
+                    // SAFETY: the arrays have the sizes that the kernel asks for.
+                    unsafe {
+                        matmul.run_task(isa, task, a.as_ptr(), b.as_ptr(), std::ptr::null(), c.as_mut_ptr(), scratch.as_mut_ptr(), None)
+                    };
+                }
+            });
+            report(format!("attention {name}"), 2.0 * (128 * n * k) as f64, t);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Depthwise convolutions over channels-last tensors: vectors of channels, several output pixels of a row at once.
+
+use crate::conv::Conv;
+use crate::gemm::{Block, Epilogue, PANEL};
+use crate::isa::Isa;
+use crate::simd::{Scalar, Simd};
+
+/// A convolution with `groups == c == k` whose input channels are neighbours (`x_strides[1] == 1`, or one channel).
+#[derive(Clone, Copy, Debug)]
+pub struct Depthwise(pub Conv);
+
+/// Multiply-adds that make a task worth handing to a thread; there is one load for each.
+const TASK_WORK: usize = 1 << 17;
+
+impl Depthwise {
+    /// Output rows of one task.
+    const fn tall(&self) -> usize {
+        let row = self.0.out_dims[2] * self.0.k * self.0.taps();
+        let tall = TASK_WORK / if row == 0 { 1 } else { row };
+        if tall == 0 {
+            1
+        } else if tall > self.0.out_dims[1] {
+            self.0.out_dims[1]
+        } else {
+            tall
+        }
+    }
+    /// Number of independent tasks.
+    pub const fn tasks(&self) -> usize {
+        let c = &self.0;
+        if c.n * c.k * c.pixels() == 0 { 0 } else { c.n * c.out_dims[0] * c.out_dims[1].div_ceil(self.tall()) }
+    }
+    /// Floats of the packed weights.
+    pub const fn packed_len(&self) -> usize {
+        self.0.taps() * self.0.k.next_multiple_of(PANEL)
+    }
+    /// Packs ONNX weights `[k][1][depth][height][width]` to `[window][k padded to whole panels]`.
+    pub fn pack_weights(&self, weights: &[f32], out: &mut [f32]) {
+        let (taps, k) = (self.0.taps(), self.0.k);
+        assert_eq!(weights.len(), k * taps, "weights fill their shape; this is a bug");
+        assert_eq!(out.len(), self.packed_len(), "packed weights fill their buffer; this is a bug");
+        let pitch = k.next_multiple_of(PANEL);
+        for (i, x) in out.iter_mut().enumerate() {
+            let (tap, channel) = (i / pitch, i % pitch);
+            *x = if channel < k { weights[channel * taps + tap] } else { 0.0 };
+        }
+    }
+    /// Runs one task; blocks of the epilogue are output rows, with rows and columns as [`Conv::run_task`] has them.
+    ///
+    /// # Safety
+    /// `x` and `out` address tensors of the strides given, `weights` are packed, `bias` is null or holds `k` floats, the
+    /// task's part of `out` is not accessed elsewhere meanwhile, `task < tasks()`, and the machine has `isa`.
+    pub unsafe fn run_task(
+        &self,
+        isa: Isa,
+        task: usize,
+        x: *const f32,
+        weights: *const f32,
+        bias: *const f32,
+        out: *mut f32,
+        epilogue: Epilogue,
+    ) {
+        let c = &self.0;
+        let [od, oh, ow] = c.out_dims;
+        let tall = self.tall();
+        let down = oh.div_ceil(tall);
+        let (block, outer) = (task % down, task / down);
+        let (d, image) = (outer % od, outer / od);
+        for h in block * tall..oh.min((block + 1) * tall) {
+            let pixel = (d * oh + h) * ow;
+            // SAFETY: image and row are inside of what the caller vouches for.
+            unsafe {
+                let row = Row {
+                    conv: c,
+                    d,
+                    h,
+                    kds: inside(c, 0, d),
+                    khs: inside(c, 1, h),
+                    whole: whole(c),
+                    x: x.add(image * c.x_strides[0]),
+                    weights,
+                    bias,
+                    out: out.add(image * c.out_batch + pixel * c.out_pitch),
+                };
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 => x86::row_avx512(&row),
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 => x86::row_avx2(&row),
+                    _ => row_portable(&row),
+                }
+                if let Some(f) = epilogue {
+                    f(Block { out: row.out, pitch: c.out_pitch, row: image * c.pixels() + pixel, rows: ow, col: 0, cols: c.k });
+                }
+            }
+        }
+    }
+}
+
+/// One output row of one image.
+struct Row<'a> {
+    conv: &'a Conv,
+    d: usize,
+    h: usize,
+    /// Window planes and rows inside of the input.
+    kds: core::ops::Range<usize>,
+    khs: core::ops::Range<usize>,
+    /// Output pixels whose window has all its columns inside of the input.
+    whole: core::ops::Range<usize>,
+    x: *const f32,
+    weights: *const f32,
+    bias: *const f32,
+    out: *mut f32,
+}
+
+/// The output pixels of a row whose window has all its columns inside of the input.
+fn whole(c: &Conv) -> core::ops::Range<usize> {
+    let first = c.pad[2].div_ceil(c.stride[2]).min(c.out_dims[2]);
+    let reach = (c.kernel[2] - 1) * c.dilation[2] + 1;
+    let last = match (c.in_dims[2] + c.pad[2]).checked_sub(reach) {
+        Some(room) => (room / c.stride[2] + 1).min(c.out_dims[2]),
+        None => 0,
+    };
+    first..last.max(first)
+}
+
+/// The window elements that are inside of the input, for the window at `at` of an axis.
+#[inline(always)]
+fn inside(c: &Conv, axis: usize, at: usize) -> core::ops::Range<usize> {
+    let (start, step, pad) = (at * c.stride[axis], c.dilation[axis], c.pad[axis]);
+    let first = pad.saturating_sub(start).div_ceil(step).min(c.kernel[axis]);
+    let last = (c.in_dims[axis] + pad).saturating_sub(start).div_ceil(step).min(c.kernel[axis]);
+    first..last.max(first)
+}
+
+/// `T` output pixels from `w` on, `NV` vectors of channels from `channel` on, over the window columns `kws`.
+#[inline(always)]
+unsafe fn pixels<S: Simd, const T: usize, const NV: usize>(r: &Row, w: usize, channel: usize, kws: core::ops::Range<usize>) {
+    let c = r.conv;
+    let [_, _, x_d, x_h, x_w] = c.x_strides;
+    let pitch = c.k.next_multiple_of(PANEL);
+    // SAFETY: the caller vouches for the channels, the output pixels and the window columns; planes and rows are inside.
+    unsafe {
+        let mut acc = [[S::zero(); NV]; T];
+        if !r.bias.is_null() {
+            for row in &mut acc {
+                for (j, v) in row.iter_mut().enumerate() {
+                    *v = S::load(r.bias.add(channel + j * S::W));
+                }
+            }
+        }
+        for kd in r.kds.clone() {
+            let id = r.d * c.stride[0] + kd * c.dilation[0] - c.pad[0];
+            for kh in r.khs.clone() {
+                let ih = r.h * c.stride[1] + kh * c.dilation[1] - c.pad[1];
+                let line = r.x.add(id * x_d + ih * x_h + channel);
+                let weights = r.weights.add((kd * c.kernel[1] + kh) * c.kernel[2] * pitch + channel);
+                for kw in kws.clone() {
+                    let x = line.add((w * c.stride[2] + kw * c.dilation[2] - c.pad[2]) * x_w);
+                    for j in 0..NV {
+                        let v = S::load(weights.add(kw * pitch + j * S::W));
+                        for (i, row) in acc.iter_mut().enumerate() {
+                            row[j] = S::mul_add(S::load(x.add(i * c.stride[2] * x_w + j * S::W)), v, row[j]);
+                        }
+                    }
+                }
+            }
+        }
+        for (i, row) in acc.iter().enumerate() {
+            for (j, &v) in row.iter().enumerate() {
+                S::store(r.out.add((w + i) * c.out_pitch + channel + j * S::W), v);
+            }
+        }
+    }
+}
+
+/// The whole row, `NV` vectors of channels from `channel` on.
+#[inline(always)]
+unsafe fn strip<S: Simd, const NV: usize>(r: &Row, channel: usize) {
+    let all = 0..r.conv.kernel[2];
+    let mut w = 0;
+    // SAFETY: pixels of the row, and only window columns inside of the input.
+    unsafe {
+        while w < r.whole.start {
+            pixels::<S, 1, NV>(r, w, channel, inside(r.conv, 2, w));
+            w += 1;
+        }
+        while w + 6 <= r.whole.end {
+            pixels::<S, 6, NV>(r, w, channel, all.clone());
+            w += 6;
+        }
+        while w + 2 <= r.whole.end {
+            pixels::<S, 2, NV>(r, w, channel, all.clone());
+            w += 2;
+        }
+        while w < r.conv.out_dims[2] {
+            pixels::<S, 1, NV>(r, w, channel, inside(r.conv, 2, w));
+            w += 1;
+        }
+    }
+}
+
+/// All channels of the row, with vectors of `S` and the rest one by one.
+#[inline(always)]
+unsafe fn row<S: Simd>(r: &Row, from: usize) -> usize {
+    let k = r.conv.k;
+    let mut channel = from;
+    // SAFETY: whole vectors of channels only.
+    unsafe {
+        while channel + 2 * S::W <= k {
+            strip::<S, 2>(r, channel);
+            channel += 2 * S::W;
+        }
+        while channel + S::W <= k {
+            strip::<S, 1>(r, channel);
+            channel += S::W;
+        }
+    }
+    channel
+}
+
+#[inline(never)]
+unsafe fn row_portable(r: &Row) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let done = row::<crate::simd::Lanes>(r, 0);
+        row::<Scalar<crate::isa::Portable>>(r, done);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Row, Scalar, row};
+    use crate::isa::Fma;
+    use crate::simd::{Avx2, Avx512};
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn row_avx2(r: &Row) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let done = row::<Avx2>(r, 0);
+            row::<Scalar<Fma>>(r, done);
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    pub(super) unsafe fn row_avx512(r: &Row) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let done = row::<Avx512>(r, 0);
+            let done = row::<Avx2>(r, done);
+            row::<Scalar<Fma>>(r, done);
+        }
+    }
+}

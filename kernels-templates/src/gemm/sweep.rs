@@ -1,0 +1,95 @@
+//! The loops around the register tile: rows outside, columns inside, the epilogue on what is still in the cache.
+
+use super::kernel::{PANEL, Tile, Width};
+use super::{Block, Epilogue};
+use crate::isa::Isa;
+
+/// Floats of B that one pass over the rows keeps in the second-level cache (512 KiB).
+pub(crate) const B_FLOATS: usize = 128 * 1024;
+
+/// A block of output and its operands.
+pub(crate) struct Sweep<'a> {
+    /// Operands of the block's first row and column; `cols` and `panel` are filled in.
+    pub(crate) tile: Tile,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// Depth: `taps` times `run`.
+    pub(crate) k: usize,
+    /// Place of the block in the whole output, for the epilogue.
+    pub(crate) row: usize,
+    pub(crate) col: usize,
+    pub(crate) epilogue: Epilogue<'a>,
+}
+
+/// The micro-kernels of an instruction set, by panels, the widest first.
+pub(crate) fn widths(isa: Isa) -> &'static [Width] {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => super::x86_avx512::WIDTHS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => super::x86_avx2::WIDTHS,
+        _ => super::generic::WIDTHS,
+    }
+}
+
+/// Rows of the tallest tile of an instruction set.
+pub(crate) fn tallest(isa: Isa) -> usize {
+    widths(isa).iter().map(|w| w.rows.len()).max().unwrap_or(1)
+}
+
+/// Computes a block.
+///
+/// # Safety
+/// The operands and the output that `s` describes are valid, the output is not aliased, and the machine has `isa`.
+#[inline(never)]
+pub(crate) unsafe fn sweep(isa: Isa, s: &Sweep) {
+    if s.rows == 0 || s.cols == 0 {
+        return;
+    }
+    let widths = widths(isa);
+    let tall = tallest(isa).min(s.rows);
+    // Tiles of nearly equal height: 49 rows are 13 + 12 + 12 + 12, not 14 + 14 + 14 + 7.
+    let tiles = s.rows.div_ceil(tall);
+    let (height, taller) = (s.rows / tiles, s.rows % tiles);
+    let panel = s.k * PANEL;
+    let panels = s.cols.div_ceil(PANEL);
+    let block = (B_FLOATS / panel.max(1)).max(4).next_multiple_of(4);
+    let mut first = 0;
+    while first < panels {
+        let last = (first + block).min(panels);
+        let cols = (s.cols - first * PANEL).min((last - first) * PANEL);
+        let mut row = 0;
+        for i in 0..tiles {
+            let rows = height + (i < taller) as usize;
+            let mut p = first;
+            while p < last {
+                let left = last - p;
+                // The last width takes any height up to the tallest.
+                let (n, kernel) = match widths.iter().find(|w| w.panels <= left && w.rows.len() >= rows) {
+                    Some(w) => (w.panels, w.rows[rows - 1]),
+                    None => unreachable!("a width of one panel has every height; this is a bug"),
+                };
+                // SAFETY: the caller vouches for all rows and columns of the block, and these are some of them.
+                unsafe {
+                    kernel(&Tile {
+                        a: s.tile.a.add(row * s.tile.a_row),
+                        b: s.tile.b.add(p * panel),
+                        panel,
+                        out: s.tile.out.add(row * s.tile.pitch + p * PANEL),
+                        cols: (s.cols - p * PANEL).min(n * PANEL),
+                        bias: if s.tile.bias.is_null() { s.tile.bias } else { s.tile.bias.add(p * PANEL) },
+                        ..s.tile
+                    });
+                }
+                p += n;
+            }
+            if let Some(f) = s.epilogue {
+                // SAFETY: inside of the block, as above.
+                let out = unsafe { s.tile.out.add(row * s.tile.pitch + first * PANEL) };
+                f(Block { out, pitch: s.tile.pitch, row: s.row + row, rows, col: s.col + first * PANEL, cols });
+            }
+            row += rows;
+        }
+        first = last;
+    }
+}

@@ -1,0 +1,115 @@
+//! Matrix products against the reference.
+
+use super::*;
+use crate::support::testing::{Rng, assert_close};
+
+/// Value of the floats that a kernel must leave alone.
+const UNTOUCHED: f32 = 12345.0;
+
+#[test]
+fn products_equal_the_reference() {
+    let mut rng = Rng(1);
+    let mut shapes =
+        vec![(0, 3, 2), (3, 0, 2), (3, 5, 0), (1, 1, 1), (49, 70, 33), (1, 300, 40), (2, 129, 7), (3, 64, 64), (15, 33, 1), (97, 48, 512)];
+    for _ in 0..40 {
+        shapes.push((rng.int(1, 60), rng.int(1, 140), rng.int(1, 90)));
+    }
+    for (m, n, k) in shapes {
+        for transposed in [false, true] {
+            let pad = rng.int(0, 3);
+            let (a_row, a_col) = if transposed { (1, m + pad) } else { (k + pad, 1) };
+            let (b_row, b_col) = match rng.int(0, 2) {
+                0 => (n + pad, 1),
+                1 => (1, k + pad),
+                _ => (2 * n, 2),
+            };
+            let ldc = n + rng.int(0, 5);
+            // One float in, so that nothing is aligned.
+            let a = rng.floats(1 + (m + pad) * (k + pad) + 8);
+            let b = rng.floats(1 + 2 * (n + pad) * (k + pad) + 8);
+            let bias = rng.floats(n.next_multiple_of(PANEL));
+            let with_bias = rng.int(0, 1) == 1;
+            let mut want = vec![UNTOUCHED; m * ldc];
+            reference((m, n, k), &a[1..], (a_row, a_col), &b[1..], (b_row, b_col), if with_bias { &bias } else { &[] }, &mut want, ldc);
+            for row in want.chunks_mut(ldc.max(1)) {
+                row[..n].iter_mut().for_each(|x| *x *= 2.0);
+            }
+            let bias_ptr = if with_bias { bias.as_ptr() } else { core::ptr::null() };
+            let double = |block: Block| {
+                assert!(block.row + block.rows <= m && block.col + block.cols <= n);
+                for i in 0..block.rows {
+                    for j in 0..block.cols {
+                        // SAFETY: the block is inside of the output.
+                        unsafe { *block.out.add(i * block.pitch + j) *= 2.0 };
+                    }
+                }
+            };
+            let what = format!("{m}x{n}x{k}, a {a_row} {a_col}, b {b_row} {b_col}");
+            let mut first: Option<Vec<f32>> = None;
+            for isa in Isa::available() {
+                let mut packed = vec![f32::NAN; packed_len(k, n)];
+                let gemm = Gemm { m, n, k, a_row, a_col, ldc };
+                let mut scratch = vec![f32::NAN; gemm.scratch_floats()];
+                let mut got = vec![UNTOUCHED; m * ldc];
+                // SAFETY: the arrays have the sizes that the kernel asks for.
+                unsafe {
+                    pack_b(isa, k, n, b.as_ptr().add(1), b_row, b_col, packed.as_mut_ptr());
+                    for task in (0..gemm.tasks()).rev() {
+                        let (a, out) = (a.as_ptr().add(1), got.as_mut_ptr());
+                        gemm.run_task(isa, task, a, packed.as_ptr(), bias_ptr, out, scratch.as_mut_ptr(), Some(&double));
+                    }
+                }
+                assert_close(&got, &want, 1e-4, &format!("gemm {what} {}", isa.name()));
+                let matmul = MatMul { m, n, k, a_row, a_col, b_row, b_col, ldc };
+                let mut scratch = vec![f32::NAN; matmul.scratch_floats()];
+                let mut again = vec![UNTOUCHED; m * ldc];
+                for task in 0..matmul.tasks() {
+                    // SAFETY: the arrays have the sizes that the kernel asks for.
+                    unsafe {
+                        let (a, b, out) = (a.as_ptr().add(1), b.as_ptr().add(1), again.as_mut_ptr());
+                        matmul.run_task(isa, task, a, b, bias_ptr, out, scratch.as_mut_ptr(), Some(&double));
+                    }
+                }
+                assert_eq!(got, again, "matmul {what} {}", isa.name());
+                if isa > Isa::Portable {
+                    assert_eq!(*first.get_or_insert(got.clone()), got, "the same bits on every FMA machine: {what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn tasks_are_cut_for_threads_and_caches() {
+    for (m, n, k) in [(3136, 64, 64), (49, 2048, 512), (128, 3072, 768), (1, 1000, 2048), (100352, 64, 147)] {
+        let gemm = Gemm { m, n, k, a_row: k, a_col: 1, ldc: n };
+        assert!(gemm.tasks() >= 4, "{m}x{n}x{k}: {} tasks", gemm.tasks());
+    }
+}
+
+#[test]
+fn nan_and_infinity_pass_through() {
+    let gemm = Gemm { m: 1, n: 2, k: 2, a_row: 2, a_col: 1, ldc: 2 };
+    for isa in Isa::available() {
+        let b = [1.0, 0.0, 1.0, 1.0];
+        let mut packed = vec![0.0; packed_len(2, 2)];
+        let mut out = [0.0; 2];
+        // SAFETY: the arrays have the sizes that the kernel asks for.
+        unsafe {
+            pack_b(isa, 2, 2, b.as_ptr(), 2, 1, packed.as_mut_ptr());
+            let a = [f32::INFINITY, 1.0];
+            gemm.run_task(isa, 0, a.as_ptr(), packed.as_ptr(), core::ptr::null(), out.as_mut_ptr(), core::ptr::null_mut(), None);
+        }
+        assert_eq!(out[0], f32::INFINITY);
+        assert!(out[1].is_nan(), "infinity times zero");
+    }
+}
+
+#[test]
+fn integers_wrap_around() {
+    let (a, b) = ([100i8, 100], [2i8, 3]);
+    let mut out = [0i8; 1];
+    // SAFETY: a 1x2 and a 2x1 matrix.
+    unsafe { matmul_any(0..1, (1, 2), a.as_ptr(), (2, 1), b.as_ptr(), (1, 1), out.as_mut_ptr(), 1) };
+    assert_eq!(out[0], 500i32 as i8);
+}

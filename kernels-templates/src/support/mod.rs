@@ -1,0 +1,8 @@
+//! What several kernel families share.
+
+pub mod math;
+
+pub(crate) mod copy;
+pub(crate) mod lanes;
+#[cfg(test)]
+pub(crate) mod testing;
