@@ -77,6 +77,8 @@ pub struct Node {
     pub outputs: Vec<String>,
     /// The attributes in the file's order, no two of one name.
     pub attributes: Vec<(String, Attribute)>,
+    /// The version of the operator set, where a function body imports another one than the model.
+    pub opset: Option<i64>,
 }
 
 impl Node {

@@ -118,10 +118,10 @@ fn widen(r: &mut Reader<'_, '_>, before: &Type, after: &Type) -> Option<Type> {
 }
 
 /// Builds the body of a loop over carried values of the types that hold in every iteration.
-fn fixed_point(
-    r: &mut Reader<'_, '_>,
+fn fixed_point<'m>(
+    r: &mut Reader<'_, 'm>,
     mut carried: Vec<Type>,
-    build: &mut dyn FnMut(&mut Reader<'_, '_>, &[Fact]) -> Result<Block, Diagnostic>,
+    build: &mut dyn FnMut(&mut Reader<'_, 'm>, &[Fact]) -> Result<Block, Diagnostic>,
 ) -> Result<Block, Diagnostic> {
     for _ in 0..8 {
         let mark = r.b.mark();
@@ -216,7 +216,7 @@ pub fn read_scan(r: &mut Reader<'_, '_>) -> Read {
     let types: Vec<Type> = all[..states].iter().map(|v| r.ty(*v).clone()).collect();
     let block = fixed_point(r, types, &mut |r, facts| {
         let sources = sources.clone();
-        r.b.block_with(facts, &mut |r, inputs| {
+        r.block_of(facts, |r, inputs| {
             let mut bound = inputs[2..].to_vec();
             for (v, axis) in &sources {
                 bound.push(r.emit(Gather { axis: *axis }, &[*v, inputs[0]])?);

@@ -27,6 +27,7 @@ pub mod strings;
 
 pub use cx::{Affine, Call, CallArg, Facts, Infer, Lowering, Operand, Part, Real, broadcast};
 pub use reader::Reader;
+pub(crate) use cx::list;
 
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Fact, ValueId};

@@ -207,6 +207,15 @@ impl<'m> Reader<'_, 'm> {
     pub fn emit_all(&mut self, op: impl Into<Op>, inputs: Vec<Option<ValueId>>, results: usize) -> Result<Vec<ValueId>> {
         self.b.emit(op.into(), inputs, results, Vec::new())
     }
+    /// Builds a block by a closure, over inputs of these facts.
+    pub fn block_of(
+        &mut self,
+        facts: &[crate::ir::Fact],
+        build: impl FnOnce(&mut Reader<'_, 'm>, &[ValueId]) -> Result<Vec<ValueId>>,
+    ) -> Result<crate::ir::Block> {
+        let (node, version) = (self.node, self.version);
+        self.b.block_of(facts, |b, inputs| build(&mut Reader { b, node, version, inputs: Vec::new() }, inputs))
+    }
     /// A constant of one element.
     pub fn scalar(&mut self, x: f64, dtype: DType) -> ValueId {
         let t = crate::eval::scalar(x, dtype);
