@@ -103,7 +103,7 @@ impl Resolver {
         };
         let size = usize::try_from(expected).map_err(|_| format!("its {expected} bytes do not fit in memory"))?;
         let mut bytes = Bytes::zeroed(size);
-        let read = data.file.seek(SeekFrom::Start(offset)).and_then(|_| data.file.read_exact(bytes.as_mut()));
+        let read = data.file.seek(SeekFrom::Start(offset)).and_then(|_| data.file.read_exact(bytes.bytes_mut()));
         read.map_err(|e| format!("reading its data from {place} failed: {e}"))?;
         data.ranges.insert((offset, expected), bytes.clone());
         Ok(bytes)

@@ -22,7 +22,7 @@ pub struct Limits {
     pub max_elements: u64,
     /// Dims of one tensor or type.
     pub max_rank: usize,
-    /// Graphs within graphs, the main graph counted. The decoder itself ends at 100 nested messages, which is 33 graphs.
+    /// Graphs within graphs, the main graph counted. The decoder itself ends at 100 nested messages, which is 34 graphs.
     pub max_depth: usize,
     /// Bytes of one name.
     pub max_name: usize,

@@ -127,7 +127,7 @@ impl<R: Read> Buf for Source<R> {
         }
         let mut out = Bytes::zeroed(n);
         let buffered = n.min(self.buffer.len() - self.at);
-        let (front, back) = out.as_mut().split_at_mut(buffered);
+        let (front, back) = out.bytes_mut().split_at_mut(buffered);
         front.copy_from_slice(&self.buffer[self.at..self.at + buffered]);
         if self.failure.is_none()
             && let Err(e) = self.reader.read_exact(back)
@@ -169,7 +169,7 @@ mod tests {
         let (address, mut large) = (raw.as_ptr(), source.take_large());
         let mut taken = large.take(raw);
         assert_eq!(taken.as_ptr(), address);
-        assert_eq!(taken.as_mut().as_ptr(), address, "nothing else holds it");
+        assert_eq!(taken.bytes_mut().as_ptr(), address, "nothing else holds it");
     }
 
     #[test]

@@ -216,12 +216,12 @@ fn entries(form: &Form) -> usize {
 /// A tensor of these bytes, with what ONNX leaves open made definite: a bool is 0 or 1, unused bits are 0.
 fn finish(form: Form, mut bytes: Bytes) -> Tensor {
     if form.dtype == DType::Bool && bytes.iter().any(|&b| b > 1) {
-        bytes.as_mut().iter_mut().for_each(|b| *b = u8::from(*b != 0));
+        bytes.bytes_mut().iter_mut().for_each(|b| *b = u8::from(*b != 0));
     }
     let used = form.len * form.dtype.bits() % 8;
     if used != 0
         && bytes.last().is_some_and(|b| b >> used != 0)
-        && let Some(last) = bytes.as_mut().last_mut()
+        && let Some(last) = bytes.bytes_mut().last_mut()
     {
         *last &= (1 << used) - 1;
     }
