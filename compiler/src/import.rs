@@ -353,8 +353,7 @@ impl<'m> Builder<'m> {
             }
         }
         let version = version(self.opsets, n);
-        let schema = ops::find(&n.domain, &n.op_type)
-            .ok_or_else(|| Diagnostic::new(format!("{} is not supported", shown(&n.op_type))))?;
+        let schema = ops::find(&n.domain, &n.op_type).ok_or_else(|| Diagnostic::new(format!("{} is not supported", shown(&n.op_type))))?;
         let out = (schema.read)(&mut Reader { b: self, node: n, version, inputs })?;
         let wanted = n.outputs.iter().rposition(|o| !o.is_empty()).map_or(0, |i| i + 1);
         if out.len() < wanted {
@@ -423,7 +422,10 @@ impl<'m> Builder<'m> {
         }
         let operands: Vec<Option<&Value>> = constants.iter().map(Option::as_ref).collect();
         let view = Facts {
-            inputs: inputs.iter().map(|v| v.map(|v| Operand { fact: &self.graph[v].fact, constant: self.graph[v].constant.as_ref() })).collect(),
+            inputs: inputs
+                .iter()
+                .map(|v| v.map(|v| Operand { fact: &self.graph[v].fact, constant: self.graph[v].constant.as_ref() }))
+                .collect(),
             outputs: facts.iter().collect(),
         };
         let values = eval::op(op, &view, &operands, &|_| None).ok()?;

@@ -135,14 +135,14 @@ impl Dim {
         Some(out)
     }
     /// The lesser of two.
-    pub fn min(&self, other: &Dim) -> Dim {
+    pub fn least(&self, other: &Dim) -> Dim {
         match (self.clone() - other.clone()).as_int() {
             Some(d) => if d <= 0 { self } else { other }.clone(),
             None => Dim::atom(Atom::Min(Box::new(self.clone()), Box::new(other.clone()))),
         }
     }
     /// The greater of two.
-    pub fn max(&self, other: &Dim) -> Dim {
+    pub fn most(&self, other: &Dim) -> Dim {
         match (self.clone() - other.clone()).as_int() {
             Some(d) => if d >= 0 { self } else { other }.clone(),
             None => Dim::atom(Atom::Max(Box::new(self.clone()), Box::new(other.clone()))),
@@ -187,8 +187,8 @@ impl Dim {
                     * match a {
                         Atom::Sym(s) => of(*s).unwrap_or_else(|| Dim::sym(*s)),
                         Atom::FloorDiv(a, b) => a.substitute(of).floor_div(&b.substitute(of)),
-                        Atom::Min(a, b) => a.substitute(of).min(&b.substitute(of)),
-                        Atom::Max(a, b) => a.substitute(of).max(&b.substitute(of)),
+                        Atom::Min(a, b) => a.substitute(of).least(&b.substitute(of)),
+                        Atom::Max(a, b) => a.substitute(of).most(&b.substitute(of)),
                     };
             }
             sum = sum + product;
@@ -236,10 +236,7 @@ impl Dim {
                 product = if r.lo < 0 || product.lo < 0 {
                     Range { lo: i64::MIN / 4, hi: None }
                 } else {
-                    Range {
-                        lo: product.lo.saturating_mul(r.lo),
-                        hi: product.hi.zip(r.hi).and_then(|(x, y)| x.checked_mul(y)),
-                    }
+                    Range { lo: product.lo.saturating_mul(r.lo), hi: product.hi.zip(r.hi).and_then(|(x, y)| x.checked_mul(y)) }
                 };
             }
             let scaled = if c >= 0 {
@@ -354,14 +351,14 @@ mod tests {
         assert_eq!((s(0) * s(1)).exact_div(&s(1)), Some(s(0)));
         assert_eq!((s(0) * 12.into()).floor_div(&4.into()), s(0) * 3.into());
         assert_eq!((s(0) * 4.into() + 7.into()).floor_div(&4.into()), s(0) + 1.into());
-        assert_eq!(s(0).max(&(s(0) + 1.into())), s(0) + 1.into());
+        assert_eq!(s(0).most(&(s(0) + 1.into())), s(0) + 1.into());
         assert_eq!((s(0) - s(0)).as_int(), Some(0));
         assert_eq!((s(0) * 2.into() + 1.into()).to_string(), "2*s0 + 1");
     }
 
     #[test]
     fn ranges_hold_every_value() {
-        let d = (s(0) * 3.into() - s(1)).floor_div(&2.into()).max(&0.into());
+        let d = (s(0) * 3.into() - s(1)).floor_div(&2.into()).most(&0.into());
         let range = d.range(&|_| Range { lo: 1, hi: Some(9) });
         for a in 1..=9 {
             for b in 1..=9 {

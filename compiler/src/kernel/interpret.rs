@@ -229,7 +229,7 @@ fn unary(f: Unary, c: &Column, ty: DType) -> Column {
         Column::F64(v) => match f {
             Unary::IsNan => Column::Bool(v.iter().map(|x| x.is_nan()).collect()),
             Unary::IsInf => Column::Bool(v.iter().map(|x| x.is_infinite()).collect()),
-            _ => Column::F64(v.iter().map(|x| math::unary_f64(f.text(), *x)).collect()),
+            _ => Column::F64(v.iter().map(|x| kiln_kernels::support::scalar::unary(f.text(), *x)).collect()),
         },
         Column::Int(v) => Column::Int(
             v.iter()
@@ -242,7 +242,7 @@ fn unary(f: Unary, c: &Column, ty: DType) -> Column {
                             Unary::Sign if ty != DType::U64 => x.signum(),
                             Unary::Sign => (*x != 0) as i64,
                             Unary::Abs | Unary::Ceil | Unary::Floor | Unary::Round | Unary::Trunc => *x,
-                            _ => float_to_int(math::unary_f64(f.text(), *x as f64), ty),
+                            _ => float_to_int(kiln_kernels::support::scalar::unary(f.text(), *x as f64), ty),
                         },
                         ty,
                     )
@@ -261,7 +261,7 @@ fn unary_f32(f: Unary, x: f32) -> f32 {
         Unary::Erf => math::erf::<Portable>(x),
         Unary::Sigmoid => math::sigmoid::<Portable>(x),
         Unary::Softplus => math::softplus::<Portable>(x),
-        _ => math::unary_f64(f.text(), x as f64) as f32,
+        _ => kiln_kernels::support::scalar::unary(f.text(), x as f64) as f32,
     }
 }
 
@@ -286,8 +286,20 @@ fn binary(f: Binary, a: &Column, b: &Column, ty: DType) -> Column {
                                 if r != 0.0 && (r < 0.0) != (y < 0.0) { r + y } else { r }
                             }
                             Binary::Pow => x.powf(y),
-                            Binary::Min => if x.is_nan() || x < y { x } else { y },
-                            Binary::Max => if x.is_nan() || x > y { x } else { y },
+                            Binary::Min => {
+                                if x.is_nan() || x < y {
+                                    x
+                                } else {
+                                    y
+                                }
+                            }
+                            Binary::Max => {
+                                if x.is_nan() || x > y {
+                                    x
+                                } else {
+                                    y
+                                }
+                            }
                             _ => unreachable!("{f:?} of floats; this is a bug in the compiler"),
                         })
                     })
@@ -343,13 +355,29 @@ fn integer(f: Binary, x: i64, y: i64, ty: DType) -> i64 {
             if r != 0 && (r < 0) != (y < 0) { r.wrapping_add(y) } else { r }
         }
         Binary::Pow => power(x, y),
-        Binary::Min => if (if unsigned { (x as u64) < y as u64 } else { x < y }) { x } else { y },
-        Binary::Max => if (if unsigned { (x as u64) > y as u64 } else { x > y }) { x } else { y },
+        Binary::Min if unsigned => (x as u64).min(y as u64) as i64,
+        Binary::Max if unsigned => (x as u64).max(y as u64) as i64,
+        Binary::Min => x.min(y),
+        Binary::Max => x.max(y),
         Binary::And => x & y,
         Binary::Or => x | y,
         Binary::Xor => x ^ y,
-        Binary::Shl => if (0..bits).contains(&y) { x.wrapping_shl(y as u32) } else { 0 },
-        Binary::Shr => if !(0..bits).contains(&y) { 0 } else if unsigned { ((x as u64) >> y) as i64 } else { x >> y },
+        Binary::Shl => {
+            if (0..bits).contains(&y) {
+                x.wrapping_shl(y as u32)
+            } else {
+                0
+            }
+        }
+        Binary::Shr => {
+            if !(0..bits).contains(&y) {
+                0
+            } else if unsigned {
+                ((x as u64) >> y) as i64
+            } else {
+                x >> y
+            }
+        }
         Binary::Eq | Binary::Lt | Binary::Le => unreachable!("comparisons yield bool; this is a bug in the compiler"),
     }
 }
@@ -359,7 +387,13 @@ fn power(x: i64, y: i64) -> i64 {
     if y < 0 {
         return match x {
             1 => 1,
-            -1 => if y % 2 == 0 { 1 } else { -1 },
+            -1 => {
+                if y % 2 == 0 {
+                    1
+                } else {
+                    -1
+                }
+            }
             _ => 0,
         };
     }

@@ -244,6 +244,7 @@ impl Reader {
                 name: proto.name,
                 inputs: proto.input,
                 outputs: proto.output,
+                opset: None,
             });
         }
         nodes

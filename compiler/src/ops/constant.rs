@@ -11,9 +11,7 @@ type Read = Result<Vec<ValueId>, Diagnostic>;
 
 /// Reads `Constant`, in each of its encodings.
 pub fn read_constant(r: &mut Reader<'_, '_>) -> Read {
-    let text = |b: &[u8]| {
-        String::from_utf8(b.to_vec()).map_err(|_| Diagnostic::new("a string of Constant is not UTF-8"))
-    };
+    let text = |b: &[u8]| String::from_utf8(b.to_vec()).map_err(|_| Diagnostic::new("a string of Constant is not UTF-8"));
     let t = match r.node.attributes.iter().find(|(n, _)| n.starts_with("value") || n == "sparse_value").map(|(_, a)| a) {
         Some(Attribute::Tensor(t) | Attribute::SparseTensor(t)) => t.clone(),
         Some(Attribute::Float(x)) => Tensor::scalar(*x),
@@ -56,9 +54,7 @@ pub fn read_range(r: &mut Reader<'_, '_>) -> Read {
     let dtype = r.dtype(inputs[0]);
     // `Range(0, n, 1)` over an extent: as long as the extent.
     let n = match (r.dims(inputs[0]), r.dims(inputs[1]), r.dims(inputs[2])) {
-        (Some([start]), Some([limit]), Some([step])) if step.is(1) => {
-            Some((limit.clone() - start.clone()).max(&Dim::int(0)))
-        }
+        (Some([start]), Some([limit]), Some([step])) if step.is(1) => Some((limit.clone() - start.clone()).most(&Dim::int(0))),
         _ => None,
     };
     super::host::range(r, inputs, dtype, n)

@@ -125,10 +125,7 @@ fn fixed_point<'m>(
 ) -> Result<Block, Diagnostic> {
     for _ in 0..8 {
         let mark = r.b.mark();
-        let mut facts = vec![
-            Fact::tensor(DType::I64, vec![]),
-            Fact::tensor(DType::Bool, vec![]),
-        ];
+        let mut facts = vec![Fact::tensor(DType::I64, vec![]), Fact::tensor(DType::Bool, vec![])];
         facts.extend(carried.iter().cloned().map(Fact::from));
         let block = build(r, &facts)?;
         if block.outputs.len() < 1 + carried.len() {
@@ -177,7 +174,7 @@ pub fn read_loop(r: &mut Reader<'_, '_>) -> Read {
         && (block.outputs[0] == block.inputs[1] || r.constant(block.outputs[0]).is_some_and(|t| t.bytes() == [1]));
     let known = trip.and_then(|t| r.dims(t).and_then(|d| d.first().cloned())).filter(|_| always);
     let results = block.outputs.len() - 1;
-    let op = Loop { carried: carried.len(), trip: known.map(|d| d.max(&Dim::int(0))) };
+    let op = Loop { carried: carried.len(), trip: known.map(|d| d.most(&Dim::int(0))) };
     let inputs = [vec![trip, cond], carried.into_iter().map(Some).collect()].concat();
     r.b.emit(op.into(), inputs, results, vec![block])
 }

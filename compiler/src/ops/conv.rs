@@ -101,7 +101,11 @@ impl Operator for Conv {
             let window = (w[2 + i].clone() - Dim::int(1)) * Dim::int(self.dilations[i]) + Dim::int(1);
             let span = x[2 + i].clone() + Dim::int(self.pads[i] + self.pads[axes + i]) - window.clone();
             if span.as_int().is_some_and(|s| s < 0) {
-                return Err(Diagnostic::new(format!("the kernel spans {window} of axis {}, which has only {} with its pads", 2 + i, x[2 + i])));
+                return Err(Diagnostic::new(format!(
+                    "the kernel spans {window} of axis {}, which has only {} with its pads",
+                    2 + i,
+                    x[2 + i]
+                )));
             }
             shape.push(span.floor_div(&Dim::int(self.strides[i])) + Dim::int(1));
         }
@@ -285,13 +289,7 @@ pub fn read_transpose(r: &mut Reader<'_, '_>) -> Read {
             pads[axes + i] = total - pads[i];
         }
     }
-    let op = ConvTranspose {
-        strides: window.strides,
-        pads,
-        dilations: window.dilations,
-        output_padding,
-        groups: r.int("group", 1)?,
-    };
+    let op = ConvTranspose { strides: window.strides, pads, dilations: window.dilations, output_padding, groups: r.int("group", 1)? };
     let y = r.emit_all(op, inputs, 1)?[0];
     Ok(vec![match half {
         Some(d) => r.cast(y, d)?,

@@ -134,7 +134,7 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>, Diagnostic> {
                 ))),
                 (Some(_), None) => Ok(x),
                 (None, Some(_)) => Ok(y),
-                (None, None) => Ok(x.max(&y)),
+                (None, None) => Ok(x.most(&y)),
             }
         })
         .collect()

@@ -25,9 +25,9 @@ pub mod softmax;
 pub mod sort;
 pub mod strings;
 
+pub(crate) use cx::list;
 pub use cx::{Affine, Call, CallArg, Facts, Infer, Lowering, Operand, Part, Real, broadcast};
 pub use reader::Reader;
-pub(crate) use cx::list;
 
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Fact, ValueId};

@@ -48,12 +48,8 @@ impl Operator for Expand {
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let out = cx.out_shape(0).to_vec();
         let skip = out.len() - cx.rank(0);
-        let from = cx
-            .shape(0)
-            .iter()
-            .enumerate()
-            .map(|(i, d)| if d.is(1) { Affine::at(Dim::int(0)) } else { Affine::along(skip + i) })
-            .collect();
+        let from =
+            cx.shape(0).iter().enumerate().map(|(i, d)| if d.is(1) { Affine::at(Dim::int(0)) } else { Affine::along(skip + i) }).collect();
         let to = (0..out.len()).map(Affine::along).collect();
         Lowering::Move(vec![Part { input: 0, output: 0, dims: out, from, to }])
     }
@@ -188,13 +184,7 @@ impl Operator for Split {
             let mut from: Vec<Affine> = (0..rank).map(Affine::along).collect();
             from[self.axis].start = at.clone();
             at = at + size.clone();
-            parts.push(Part {
-                input: 0,
-                output,
-                dims: cx.out_shape(output).to_vec(),
-                from,
-                to: (0..rank).map(Affine::along).collect(),
-            });
+            parts.push(Part { input: 0, output, dims: cx.out_shape(output).to_vec(), from, to: (0..rank).map(Affine::along).collect() });
         }
         Lowering::Move(parts)
     }
@@ -241,15 +231,27 @@ fn clamp_slice(start: &Dim, end: &Dim, step: i64, n: &Dim) -> (Dim, Dim) {
     // With open extents, a literal that is negative counts from the end, a huge one is the end; symbolic ones are taken as given.
     let place = |i: &Dim, is_end: bool| match i.as_int() {
         Some(k) if k < 0 && k > -(1 << 31) => n.clone() + Dim::int(k),
-        Some(k) if k < 0 => if is_end && step < 0 { Dim::int(-1) } else { Dim::int(0) },
-        Some(k) if k >= (1 << 31) - 1 => if step > 0 { n.clone() } else { n.clone() - Dim::int(1) },
-        Some(_) if step > 0 => i.min(n),
+        Some(k) if k < 0 => {
+            if is_end && step < 0 {
+                Dim::int(-1)
+            } else {
+                Dim::int(0)
+            }
+        }
+        Some(k) if k >= (1 << 31) - 1 => {
+            if step > 0 {
+                n.clone()
+            } else {
+                n.clone() - Dim::int(1)
+            }
+        }
+        Some(_) if step > 0 => i.least(n),
         _ => i.clone(),
     };
     let (start, end) = (place(start, false), place(end, true));
-    let (start, end) = if step > 0 { (start.max(&Dim::int(0)), end.min(n).max(&Dim::int(0))) } else { (start, end) };
+    let (start, end) = if step > 0 { (start.most(&Dim::int(0)), end.least(n).most(&Dim::int(0))) } else { (start, end) };
     let span = if step > 0 { end - start.clone() } else { start.clone() - end };
-    (start, span.ceil_div(&Dim::int(step.saturating_abs())).max(&Dim::int(0)))
+    (start, span.ceil_div(&Dim::int(step.saturating_abs())).most(&Dim::int(0)))
 }
 
 /// Reads `Slice`: attributes before opset 10, operands since.
@@ -260,12 +262,7 @@ pub fn read_slice(r: &mut Reader<'_, '_>) -> Read {
     let constant = |v: Option<Vec<i64>>| v.map(|v| v.into_iter().map(Dim::int).collect::<Vec<_>>());
     let (starts, ends, axes, steps) = if r.version < 10 {
         let missing = || Diagnostic::new("starts or ends are missing");
-        (
-            constant(r.ints("starts")?).ok_or_else(missing)?,
-            constant(r.ints("ends")?).ok_or_else(missing)?,
-            r.ints("axes")?,
-            None,
-        )
+        (constant(r.ints("starts")?).ok_or_else(missing)?, constant(r.ints("ends")?).ok_or_else(missing)?, r.ints("axes")?, None)
     } else {
         let (s, e) = (r.input(1)?, r.input(2)?);
         let known = |v: Option<ValueId>| v.is_none_or(|v| r.const_ints(v).is_some());

@@ -108,14 +108,7 @@ impl Operator for LpNorm {
         Lowering::Call(Call {
             entry: "rows::lp_normalize",
             types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::Dim(outer),
-                CallArg::Dim(axis),
-                CallArg::Dim(inner),
-                CallArg::Int(self.p),
-            ],
+            args: vec![CallArg::Out(0), CallArg::In(0), CallArg::Dim(outer), CallArg::Dim(axis), CallArg::Dim(inner), CallArg::Int(self.p)],
         })
     }
 }
@@ -355,11 +348,6 @@ pub fn read_lrn(r: &mut Reader<'_, '_>) -> Read {
     if size < 1 {
         return Err(Diagnostic::new(format!("attribute size is {size}")));
     }
-    let op = Lrn {
-        size,
-        alpha: r.float("alpha", 1e-4)?.into(),
-        beta: r.float("beta", 0.75)?.into(),
-        bias: r.float("bias", 1.0)?.into(),
-    };
+    let op = Lrn { size, alpha: r.float("alpha", 1e-4)?.into(), beta: r.float("beta", 0.75)?.into(), bias: r.float("bias", 1.0)?.into() };
     Ok(vec![r.emit(op, &[x])?])
 }

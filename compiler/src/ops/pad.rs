@@ -55,12 +55,7 @@ impl Operator for Tile {
         Lowering::Call(Call {
             entry: "copy::tile",
             types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::Dims(cx.shape(0).to_vec()),
-                CallArg::Dims(cx.out_shape(0).to_vec()),
-            ],
+            args: vec![CallArg::Out(0), CallArg::In(0), CallArg::Dims(cx.shape(0).to_vec()), CallArg::Dims(cx.out_shape(0).to_vec())],
         })
     }
 }
@@ -84,8 +79,7 @@ pub fn read_pad(r: &mut Reader<'_, '_>) -> Read {
         };
         (r.const_ints(p), value)
     };
-    let pads =
-        pads.ok_or_else(|| Diagnostic::new("the pads are missing or computed at run time").help("export with constant pads"))?;
+    let pads = pads.ok_or_else(|| Diagnostic::new("the pads are missing or computed at run time").help("export with constant pads"))?;
     let axes = match r.opt(3) {
         Some(v) => {
             let axes = r.const_ints(v).ok_or_else(|| Diagnostic::new("the axes of Pad are computed at run time"))?;

@@ -307,8 +307,7 @@ impl Operator for Pointwise {
             }
             shape = broadcast(&shape, cx.shape(i))?;
         }
-        let mut facts: Vec<Fact> =
-            self.expr.results.iter().map(|r| Fact::tensor(self.expr.ty(*r), shape.clone())).collect();
+        let mut facts: Vec<Fact> = self.expr.results.iter().map(|r| Fact::tensor(self.expr.ty(*r), shape.clone())).collect();
         facts[0].dims = self.contents(cx, &shape);
         Ok(facts)
     }
@@ -338,8 +337,8 @@ impl Pointwise {
                 "Add" => Some(at(0, k)? + at(1, k)?),
                 "Sub" => Some(at(0, k)? - at(1, k)?),
                 "Mul" => Some(at(0, k)? * at(1, k)?),
-                "Max" => Some(at(0, k)?.max(&at(1, k)?)),
-                "Min" => Some(at(0, k)?.min(&at(1, k)?)),
+                "Max" => Some(at(0, k)?.most(&at(1, k)?)),
+                "Min" => Some(at(0, k)?.least(&at(1, k)?)),
                 // Extents are not negative, so that rounding towards zero and down agree for positive divisors.
                 "Div" => at(1, k)?.as_int().filter(|d| *d > 0).and_then(|d| Some(at(0, k)?.floor_div(&Dim::int(d)))),
                 "Cast" if integer(cx.dtype(0)) => at(0, k),

@@ -95,9 +95,11 @@ impl<'m> Reader<'_, 'm> {
     /// A string attribute that must be one of `words`; the first is the default.
     pub fn word(&self, name: &str, words: &[&'static str]) -> Result<&'static str> {
         let found = self.str(name, words[0])?;
-        words.iter().find(|w| **w == found).copied().ok_or_else(|| {
-            Diagnostic::new(format!("attribute {name} is \"{}\", which is none of {}", shown(&found), words.join(", ")))
-        })
+        words
+            .iter()
+            .find(|w| **w == found)
+            .copied()
+            .ok_or_else(|| Diagnostic::new(format!("attribute {name} is \"{}\", which is none of {}", shown(&found), words.join(", "))))
     }
     /// A list of strings.
     pub fn strs(&self, name: &str) -> Result<Option<Vec<String>>> {
@@ -143,11 +145,10 @@ impl<'m> Reader<'_, 'm> {
     pub fn shape(&self, v: ValueId) -> Result<Vec<Dim>> {
         match self.ty(v) {
             Type::Tensor(_, shape) => Ok(shape.clone()),
-            Type::AnyTensor(_) => Err(Diagnostic::new(format!(
-                "{} needs the rank of its input, which only run time can tell",
-                shown(&self.node.op_type)
-            ))
-            .help("state the shape in the model's value_info")),
+            Type::AnyTensor(_) => {
+                Err(Diagnostic::new(format!("{} needs the rank of its input, which only run time can tell", shown(&self.node.op_type)))
+                    .help("state the shape in the model's value_info"))
+            }
             other => Err(Diagnostic::new(format!("{} needs a tensor, found {other}", shown(&self.node.op_type)))),
         }
     }
@@ -193,9 +194,10 @@ impl<'m> Reader<'_, 'm> {
         }
         match self.opt(i) {
             None => Ok(None),
-            Some(v) => self.const_ints(v).map(Some).ok_or_else(|| {
-                Diagnostic::new("the axes are computed at run time").help("export the model with constant axes")
-            }),
+            Some(v) => self
+                .const_ints(v)
+                .map(Some)
+                .ok_or_else(|| Diagnostic::new("the axes are computed at run time").help("export the model with constant axes")),
         }
     }
 

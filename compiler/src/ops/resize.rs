@@ -174,11 +174,8 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
         ("cubic", true) => "cubic+antialias",
         (m, _) => m,
     };
-    let nearest = if r.version < 11 {
-        "floor"
-    } else {
-        r.word("nearest_mode", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])?
-    };
+    let nearest =
+        if r.version < 11 { "floor" } else { r.word("nearest_mode", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])? };
     let op = Resize {
         shape: out,
         scales: factor.into_iter().map(Real::from).collect(),

@@ -15,7 +15,8 @@ pub(super) fn reshape(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
     let mut shape = ints(inputs, 1)?.unwrap_or_default();
     if args.ints.first() != Some(&1) {
         for (i, d) in shape.iter_mut().enumerate().filter(|(_, d)| **d == 0) {
-            *d = *x.dims.get(i).ok_or_else(|| Fault::Domain(format!("the shape copies extent {i} of a tensor of rank {}", x.dims.len())))? as i64;
+            *d = *x.dims.get(i).ok_or_else(|| Fault::Domain(format!("the shape copies extent {i} of a tensor of rank {}", x.dims.len())))?
+                as i64;
         }
     }
     if let Some(open) = shape.iter().position(|d| *d == -1) {
