@@ -53,8 +53,8 @@ kernel_fn! {
         let mut max = [f32::NEG_INFINITY; COLUMNS];
         let mut sum = [0f32; COLUMNS];
         for i in 0..n {
-            for j in 0..cols {
-                max[j] = lanes::max(max[j], *x.add(i * inner + j));
+            for (j, m) in max[..cols].iter_mut().enumerate() {
+                *m = lanes::max(*m, *x.add(i * inner + j));
             }
         }
         for i in 0..n {
@@ -69,9 +69,9 @@ kernel_fn! {
             *s = if log { math::ln::<A>(*s) } else { 1.0 / *s };
         }
         for i in 0..n {
-            for j in 0..cols {
+            for (j, s) in sum[..cols].iter().enumerate() {
                 let p = out.add(i * inner + j);
-                *p = if log { *p - sum[j] } else { *p * sum[j] };
+                *p = if log { *p - s } else { *p * s };
             }
         }
     }
