@@ -3,14 +3,28 @@
 extern crate alloc;
 
 pub mod conv;
+pub mod copy;
 pub mod depthwise;
 pub mod dtype;
+pub mod entry;
+pub mod fault;
+pub mod gather;
 pub mod gemm;
+pub mod host;
+pub mod index;
 pub mod isa;
 pub mod norm;
+pub mod num;
+pub mod plain;
 pub mod pool;
+pub mod reduce;
+pub mod resize;
+pub mod rows;
+pub mod scan;
+pub mod scatter;
 mod simd;
 pub mod softmax;
+pub mod sort;
 pub mod support;
 pub mod transpose;
 pub mod value;

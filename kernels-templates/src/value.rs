@@ -42,11 +42,11 @@ impl Bytes {
     /// A copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> Bytes {
         let mut out = Bytes::zeroed(bytes.len());
-        out.as_mut().copy_from_slice(bytes);
+        out.bytes_mut().copy_from_slice(bytes);
         out
     }
     /// The bytes, writable; copies them first when they are shared.
-    pub fn as_mut(&mut self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         let blocks = Arc::make_mut(&mut self.blocks);
         // SAFETY: `blocks` owns at least `len` initialized bytes (see `zeroed`), and u8 has no alignment.
         unsafe { core::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast(), self.len) }
@@ -83,7 +83,7 @@ macro_rules! elements {
     };
 }
 elements!(f32 => F32, f64 => F64, f16 => F16, bf16 => Bf16, i8 => I8, u8 => U8, i16 => I16, u16 => U16, i32 => I32, u32 => U32,
-    i64 => I64, u64 => U64);
+    i64 => I64, u64 => U64, u128 => C128);
 
 impl Tensor {
     /// A tensor of zeros (empty strings). Panics when the size overflows: dims are checked where they enter.
@@ -133,7 +133,7 @@ impl Tensor {
     /// The raw bytes, writable; empty for strings.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         match &mut self.data {
-            Data::Bytes(b) => b.as_mut(),
+            Data::Bytes(b) => b.bytes_mut(),
             Data::Strings(_) => &mut [],
         }
     }

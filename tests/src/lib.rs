@@ -1,1 +1,4 @@
-//! Claims about the whole of Kiln live in the test targets of this crate.
+//! Claims about the whole of Kiln live in the test targets of this crate; what they share lives here.
+
+pub mod hostile;
+pub mod models;

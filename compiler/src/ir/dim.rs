@@ -1,0 +1,379 @@
+//! Dimensions as integer expressions over symbols, in a normal form where equal polynomials are equal values.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A run-time integer: an open input dimension, or a count that a step defines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sym(pub u32);
+
+/// What a monomial multiplies: a symbol, or an operation that polynomials are not closed under.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Atom {
+    /// A symbol.
+    Sym(Sym),
+    /// Quotient rounded towards negative infinity.
+    FloorDiv(Box<Dim>, Box<Dim>),
+    /// The lesser of two.
+    Min(Box<Dim>, Box<Dim>),
+    /// The greater of two.
+    Max(Box<Dim>, Box<Dim>),
+}
+
+/// An integer expression: a polynomial over [`Atom`]s with i64 coefficients. A closed dimension is a constant one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dim {
+    /// Coefficient by sorted product of atoms; the empty product is the constant term; no coefficient is zero.
+    terms: BTreeMap<Vec<Atom>, i64>,
+}
+
+/// A closed interval of integers; `None` above means without bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Least value.
+    pub lo: i64,
+    /// Greatest value, if there is one.
+    pub hi: Option<i64>,
+}
+
+impl Dim {
+    /// A constant.
+    pub fn int(n: i64) -> Dim {
+        let mut terms = BTreeMap::new();
+        if n != 0 {
+            terms.insert(Vec::new(), n);
+        }
+        Dim { terms }
+    }
+    /// A symbol.
+    pub fn sym(s: Sym) -> Dim {
+        Dim::atom(Atom::Sym(s))
+    }
+    fn atom(a: Atom) -> Dim {
+        Dim { terms: BTreeMap::from([(vec![a], 1)]) }
+    }
+    /// The value, when no symbol occurs.
+    pub fn as_int(&self) -> Option<i64> {
+        match self.terms.len() {
+            0 => Some(0),
+            1 => self.terms.get(&Vec::new()).copied(),
+            _ => None,
+        }
+    }
+    /// The symbol, when the expression is just one.
+    pub fn as_sym(&self) -> Option<Sym> {
+        match self.terms.iter().next() {
+            Some((atoms, 1)) if self.terms.len() == 1 => match atoms.as_slice() {
+                [Atom::Sym(s)] => Some(*s),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+    /// Whether it is the constant `n`.
+    pub fn is(&self, n: i64) -> bool {
+        self.as_int() == Some(n)
+    }
+    /// The terms: product of atoms and coefficient.
+    pub fn terms(&self) -> impl Iterator<Item = (&[Atom], i64)> {
+        self.terms.iter().map(|(a, &c)| (a.as_slice(), c))
+    }
+    /// Quotient rounded down; exact divisions are carried out. Division by a constant zero yields zero: callers check divisors.
+    pub fn floor_div(&self, by: &Dim) -> Dim {
+        if by.is(1) {
+            return self.clone();
+        }
+        if let (Some(a), Some(b)) = (self.as_int(), by.as_int()) {
+            return Dim::int(if b == 0 { 0 } else { a.checked_div_euclid(b).unwrap_or(0) });
+        }
+        if let Some(q) = self.exact_div(by) {
+            return q;
+        }
+        // (d·q + r) / d = q + r / d when d divides the terms of q.
+        if let Some(d) = by.as_int().filter(|&d| d > 0) {
+            let (mut whole, mut rest) = (Dim::default(), Dim::default());
+            for (atoms, &c) in &self.terms {
+                if atoms.is_empty() {
+                    whole.add_term(Vec::new(), c.div_euclid(d));
+                    rest.add_term(Vec::new(), c.rem_euclid(d));
+                } else if c % d == 0 {
+                    whole.add_term(atoms.clone(), c / d);
+                } else {
+                    rest.add_term(atoms.clone(), c);
+                }
+            }
+            if rest.as_int().is_some() {
+                return whole;
+            }
+            if whole != Dim::default() {
+                return whole + Dim::atom(Atom::FloorDiv(Box::new(rest), Box::new(by.clone())));
+            }
+        }
+        Dim::atom(Atom::FloorDiv(Box::new(self.clone()), Box::new(by.clone())))
+    }
+    /// Quotient rounded up, for a positive divisor.
+    pub fn ceil_div(&self, by: &Dim) -> Dim {
+        (self.clone() + by.clone() - Dim::int(1)).floor_div(by)
+    }
+    /// The quotient, when `by` is one term that divides every term of `self`.
+    pub fn exact_div(&self, by: &Dim) -> Option<Dim> {
+        if by.terms.len() != 1 {
+            return (self == by).then(|| Dim::int(1));
+        }
+        let (divisor, &d) = by.terms.iter().next()?;
+        let mut out = Dim::default();
+        for (atoms, &c) in &self.terms {
+            let mut left = atoms.clone();
+            for a in divisor {
+                left.remove(left.iter().position(|x| x == a)?);
+            }
+            if c.checked_rem(d)? != 0 {
+                return None;
+            }
+            out.add_term(left, c / d);
+        }
+        Some(out)
+    }
+    /// The lesser of two.
+    pub fn min(&self, other: &Dim) -> Dim {
+        match (self.clone() - other.clone()).as_int() {
+            Some(d) => if d <= 0 { self } else { other }.clone(),
+            None => Dim::atom(Atom::Min(Box::new(self.clone()), Box::new(other.clone()))),
+        }
+    }
+    /// The greater of two.
+    pub fn max(&self, other: &Dim) -> Dim {
+        match (self.clone() - other.clone()).as_int() {
+            Some(d) => if d >= 0 { self } else { other }.clone(),
+            None => Dim::atom(Atom::Max(Box::new(self.clone()), Box::new(other.clone()))),
+        }
+    }
+    fn add_term(&mut self, atoms: Vec<Atom>, c: i64) {
+        let sum = self.terms.get(&atoms).copied().unwrap_or(0).saturating_add(c);
+        if sum == 0 {
+            self.terms.remove(&atoms);
+        } else {
+            self.terms.insert(atoms, sum);
+        }
+    }
+    /// The value under an assignment of the symbols; `None` when one is missing or the arithmetic overflows.
+    pub fn eval(&self, of: &dyn Fn(Sym) -> Option<i64>) -> Option<i64> {
+        let mut sum = 0i64;
+        for (atoms, &c) in &self.terms {
+            let mut product = c;
+            for a in atoms {
+                let x = match a {
+                    Atom::Sym(s) => of(*s)?,
+                    Atom::FloorDiv(a, b) => {
+                        let (a, b) = (a.eval(of)?, b.eval(of)?);
+                        if b == 0 { 0 } else { a.checked_div_euclid(b)? }
+                    }
+                    Atom::Min(a, b) => a.eval(of)?.min(b.eval(of)?),
+                    Atom::Max(a, b) => a.eval(of)?.max(b.eval(of)?),
+                };
+                product = product.checked_mul(x)?;
+            }
+            sum = sum.checked_add(product)?;
+        }
+        Some(sum)
+    }
+    /// Replaces symbols by expressions.
+    pub fn substitute(&self, of: &dyn Fn(Sym) -> Option<Dim>) -> Dim {
+        let mut sum = Dim::default();
+        for (atoms, &c) in &self.terms {
+            let mut product = Dim::int(c);
+            for a in atoms {
+                product = product
+                    * match a {
+                        Atom::Sym(s) => of(*s).unwrap_or_else(|| Dim::sym(*s)),
+                        Atom::FloorDiv(a, b) => a.substitute(of).floor_div(&b.substitute(of)),
+                        Atom::Min(a, b) => a.substitute(of).min(&b.substitute(of)),
+                        Atom::Max(a, b) => a.substitute(of).max(&b.substitute(of)),
+                    };
+            }
+            sum = sum + product;
+        }
+        sum
+    }
+    /// Every symbol that occurs.
+    pub fn symbols(&self, out: &mut std::collections::BTreeSet<Sym>) {
+        for a in self.terms.keys().flatten() {
+            match a {
+                Atom::Sym(s) => {
+                    out.insert(*s);
+                }
+                Atom::FloorDiv(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => {
+                    a.symbols(out);
+                    b.symbols(out);
+                }
+            }
+        }
+    }
+    /// An interval that holds every value, given intervals of the symbols.
+    pub fn range(&self, of: &dyn Fn(Sym) -> Range) -> Range {
+        let mut sum = Range { lo: 0, hi: Some(0) };
+        for (atoms, &c) in &self.terms {
+            let mut product = Range { lo: 1, hi: Some(1) };
+            for a in atoms {
+                let r = match a {
+                    Atom::Sym(s) => of(*s),
+                    Atom::FloorDiv(a, b) => {
+                        let (a, b) = (a.range(of), b.range(of));
+                        let (least, most) = (b.lo.max(1), b.hi.unwrap_or(i64::MAX).max(1));
+                        let lo = if a.lo < 0 { a.lo.div_euclid(least) } else { a.lo / most };
+                        Range { lo, hi: a.hi.map(|h| if h < 0 { h.div_euclid(most) } else { h / least }) }
+                    }
+                    Atom::Min(a, b) => {
+                        let (a, b) = (a.range(of), b.range(of));
+                        Range { lo: a.lo.min(b.lo), hi: a.hi.map_or(b.hi, |x| Some(b.hi.map_or(x, |y| x.min(y)))) }
+                    }
+                    Atom::Max(a, b) => {
+                        let (a, b) = (a.range(of), b.range(of));
+                        Range { lo: a.lo.max(b.lo), hi: a.hi.zip(b.hi).map(|(x, y)| x.max(y)) }
+                    }
+                };
+                // Products occur between extents, which are not negative; anything else gets the widest answer.
+                product = if r.lo < 0 || product.lo < 0 {
+                    Range { lo: i64::MIN / 4, hi: None }
+                } else {
+                    Range {
+                        lo: product.lo.saturating_mul(r.lo),
+                        hi: product.hi.zip(r.hi).and_then(|(x, y)| x.checked_mul(y)),
+                    }
+                };
+            }
+            let scaled = if c >= 0 {
+                Range { lo: product.lo.saturating_mul(c), hi: product.hi.and_then(|h| h.checked_mul(c)) }
+            } else {
+                Range { lo: product.hi.map_or(i64::MIN / 4, |h| h.saturating_mul(c)), hi: Some(product.lo.saturating_mul(c)) }
+            };
+            sum = Range { lo: sum.lo.saturating_add(scaled.lo), hi: sum.hi.zip(scaled.hi).and_then(|(x, y)| x.checked_add(y)) };
+        }
+        sum
+    }
+}
+
+/// The product of extents.
+pub fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
+    dims.into_iter().fold(Dim::int(1), |p, d| p * d.clone())
+}
+
+impl From<i64> for Dim {
+    fn from(n: i64) -> Dim {
+        Dim::int(n)
+    }
+}
+impl From<usize> for Dim {
+    fn from(n: usize) -> Dim {
+        Dim::int(i64::try_from(n).unwrap_or(i64::MAX))
+    }
+}
+impl std::ops::Add for Dim {
+    type Output = Dim;
+    fn add(mut self, other: Dim) -> Dim {
+        for (atoms, c) in other.terms {
+            self.add_term(atoms, c);
+        }
+        self
+    }
+}
+impl std::ops::Sub for Dim {
+    type Output = Dim;
+    fn sub(mut self, other: Dim) -> Dim {
+        for (atoms, c) in other.terms {
+            self.add_term(atoms, c.saturating_neg());
+        }
+        self
+    }
+}
+impl std::ops::Mul for Dim {
+    type Output = Dim;
+    fn mul(self, other: Dim) -> Dim {
+        let mut out = Dim::default();
+        for (a, x) in &self.terms {
+            for (b, y) in &other.terms {
+                let mut atoms = [a.as_slice(), b.as_slice()].concat();
+                atoms.sort();
+                out.add_term(atoms, x.saturating_mul(*y));
+            }
+        }
+        out
+    }
+}
+
+impl fmt::Display for Sym {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s{}", self.0)
+    }
+}
+impl fmt::Display for Atom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Atom::Sym(s) => write!(f, "{s}"),
+            Atom::FloorDiv(a, b) => write!(f, "div({a}, {b})"),
+            Atom::Min(a, b) => write!(f, "min({a}, {b})"),
+            Atom::Max(a, b) => write!(f, "max({a}, {b})"),
+        }
+    }
+}
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.terms.is_empty() {
+            return write!(f, "0");
+        }
+        for (i, (atoms, c)) in self.terms.iter().rev().enumerate() {
+            match (i, *c < 0) {
+                (0, false) => {}
+                (0, true) => write!(f, "-")?,
+                (_, false) => write!(f, " + ")?,
+                (_, true) => write!(f, " - ")?,
+            }
+            let size = c.unsigned_abs();
+            if size != 1 || atoms.is_empty() {
+                write!(f, "{size}")?;
+            }
+            for (k, a) in atoms.iter().enumerate() {
+                write!(f, "{}{a}", if k > 0 || size != 1 { "*" } else { "" })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s(n: u32) -> Dim {
+        Dim::sym(Sym(n))
+    }
+
+    #[test]
+    fn equal_polynomials_are_equal() {
+        assert_eq!((s(0) + 1.into()) * (s(0) - 1.into()), s(0) * s(0) - 1.into());
+        assert_eq!((s(0) * s(1)).exact_div(&s(1)), Some(s(0)));
+        assert_eq!((s(0) * 12.into()).floor_div(&4.into()), s(0) * 3.into());
+        assert_eq!((s(0) * 4.into() + 7.into()).floor_div(&4.into()), s(0) + 1.into());
+        assert_eq!(s(0).max(&(s(0) + 1.into())), s(0) + 1.into());
+        assert_eq!((s(0) - s(0)).as_int(), Some(0));
+        assert_eq!((s(0) * 2.into() + 1.into()).to_string(), "2*s0 + 1");
+    }
+
+    #[test]
+    fn ranges_hold_every_value() {
+        let d = (s(0) * 3.into() - s(1)).floor_div(&2.into()).max(&0.into());
+        let range = d.range(&|_| Range { lo: 1, hi: Some(9) });
+        for a in 1..=9 {
+            for b in 1..=9 {
+                let x = d.eval(&|y| Some(if y.0 == 0 { a } else { b })).unwrap();
+                assert!(x >= range.lo && range.hi.is_none_or(|h| x <= h), "{x} in {range:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn negative_quotients_round_down() {
+        assert_eq!(Dim::int(-7).floor_div(&Dim::int(2)).as_int(), Some(-4));
+        assert_eq!(s(0).floor_div(&Dim::int(2)).eval(&|_| Some(-7)), Some(-4));
+    }
+}

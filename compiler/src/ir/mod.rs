@@ -1,0 +1,11 @@
+//! The graph IR: SSA values with facts, nodes with operators, blocks, and symbolic dimensions.
+
+mod dim;
+mod graph;
+mod text;
+mod verify;
+
+pub use dim::{Atom, Dim, Range, Sym, product};
+pub use graph::{Block, Fact, Graph, Node, NodeId, Port, Symbol, Type, Value, ValueId};
+pub use text::print;
+pub use verify::verify;

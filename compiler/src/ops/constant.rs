@@ -1,0 +1,107 @@
+//! Tensors made from nothing: Constant, ConstantOfShape, Range, EyeLike and Trilu's mask.
+
+use super::{Reader, movement::Expand};
+use crate::diagnostics::Diagnostic;
+use crate::ir::{Dim, ValueId};
+use crate::onnx::Attribute;
+use kiln_kernels::dtype::DType;
+use kiln_kernels::value::Tensor;
+
+type Read = Result<Vec<ValueId>, Diagnostic>;
+
+/// Reads `Constant`, in each of its encodings.
+pub fn read_constant(r: &mut Reader<'_, '_>) -> Read {
+    let text = |b: &[u8]| {
+        String::from_utf8(b.to_vec()).map_err(|_| Diagnostic::new("a string of Constant is not UTF-8"))
+    };
+    let t = match r.node.attributes.iter().find(|(n, _)| n.starts_with("value") || n == "sparse_value").map(|(_, a)| a) {
+        Some(Attribute::Tensor(t) | Attribute::SparseTensor(t)) => t.clone(),
+        Some(Attribute::Float(x)) => Tensor::scalar(*x),
+        Some(Attribute::Floats(x)) => Tensor::new(&[x.len()], x),
+        Some(Attribute::Int(x)) => Tensor::scalar(*x),
+        Some(Attribute::Ints(x)) => Tensor::new(&[x.len()], x),
+        Some(Attribute::String(s)) => Tensor::strings(&[], vec![text(s)?]),
+        Some(Attribute::Strings(s)) => Tensor::strings(&[s.len()], s.iter().map(|s| text(s)).collect::<Result<_, _>>()?),
+        _ => return Err(Diagnostic::new("Constant has no value")),
+    };
+    Ok(vec![r.tensor(t)])
+}
+
+/// Reads `ConstantOfShape`.
+pub fn read_constant_of_shape(r: &mut Reader<'_, '_>) -> Read {
+    let shape = r.input(0)?;
+    let value = match r.node.attribute("value") {
+        Some(Attribute::Tensor(t)) if t.len() == 1 => Tensor { dims: vec![], ..t.clone() },
+        None => Tensor::scalar(0f32),
+        Some(_) => return Err(Diagnostic::new("the value of ConstantOfShape must be a tensor of one element")),
+    };
+    let value = r.tensor(value);
+    match r.dims(shape).map(<[Dim]>::to_vec) {
+        Some(shape) => {
+            if let Some(d) = shape.iter().find(|d| d.as_int().is_some_and(|n| n < 0)) {
+                return Err(Diagnostic::new(format!("ConstantOfShape has the extent {d}")));
+            }
+            if shape.is_empty() {
+                return Ok(vec![value]);
+            }
+            Ok(vec![r.emit(Expand { shape }, &[value])?])
+        }
+        None => super::host::dynamic(r, "expand", &[value, shape], shape),
+    }
+}
+
+/// Reads `Range`; a constant one is a constant, any other a host function whose length is a symbol.
+pub fn read_range(r: &mut Reader<'_, '_>) -> Read {
+    let inputs = [r.input(0)?, r.input(1)?, r.input(2)?];
+    let dtype = r.dtype(inputs[0]);
+    // `Range(0, n, 1)` over an extent: as long as the extent.
+    let n = match (r.dims(inputs[0]), r.dims(inputs[1]), r.dims(inputs[2])) {
+        (Some([start]), Some([limit]), Some([step])) if step.is(1) => {
+            Some((limit.clone() - start.clone()).max(&Dim::int(0)))
+        }
+        _ => None,
+    };
+    super::host::range(r, inputs, dtype, n)
+}
+
+/// Reads `EyeLike` of a closed shape.
+pub fn read_eye_like(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let dtype = r.dtype_attr("dtype")?.unwrap_or(r.dtype(x));
+    let k = r.int("k", 0)?;
+    let [h, w] = closed_matrix(r, x)?;
+    let v: Vec<f64> = (0..h * w).map(|i| if (i % w) as i64 - (i / w) as i64 == k { 1.0 } else { 0.0 }).collect();
+    let t = crate::eval::from_f64s(&[h, w], &v, dtype);
+    Ok(vec![r.tensor(t)])
+}
+
+fn closed_matrix(r: &Reader<'_, '_>, x: ValueId) -> Result<[usize; 2], Diagnostic> {
+    let shape = r.shape(x)?;
+    let closed = r.ty(x).closed_dims().filter(|d| d.len() >= 2);
+    match closed {
+        Some(d) if d[d.len() - 2].saturating_mul(d[d.len() - 1]) <= 1 << 28 => Ok([d[d.len() - 2], d[d.len() - 1]]),
+        _ => Err(Diagnostic::new(format!("needs matrices of a closed shape, found [{}]", super::cx::list(&shape)))),
+    }
+}
+
+/// Reads `Trilu`: the triangle of a matrix kept, by a constant mask.
+pub fn read_trilu(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let upper = r.int("upper", 1)? != 0;
+    let k = match r.opt(1) {
+        None => 0,
+        Some(v) => match r.const_ints(v).as_deref() {
+            Some([k]) => *k,
+            _ => return Err(Diagnostic::new("the diagonal of Trilu is computed at run time").help("export with a constant diagonal")),
+        },
+    };
+    let [h, w] = closed_matrix(r, x)?;
+    let keep = |i: usize| {
+        let d = (i % w) as i64 - (i / w) as i64;
+        (if upper { d >= k } else { d <= k }) as u8
+    };
+    let mask: Vec<u8> = (0..h * w).map(keep).collect();
+    let mask = r.tensor(Tensor::with_dtype(DType::Bool, &[h, w], &mask));
+    let zero = r.scalar(0.0, r.dtype(x));
+    Ok(vec![r.pointwise("Where", &[mask, x, zero])?])
+}

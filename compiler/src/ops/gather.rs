@@ -1,0 +1,205 @@
+//! Gather, GatherElements, GatherND and OneHot.
+
+use super::reduce::around;
+use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use crate::diagnostics::Diagnostic;
+use crate::ir::{Dim, Fact, ValueId, product};
+use kiln_kernels::dtype::DType;
+
+/// Slices of x picked by an index tensor along an axis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Gather {
+    /// The axis.
+    pub axis: usize,
+}
+
+impl Operator for Gather {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        check_index(cx, 1)?;
+        let x = cx.shape(0);
+        let mut shape = x[..self.axis].to_vec();
+        shape.extend_from_slice(cx.shape(1));
+        shape.extend_from_slice(&x[self.axis + 1..]);
+        let mut fact = Fact::tensor(cx.dtype(0), shape);
+        if let (Some(dims), Some(at), 1, 0..=1) = (cx.dims(0), cx.ints(1), x.len(), cx.rank(1)) {
+            let n = dims.len() as i64;
+            fact.dims = at.iter().map(|&i| dims.get(usize::try_from(if i < 0 { i + n } else { i }).ok()?).cloned()).collect();
+        }
+        if let (Some(n), Some(at)) = (x[self.axis].as_int(), cx.ints(1))
+            && let Some(i) = at.iter().find(|i| **i >= n || **i < -n)
+        {
+            return Err(Diagnostic::new(format!("index {i} is outside [-{n}, {}] of axis {}", n - 1, self.axis)));
+        }
+        Ok(vec![fact])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        let [outer, axis, inner] = around(cx.shape(0), self.axis);
+        Lowering::Call(Call {
+            entry: "gather::gather",
+            types: vec![cx.dtype(0), cx.dtype(1)],
+            args: vec![CallArg::Out(0), CallArg::In(0), CallArg::In(1), CallArg::Dim(outer), CallArg::Dim(axis), CallArg::Dim(inner)],
+        })
+    }
+}
+
+fn check_index(cx: &Infer<'_>, i: usize) -> Result<(), Diagnostic> {
+    if cx.dtype(0) == DType::Str {
+        return Err(Diagnostic::new("strings cannot be gathered yet"));
+    }
+    match cx.dtype(i) {
+        DType::I32 | DType::I64 => Ok(()),
+        other => Err(Diagnostic::new(format!("indices must be i32 or i64, found {other}"))),
+    }
+}
+
+/// Elements of x picked along an axis by an index tensor of x's rank.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GatherElements {
+    /// The axis.
+    pub axis: usize,
+}
+
+impl Operator for GatherElements {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        check_index(cx, 1)?;
+        if cx.rank(0) != cx.rank(1) {
+            return Err(Diagnostic::new(format!("the indices have rank {}, the tensor {}", cx.rank(1), cx.rank(0))));
+        }
+        Ok(vec![Fact::tensor(cx.dtype(0), cx.shape(1).to_vec())])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        Lowering::Call(Call {
+            entry: "gather::gather_elements",
+            types: vec![cx.dtype(0), cx.dtype(1)],
+            args: vec![
+                CallArg::Out(0),
+                CallArg::In(0),
+                CallArg::In(1),
+                CallArg::Dims(cx.shape(0).to_vec()),
+                CallArg::Dims(cx.shape(1).to_vec()),
+                CallArg::Dim(self.axis.into()),
+            ],
+        })
+    }
+}
+
+/// Slices of x addressed by the last axis of the indices.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GatherNd {
+    /// How many leading axes x and the indices share.
+    pub batch: usize,
+}
+
+impl Operator for GatherNd {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        check_index(cx, 1)?;
+        let (x, i) = (cx.shape(0), cx.shape(1));
+        let width = i.last().and_then(Dim::as_int).ok_or_else(|| Diagnostic::new("the last axis of the indices must be known"))?;
+        if i.len() <= self.batch || x.len() < self.batch + width as usize {
+            return Err(Diagnostic::new(format!("indices of width {width} address more axes than rank {} has", x.len())));
+        }
+        let mut shape = i[..i.len() - 1].to_vec();
+        shape.extend_from_slice(&x[self.batch + width as usize..]);
+        Ok(vec![Fact::tensor(cx.dtype(0), shape)])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        Lowering::Call(Call {
+            entry: "gather::gather_nd",
+            types: vec![cx.dtype(0), cx.dtype(1)],
+            args: vec![
+                CallArg::Out(0),
+                CallArg::In(0),
+                CallArg::In(1),
+                CallArg::Dims(cx.shape(0).to_vec()),
+                CallArg::Dims(cx.shape(1).to_vec()),
+                CallArg::Dim(self.batch.into()),
+            ],
+        })
+    }
+}
+
+/// One of two values along a new axis; operands indices and values `[off, on]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OneHot {
+    /// The new axis.
+    pub axis: usize,
+    /// Its extent.
+    pub depth: i64,
+}
+
+impl Operator for OneHot {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        let mut shape = cx.shape(0).to_vec();
+        shape.insert(self.axis, Dim::int(self.depth));
+        Ok(vec![Fact::tensor(cx.dtype(1), shape)])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        let i = cx.shape(0);
+        Lowering::Call(Call {
+            entry: "copy::one_hot",
+            types: vec![cx.dtype(1), cx.dtype(0)],
+            args: vec![
+                CallArg::Out(0),
+                CallArg::In(0),
+                CallArg::In(1),
+                CallArg::Dim(product(&i[..self.axis])),
+                CallArg::Dim(Dim::int(self.depth)),
+                CallArg::Dim(product(&i[self.axis..])),
+            ],
+        })
+    }
+}
+
+type Read = Result<Vec<ValueId>, Diagnostic>;
+
+/// Indices as i32 or i64.
+fn index(r: &mut Reader<'_, '_>, i: usize) -> Result<ValueId, Diagnostic> {
+    let v = r.input(i)?;
+    match r.dtype(v) {
+        DType::I32 | DType::I64 => Ok(v),
+        _ => r.cast(v, DType::I64),
+    }
+}
+
+/// Reads `Gather`.
+pub fn read_gather(r: &mut Reader<'_, '_>) -> Read {
+    let (x, i) = (r.input(0)?, index(r, 1)?);
+    let rank = r.rank(x)?;
+    let axis = r.int("axis", 0)?;
+    let axis = r.axis(axis, rank)?;
+    Ok(vec![r.emit(Gather { axis }, &[x, i])?])
+}
+
+/// Reads `GatherElements`.
+pub fn read_elements(r: &mut Reader<'_, '_>) -> Read {
+    let (x, i) = (r.input(0)?, index(r, 1)?);
+    let rank = r.rank(x)?;
+    let axis = r.int("axis", 0)?;
+    let axis = r.axis(axis, rank)?;
+    Ok(vec![r.emit(GatherElements { axis }, &[x, i])?])
+}
+
+/// Reads `GatherND`.
+pub fn read_nd(r: &mut Reader<'_, '_>) -> Read {
+    let (x, i) = (r.input(0)?, index(r, 1)?);
+    let batch = usize::try_from(r.int("batch_dims", 0)?).map_err(|_| Diagnostic::new("batch_dims is negative"))?;
+    Ok(vec![r.emit(GatherNd { batch }, &[x, i])?])
+}
+
+/// Reads `OneHot`.
+pub fn read_one_hot(r: &mut Reader<'_, '_>) -> Read {
+    let (mut i, depth, values) = (r.input(0)?, r.input(1)?, r.input(2)?);
+    let depth = r
+        .constant(depth)
+        .and_then(|t| t.to_f64s())
+        .and_then(|v| v.first().copied())
+        .ok_or_else(|| Diagnostic::new("the depth of OneHot is computed at run time").help("export with a constant depth"))?;
+    let rank = r.rank(i)?;
+    let axis = r.int("axis", -1)?;
+    let axis = r.axis(axis, rank + 1)?;
+    i = r.cast(i, DType::I64)?;
+    if depth < 0.0 || depth > i32::MAX as f64 {
+        return Err(Diagnostic::new(format!("the depth of OneHot is {depth}")));
+    }
+    Ok(vec![r.emit(OneHot { axis, depth: depth as i64 }, &[i, values])?])
+}

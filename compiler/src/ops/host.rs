@@ -1,0 +1,128 @@
+//! Operators whose result types depend on data: host functions over run-time values, whose results define symbols.
+
+use super::{Facts, Infer, Lowering, Operator, Reader};
+use crate::diagnostics::Diagnostic;
+use crate::ir::{Dim, Fact, Type, ValueId};
+use kiln_kernels::dtype::DType;
+
+/// A function of `kiln_kernels::host`, by name, with its attributes and the types it gives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Host {
+    /// The function.
+    pub name: &'static str,
+    /// Integer attributes, in the function's order.
+    pub ints: Vec<i64>,
+    /// Text attributes, in the function's order.
+    pub text: Vec<String>,
+    /// The types of the results; symbols that occur only here are defined by the step.
+    pub results: Vec<Type>,
+}
+
+impl Operator for Host {
+    fn infer(&self, _: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        Ok(self.results.iter().cloned().map(Fact::from).collect())
+    }
+    fn lower(&self, _: &Facts<'_>) -> Lowering {
+        Lowering::Host
+    }
+}
+
+type Read = Result<Vec<ValueId>, Diagnostic>;
+
+/// Adds a host function without attributes.
+pub fn call(r: &mut Reader<'_, '_>, name: &'static str, inputs: &[ValueId], ints: Vec<i64>, results: Vec<Type>) -> Read {
+    let count = results.len();
+    r.emit_all(Host { name, ints, text: vec![], results }, inputs.iter().map(|v| Some(*v)).collect(), count)
+}
+
+/// A tensor type of fresh extents.
+fn fresh(r: &mut Reader<'_, '_>, dtype: DType, rank: usize, what: &str) -> Type {
+    Type::Tensor(dtype, (0..rank).map(|_| r.b.fresh(what)).collect())
+}
+
+/// Adds `name(inputs)`, whose result has as many axes as the shape operand has elements.
+pub fn dynamic(r: &mut Reader<'_, '_>, name: &'static str, inputs: &[ValueId], shape: ValueId) -> Read {
+    let dtype = r.dtype(inputs[0]);
+    let given = r.shape(shape)?.first().and_then(Dim::as_int);
+    let own = r.rank(inputs[0])?;
+    let ty = match given {
+        Some(n) => fresh(r, dtype, (n as usize).max(if name == "expand" { own } else { 0 }), "extent"),
+        None => Type::AnyTensor(dtype),
+    };
+    call(r, name, inputs, vec![], vec![ty])
+}
+
+/// Adds `name(inputs)`, whose result has `rank` axes of unknown extent.
+pub fn dynamic_rank(r: &mut Reader<'_, '_>, name: &'static str, inputs: &[ValueId], rank: usize) -> Read {
+    let dtype = r.dtype(inputs[0]);
+    let ty = fresh(r, dtype, rank, "extent");
+    call(r, name, inputs, vec![], vec![ty])
+}
+
+/// Adds a Reshape to a shape computed at run time.
+pub fn reshape(r: &mut Reader<'_, '_>, x: ValueId, allow_zero: bool) -> Read {
+    let shape = r.input(1)?;
+    let ty = match r.shape(shape)?.first().and_then(Dim::as_int) {
+        Some(n) => {
+            let dtype = r.dtype(x);
+            fresh(r, dtype, n as usize, "extent")
+        }
+        None => Type::AnyTensor(r.dtype(x)),
+    };
+    call(r, "reshape", &[x, shape], vec![allow_zero as i64], vec![ty])
+}
+
+/// Adds a Slice by bounds computed at run time.
+pub fn slice(r: &mut Reader<'_, '_>, x: ValueId) -> Read {
+    let (shape, dtype) = (r.shape(x)?, r.dtype(x));
+    let mut inputs = r.inputs.clone();
+    inputs.resize(5, None);
+    // Axes that are not sliced keep their extent.
+    let axes = match r.opt(3) {
+        Some(v) => match r.const_ints(v) {
+            Some(a) => Some(r.axes(&a, shape.len())?),
+            None => None,
+        },
+        None => {
+            let n = r.shape(r.input(1)?)?.first().and_then(Dim::as_int);
+            n.map(|n| (0..n as usize).collect())
+        }
+    };
+    let out = (0..shape.len())
+        .map(|i| if axes.as_ref().is_some_and(|a| !a.contains(&i)) { shape[i].clone() } else { r.b.fresh("slice") })
+        .collect();
+    r.emit_all(Host { name: "slice", ints: vec![], text: vec![], results: vec![Type::Tensor(dtype, out)] }, inputs, 1)
+}
+
+/// Adds a Range, of `n` elements where that is known.
+pub fn range(r: &mut Reader<'_, '_>, inputs: [ValueId; 3], dtype: DType, n: Option<Dim>) -> Read {
+    let n = n.unwrap_or_else(|| r.b.fresh("range"));
+    call(r, "range", &inputs, vec![], vec![Type::Tensor(dtype, vec![n])])
+}
+
+/// Reads `NonZero`.
+pub fn read_nonzero(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let rank = r.rank(x)?;
+    let n = r.b.fresh("nonzero");
+    call(r, "nonzero", &[x], vec![], vec![Type::Tensor(DType::I64, vec![rank.into(), n])])
+}
+
+/// Reads `Compress`.
+pub fn read_compress(r: &mut Reader<'_, '_>) -> Read {
+    let (x, c) = (r.input(0)?, r.input(1)?);
+    let (mut shape, dtype) = (r.shape(x)?, r.dtype(x));
+    let n = r.b.fresh("compress");
+    let ints = match r.int_opt("axis")? {
+        Some(a) => {
+            let a = r.axis(a, shape.len())?;
+            shape[a] = n;
+            vec![a as i64]
+        }
+        None => {
+            shape = vec![n];
+            vec![]
+        }
+    };
+    call(r, "compress", &[x, c], ints, vec![Type::Tensor(dtype, shape)])
+}

@@ -1,0 +1,154 @@
+//! Matrix products: MatMul, Gemm and MatMulInteger.
+
+use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader, broadcast};
+use crate::diagnostics::Diagnostic;
+use crate::ir::{Dim, Fact, ValueId};
+use kiln_kernels::dtype::DType;
+
+/// Products of the matrices in the last two axes, over broadcast leading axes; both operands have rank 2 or more.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MatMul;
+
+impl Operator for MatMul {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        let (a, b) = (cx.shape(0), cx.shape(1));
+        if a.len() < 2 || b.len() < 2 || cx.dtype(0) != cx.dtype(1) {
+            return Err(Diagnostic::new(format!(
+                "a matrix product needs two tensors of one type and rank 2 or more, found {}[{}] and {}[{}]",
+                cx.dtype(0),
+                super::cx::list(a),
+                cx.dtype(1),
+                super::cx::list(b)
+            )));
+        }
+        let (k, l) = (&a[a.len() - 1], &b[b.len() - 2]);
+        if let (Some(x), Some(y)) = (k.as_int(), l.as_int())
+            && x != y
+        {
+            return Err(Diagnostic::new(format!(
+                "the matrices [{}] and [{}] do not fit: {x} columns meet {y} rows",
+                super::cx::list(a),
+                super::cx::list(b)
+            )));
+        }
+        let mut shape = broadcast(&a[..a.len() - 2], &b[..b.len() - 2])?;
+        shape.push(a[a.len() - 2].clone());
+        shape.push(b[b.len() - 1].clone());
+        Ok(vec![Fact::tensor(cx.dtype(0), shape)])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        let (a, b, out) = (cx.shape(0), cx.shape(1), cx.out_shape(0));
+        let batch = out[..out.len() - 2].to_vec();
+        Lowering::Call(Call {
+            entry: "plain::matmul",
+            types: vec![cx.dtype(0)],
+            args: vec![
+                CallArg::Out(0),
+                CallArg::In(0),
+                CallArg::In(1),
+                CallArg::Dims(batch.clone()),
+                CallArg::Dim(a[a.len() - 2].clone()),
+                CallArg::Dim(b[b.len() - 1].clone()),
+                CallArg::Dim(a[a.len() - 1].clone()),
+                CallArg::Dims(batch_strides(&a[..a.len() - 2], batch.len())),
+                CallArg::Dims(batch_strides(&b[..b.len() - 2], batch.len())),
+            ],
+        })
+    }
+}
+
+/// Strides in matrices along `rank` batch axes, 0 where the operand is repeated.
+pub fn batch_strides(dims: &[Dim], rank: usize) -> Vec<Dim> {
+    let mut out = vec![Dim::int(0); rank];
+    let mut step = Dim::int(1);
+    for (i, d) in dims.iter().enumerate().rev() {
+        if !d.is(1) {
+            out[rank - dims.len() + i] = step.clone();
+        }
+        step = step * d.clone();
+    }
+    out
+}
+
+type Read = Result<Vec<ValueId>, Diagnostic>;
+
+/// The product with NumPy's treatment of vectors; 16-bit floats are multiplied in f32.
+pub fn product(r: &mut Reader<'_, '_>, a: ValueId, b: ValueId) -> Result<ValueId, Diagnostic> {
+    let dtype = r.dtype(a);
+    let half = matches!(dtype, DType::F16 | DType::Bf16);
+    let (a, b) = if half { (r.cast(a, DType::F32)?, r.cast(b, DType::F32)?) } else { (a, b) };
+    let (sa, sb) = (r.shape(a)?, r.shape(b)?);
+    if sa.is_empty() || sb.is_empty() {
+        return Err(Diagnostic::new("a matrix product needs tensors of rank 1 or more, found a scalar"));
+    }
+    let a2 = if sa.len() == 1 { r.reshape(a, vec![Dim::int(1), sa[0].clone()])? } else { a };
+    let b2 = if sb.len() == 1 { r.reshape(b, vec![sb[0].clone(), Dim::int(1)])? } else { b };
+    let y = r.emit(MatMul, &[a2, b2])?;
+    let mut shape = r.shape(y)?;
+    if sb.len() == 1 {
+        shape.pop();
+    }
+    if sa.len() == 1 {
+        shape.remove(shape.len() - if sb.len() == 1 { 1 } else { 2 });
+    }
+    let y = r.reshape(y, shape)?;
+    if half { r.cast(y, dtype) } else { Ok(y) }
+}
+
+/// Reads `MatMul`.
+pub fn read_matmul(r: &mut Reader<'_, '_>) -> Read {
+    let (a, b) = (r.input(0)?, r.input(1)?);
+    Ok(vec![product(r, a, b)?])
+}
+
+/// Reads `Gemm`: `alpha · op(A) · op(B) + beta · C`.
+pub fn read_gemm(r: &mut Reader<'_, '_>) -> Read {
+    let (mut a, mut b) = (r.input(0)?, r.input(1)?);
+    for v in [a, b] {
+        if r.rank(v)? != 2 {
+            return Err(Diagnostic::new(format!("Gemm needs matrices, found a tensor of rank {}", r.rank(v)?)));
+        }
+    }
+    if r.int("transA", 0)? != 0 {
+        a = r.transpose(a, vec![1, 0])?;
+    }
+    if r.int("transB", 0)? != 0 {
+        b = r.transpose(b, vec![1, 0])?;
+    }
+    let mut y = product(r, a, b)?;
+    let dtype = r.dtype(y);
+    let (alpha, beta) = (r.float("alpha", 1.0)?, r.float("beta", 1.0)?);
+    if alpha != 1.0 {
+        let alpha = r.scalar(alpha as f64, dtype);
+        y = r.pointwise("Mul", &[y, alpha])?;
+    }
+    if let Some(mut c) = r.opt(2).filter(|_| beta != 0.0) {
+        if beta != 1.0 {
+            let beta = r.scalar(beta as f64, dtype);
+            c = r.pointwise("Mul", &[c, beta])?;
+        }
+        y = r.pointwise("Add", &[y, c])?;
+    }
+    Ok(vec![y])
+}
+
+/// Reads `MatMulInteger`: zero points subtracted, products summed in i32.
+pub fn read_matmul_integer(r: &mut Reader<'_, '_>) -> Read {
+    let mut sides = Vec::new();
+    for i in 0..2 {
+        let x = r.input(i)?;
+        let mut y = r.cast(x, DType::I32)?;
+        if let Some(zero) = r.opt(2 + i) {
+            let mut shape = r.shape(zero)?;
+            let zero = r.cast(zero, DType::I32)?;
+            // One zero point per row of A, or per column of B.
+            if i == 0 && shape.len() == 1 && !shape[0].is(1) {
+                shape.push(Dim::int(1));
+            }
+            let zero = r.reshape(zero, shape)?;
+            y = r.pointwise("Sub", &[y, zero])?;
+        }
+        sides.push(y);
+    }
+    Ok(vec![product(r, sides[0], sides[1])?])
+}

@@ -1,0 +1,304 @@
+//! Operators: one file each (one-line ones share `pointwise.rs` and `reduce.rs`), registered in the two tables below.
+
+mod cx;
+mod reader;
+
+pub mod constant;
+pub mod control;
+pub mod conv;
+pub mod gather;
+pub mod gradient;
+pub mod host;
+pub mod matmul;
+pub mod movement;
+pub mod norm;
+pub mod pad;
+pub mod pointwise;
+pub mod pool;
+pub mod quantize;
+pub mod reduce;
+pub mod resize;
+pub mod scatter;
+pub mod sequence;
+pub mod shape;
+pub mod softmax;
+pub mod sort;
+pub mod strings;
+
+pub use cx::{Affine, Call, CallArg, Facts, Infer, Lowering, Operand, Part, Real, broadcast};
+pub use reader::Reader;
+
+use crate::diagnostics::Diagnostic;
+use crate::ir::{Fact, ValueId};
+
+/// A primitive operator: what its results look like, and which kernel computes them.
+pub trait Operator {
+    /// The facts of the results. Checks everything about the operands that the kernel takes for granted.
+    ///
+    /// # Errors
+    /// What the operator's definition does not allow, found and expected.
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic>;
+    /// The kernel that computes the results; it is the reference that every faster one is compared with.
+    fn lower(&self, cx: &Facts<'_>) -> Lowering;
+}
+
+macro_rules! operators {
+    ($($name:ident: $ty:ty;)*) => {
+        /// An operator with its attributes.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Op { $(#[doc = concat!("See [`", stringify!($ty), "`].")] $name($ty),)* }
+        impl Op {
+            /// The operator's name in graph text.
+            pub fn name(&self) -> &'static str {
+                match self { $(Op::$name(_) => stringify!($name),)* }
+            }
+            fn operator(&self) -> &dyn Operator {
+                match self { $(Op::$name(op) => op,)* }
+            }
+        }
+        $(impl From<$ty> for Op {
+            fn from(op: $ty) -> Op { Op::$name(op) }
+        })*
+    };
+}
+
+operators! {
+    Pointwise: pointwise::Pointwise;
+    Dims: shape::Dims;
+    Reshape: shape::Reshape;
+    Transpose: movement::Transpose;
+    Expand: movement::Expand;
+    Slice: movement::Slice;
+    Concat: movement::Concat;
+    Split: movement::Split;
+    Pad: pad::Pad;
+    Tile: pad::Tile;
+    MatMul: matmul::MatMul;
+    Conv: conv::Conv;
+    ConvTranspose: conv::ConvTranspose;
+    Pool: pool::Pool;
+    Reduce: reduce::Reduce;
+    Arg: reduce::Arg;
+    Softmax: softmax::Softmax;
+    LayerNorm: norm::LayerNorm;
+    InstanceNorm: norm::InstanceNorm;
+    LpNorm: norm::LpNorm;
+    Lrn: norm::Lrn;
+    Gather: gather::Gather;
+    GatherElements: gather::GatherElements;
+    GatherNd: gather::GatherNd;
+    OneHot: gather::OneHot;
+    ScatterElements: scatter::ScatterElements;
+    ScatterNd: scatter::ScatterNd;
+    TopK: sort::TopK;
+    CumSum: sort::CumSum;
+    Resize: resize::Resize;
+    Host: host::Host;
+    If: control::If;
+    Loop: control::Loop;
+}
+
+impl Op {
+    /// See [`Operator::infer`].
+    pub fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        self.operator().infer(cx)
+    }
+    /// See [`Operator::lower`].
+    pub fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        self.operator().lower(cx)
+    }
+    /// Whether equal operands always give equal results, with no other effect, so that it may be folded, merged and dropped.
+    pub fn is_pure(&self) -> bool {
+        !matches!(self, Op::If(_) | Op::Loop(_))
+    }
+}
+
+/// How an ONNX operator is read: into one primitive, or expanded into several.
+pub type Read = fn(&mut Reader<'_, '_>) -> Result<Vec<ValueId>, Diagnostic>;
+
+/// An ONNX operator that Kiln knows.
+#[derive(Clone, Copy)]
+pub struct Schema {
+    /// Its domain; empty for `ai.onnx`.
+    pub domain: &'static str,
+    /// Its `op_type`.
+    pub name: &'static str,
+    /// The operator-set version that introduced it.
+    pub since: i64,
+    /// Reads a node.
+    pub read: Read,
+}
+
+macro_rules! schemas {
+    ($($domain:literal { $($name:literal $since:literal $read:expr;)* })*) => {
+        /// Every ONNX operator that Kiln knows, by domain.
+        pub const SCHEMAS: &[Schema] = &[$($(Schema { domain: $domain, name: $name, since: $since, read: $read },)*)*];
+    };
+}
+
+schemas! {
+    "" {
+        "Abs" 1 pointwise::read_unary;
+        "Acos" 7 pointwise::read_unary;
+        "Acosh" 9 pointwise::read_unary;
+        "Add" 1 pointwise::read_binary;
+        "And" 1 pointwise::read_binary;
+        "ArgMax" 1 reduce::read_arg;
+        "ArgMin" 1 reduce::read_arg;
+        "Asin" 7 pointwise::read_unary;
+        "Asinh" 9 pointwise::read_unary;
+        "Atan" 7 pointwise::read_unary;
+        "Atanh" 9 pointwise::read_unary;
+        "AveragePool" 1 pool::read_average;
+        "BatchNormalization" 1 norm::read_batch;
+        "BitShift" 11 pointwise::read_bit_shift;
+        "BitwiseAnd" 18 pointwise::read_binary;
+        "BitwiseNot" 18 pointwise::read_unary;
+        "BitwiseOr" 18 pointwise::read_binary;
+        "BitwiseXor" 18 pointwise::read_binary;
+        "Cast" 1 pointwise::read_cast;
+        "CastLike" 15 pointwise::read_cast_like;
+        "Ceil" 1 pointwise::read_unary;
+        "Celu" 12 pointwise::read_activation;
+        "Clip" 1 pointwise::read_clip;
+        "Compress" 9 host::read_compress;
+        "Concat" 1 movement::read_concat;
+        "ConcatFromSequence" 11 sequence::read_concat;
+        "Constant" 1 constant::read_constant;
+        "ConstantOfShape" 9 constant::read_constant_of_shape;
+        "Conv" 1 conv::read_conv;
+        "ConvTranspose" 1 conv::read_transpose;
+        "Cos" 7 pointwise::read_unary;
+        "Cosh" 9 pointwise::read_unary;
+        "CumSum" 11 sort::read_cumsum;
+        "DepthToSpace" 1 movement::read_depth_to_space;
+        "DequantizeLinear" 10 quantize::read_dequantize;
+        "Div" 1 pointwise::read_binary;
+        "Dropout" 1 pointwise::read_dropout;
+        "DynamicQuantizeLinear" 11 quantize::read_dynamic;
+        "Elu" 1 pointwise::read_activation;
+        "Equal" 1 pointwise::read_binary;
+        "Erf" 9 pointwise::read_unary;
+        "Exp" 1 pointwise::read_unary;
+        "Expand" 8 movement::read_expand;
+        "EyeLike" 9 constant::read_eye_like;
+        "Flatten" 1 shape::read_flatten;
+        "Floor" 1 pointwise::read_unary;
+        "Gather" 1 gather::read_gather;
+        "GatherElements" 11 gather::read_elements;
+        "GatherND" 11 gather::read_nd;
+        "Gelu" 20 pointwise::read_activation;
+        "Gemm" 1 matmul::read_gemm;
+        "GlobalAveragePool" 1 pool::read_global;
+        "GlobalLpPool" 1 pool::read_global;
+        "GlobalMaxPool" 1 pool::read_global;
+        "Greater" 1 pointwise::read_binary;
+        "GreaterOrEqual" 12 pointwise::read_binary;
+        "GroupNormalization" 18 norm::read_group;
+        "HardSigmoid" 1 pointwise::read_activation;
+        "HardSwish" 14 pointwise::read_activation;
+        "Hardmax" 1 softmax::read;
+        "Identity" 1 pointwise::read_identity;
+        "If" 1 control::read_if;
+        "InstanceNormalization" 1 norm::read_instance;
+        "IsInf" 10 pointwise::read_is_inf;
+        "IsNaN" 9 pointwise::read_unary;
+        "LRN" 1 norm::read_lrn;
+        "LayerNormalization" 17 norm::read_layer;
+        "LeakyRelu" 1 pointwise::read_activation;
+        "Less" 1 pointwise::read_binary;
+        "LessOrEqual" 12 pointwise::read_binary;
+        "Log" 1 pointwise::read_unary;
+        "LogSoftmax" 1 softmax::read;
+        "Loop" 1 control::read_loop;
+        "LpNormalization" 1 norm::read_lp;
+        "LpPool" 1 pool::read_lp;
+        "MatMul" 1 matmul::read_matmul;
+        "MatMulInteger" 10 matmul::read_matmul_integer;
+        "Max" 1 pointwise::read_variadic;
+        "MaxPool" 1 pool::read_max;
+        "Mean" 1 pointwise::read_variadic;
+        "MeanVarianceNormalization" 9 norm::read_mean_variance;
+        "Min" 1 pointwise::read_variadic;
+        "Mish" 18 pointwise::read_activation;
+        "Mod" 10 pointwise::read_mod;
+        "Mul" 1 pointwise::read_binary;
+        "Neg" 1 pointwise::read_unary;
+        "NonZero" 9 host::read_nonzero;
+        "Not" 1 pointwise::read_unary;
+        "OneHot" 9 gather::read_one_hot;
+        "Or" 1 pointwise::read_binary;
+        "PRelu" 1 pointwise::read_prelu;
+        "Pad" 1 pad::read_pad;
+        "Pow" 1 pointwise::read_pow;
+        "QuantizeLinear" 10 quantize::read_quantize;
+        "RMSNormalization" 23 norm::read_rms;
+        "Range" 11 constant::read_range;
+        "Reciprocal" 1 pointwise::read_unary;
+        "ReduceL1" 1 reduce::read_reduce;
+        "ReduceL2" 1 reduce::read_reduce;
+        "ReduceLogSum" 1 reduce::read_reduce;
+        "ReduceLogSumExp" 1 reduce::read_reduce;
+        "ReduceMax" 1 reduce::read_reduce;
+        "ReduceMean" 1 reduce::read_reduce;
+        "ReduceMin" 1 reduce::read_reduce;
+        "ReduceProd" 1 reduce::read_reduce;
+        "ReduceSum" 1 reduce::read_reduce;
+        "ReduceSumSquare" 1 reduce::read_reduce;
+        "Relu" 1 pointwise::read_unary;
+        "Reshape" 1 shape::read_reshape;
+        "Resize" 10 resize::read_resize;
+        "Round" 11 pointwise::read_unary;
+        "Scan" 8 control::read_scan;
+        "Scatter" 9 scatter::read_elements;
+        "ScatterElements" 11 scatter::read_elements;
+        "ScatterND" 11 scatter::read_nd;
+        "Selu" 1 pointwise::read_activation;
+        "SequenceAt" 11 sequence::read_at;
+        "SequenceConstruct" 11 sequence::read_construct;
+        "SequenceEmpty" 11 sequence::read_empty;
+        "SequenceErase" 11 sequence::read_erase;
+        "SequenceInsert" 11 sequence::read_insert;
+        "SequenceLength" 11 sequence::read_length;
+        "Shape" 1 shape::read_shape;
+        "Shrink" 9 pointwise::read_activation;
+        "Sigmoid" 1 pointwise::read_unary;
+        "Sign" 9 pointwise::read_unary;
+        "Sin" 7 pointwise::read_unary;
+        "Sinh" 9 pointwise::read_unary;
+        "Size" 1 shape::read_size;
+        "Slice" 1 movement::read_slice;
+        "Softmax" 1 softmax::read;
+        "Softplus" 1 pointwise::read_unary;
+        "Softsign" 1 pointwise::read_unary;
+        "SpaceToDepth" 1 movement::read_space_to_depth;
+        "Split" 1 movement::read_split;
+        "SplitToSequence" 11 sequence::read_split;
+        "Sqrt" 1 pointwise::read_unary;
+        "Squeeze" 1 shape::read_squeeze;
+        "StringConcat" 20 strings::read_concat;
+        "StringNormalizer" 10 strings::read_normalizer;
+        "Sub" 1 pointwise::read_binary;
+        "Sum" 1 pointwise::read_variadic;
+        "Swish" 24 pointwise::read_activation;
+        "Tan" 7 pointwise::read_unary;
+        "Tanh" 1 pointwise::read_unary;
+        "ThresholdedRelu" 1 pointwise::read_activation;
+        "Tile" 1 pad::read_tile;
+        "TopK" 1 sort::read_top_k;
+        "Transpose" 1 movement::read_transpose;
+        "Trilu" 14 constant::read_trilu;
+        "Unsqueeze" 1 shape::read_unsqueeze;
+        "Upsample" 7 resize::read_upsample;
+        "Where" 9 pointwise::read_where;
+        "Xor" 1 pointwise::read_binary;
+    }
+    "ai.onnx.preview.training" {
+        "Gradient" 1 gradient::read;
+    }
+}
+
+/// The schema of an operator.
+pub fn find(domain: &str, name: &str) -> Option<&'static Schema> {
+    SCHEMAS.iter().find(|s| s.name == name && s.domain == domain)
+}

@@ -1,0 +1,134 @@
+//! Pad and Tile.
+
+use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use crate::diagnostics::Diagnostic;
+use crate::ir::{Dim, Fact, ValueId};
+
+/// Elements added around (or, with negative pads, cut from) every axis; operands x and the value to fill with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pad {
+    /// Leading, then trailing pads.
+    pub pads: Vec<i64>,
+    /// `constant`, `edge`, `reflect` or `wrap`.
+    pub mode: &'static str,
+}
+
+impl Operator for Pad {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        let x = cx.shape(0);
+        let rank = x.len();
+        let shape: Vec<Dim> = (0..rank).map(|i| x[i].clone() + Dim::int(self.pads[i]) + Dim::int(self.pads[rank + i])).collect();
+        if let Some(i) = shape.iter().position(|d| d.as_int().is_some_and(|n| n < 0)) {
+            return Err(Diagnostic::new(format!("the pads of axis {i} cut more than its {} elements", x[i])));
+        }
+        Ok(vec![Fact::tensor(cx.dtype(0), shape)])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        Lowering::Call(Call {
+            entry: "copy::pad",
+            types: vec![cx.dtype(0)],
+            args: vec![
+                CallArg::Out(0),
+                CallArg::In(0),
+                CallArg::In(1),
+                CallArg::Dims(cx.shape(0).to_vec()),
+                CallArg::Ints(self.pads.clone()),
+                CallArg::Text(self.mode),
+            ],
+        })
+    }
+}
+
+/// The tensor repeated along each axis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tile {
+    /// How often, for each axis.
+    pub repeats: Vec<Dim>,
+}
+
+impl Operator for Tile {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        let shape = cx.shape(0).iter().zip(&self.repeats).map(|(d, r)| d.clone() * r.clone()).collect();
+        Ok(vec![Fact::tensor(cx.dtype(0), shape)])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        Lowering::Call(Call {
+            entry: "copy::tile",
+            types: vec![cx.dtype(0)],
+            args: vec![
+                CallArg::Out(0),
+                CallArg::In(0),
+                CallArg::Dims(cx.shape(0).to_vec()),
+                CallArg::Dims(cx.out_shape(0).to_vec()),
+            ],
+        })
+    }
+}
+
+type Read = Result<Vec<ValueId>, Diagnostic>;
+
+/// Reads `Pad`: pads and value are attributes before opset 11, operands since; axes may be named since 18.
+pub fn read_pad(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let (rank, dtype) = (r.rank(x)?, r.dtype(x));
+    let mode = r.word("mode", &["constant", "reflect", "edge", "wrap"])?;
+    let (pads, value) = if r.version < 11 {
+        let name = if r.version < 2 { "paddings" } else { "pads" };
+        let value = r.float("value", 0.0)?;
+        (r.ints(name)?, r.scalar(value as f64, dtype))
+    } else {
+        let p = r.input(1)?;
+        let value = match r.opt(2) {
+            Some(v) => v,
+            None => r.scalar(0.0, dtype),
+        };
+        (r.const_ints(p), value)
+    };
+    let pads =
+        pads.ok_or_else(|| Diagnostic::new("the pads are missing or computed at run time").help("export with constant pads"))?;
+    let axes = match r.opt(3) {
+        Some(v) => {
+            let axes = r.const_ints(v).ok_or_else(|| Diagnostic::new("the axes of Pad are computed at run time"))?;
+            r.axes(&axes, rank)?
+        }
+        None => (0..rank).collect(),
+    };
+    if pads.len() != 2 * axes.len() {
+        return Err(Diagnostic::new(format!("Pad has {} pads for {} axes", pads.len(), axes.len())));
+    }
+    if pads.iter().any(|p| p.unsigned_abs() > 1 << 40) {
+        return Err(Diagnostic::new("a pad is too large"));
+    }
+    let mut full = vec![0; 2 * rank];
+    for (k, &a) in axes.iter().enumerate() {
+        full[a] = pads[k];
+        full[rank + a] = pads[axes.len() + k];
+    }
+    Ok(vec![r.emit(Pad { pads: full, mode }, &[x, value])?])
+}
+
+/// Reads `Tile`; opset 1 repeats one axis.
+pub fn read_tile(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let rank = r.rank(x)?;
+    let repeats = if r.version < 6 {
+        let (tiles, axis) = (r.input(1)?, r.input(2)?);
+        let one = |r: &Reader<'_, '_>, v| r.constant(v).and_then(|t| t.to_f64s()).and_then(|v| v.first().map(|x| *x as i64));
+        let (Some(tiles), Some(axis)) = (one(r, tiles), one(r, axis)) else {
+            return Err(Diagnostic::new("tiles and axis are computed at run time"));
+        };
+        let mut repeats = vec![Dim::int(1); rank];
+        repeats[r.axis(axis, rank)?] = Dim::int(tiles);
+        repeats
+    } else {
+        let v = r.input(1)?;
+        match r.dims(v).map(<[Dim]>::to_vec) {
+            Some(d) => d,
+            None => return super::host::dynamic_rank(r, "tile", &[x, v], rank),
+        }
+    };
+    if repeats.len() != rank || repeats.iter().any(|d| d.as_int().is_some_and(|n| n < 0)) {
+        return Err(Diagnostic::new(format!("Tile needs {rank} repeats that are not negative")));
+    }
+    Ok(vec![r.emit(Tile { repeats }, &[x])?])
+}

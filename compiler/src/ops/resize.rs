@@ -1,0 +1,226 @@
+//! Resize and Upsample.
+
+use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader, Real};
+use crate::diagnostics::Diagnostic;
+use crate::ir::{Dim, Fact, ValueId};
+use kiln_kernels::dtype::DType;
+
+/// Interpolation to another shape, as `kiln_kernels::resize::resize` does it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Resize {
+    /// The shape of the result.
+    pub shape: Vec<Dim>,
+    /// A factor for each axis.
+    pub scales: Vec<Real>,
+    /// The region of `tf_crop_and_resize`: starts, then ends; empty otherwise.
+    pub roi: Vec<Real>,
+    /// `nearest`, `linear` or `cubic`, with `+antialias` behind it or not.
+    pub mode: &'static str,
+    /// The coordinate transformation.
+    pub coordinates: &'static str,
+    /// How `nearest` rounds.
+    pub nearest: &'static str,
+    /// The coefficient of `cubic`.
+    pub cubic: Real,
+    /// The value outside the region.
+    pub extrapolation: Real,
+    /// Whether weights outside the tensor count as 0.
+    pub exclude: bool,
+}
+
+impl Operator for Resize {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        Ok(vec![Fact::tensor(cx.dtype(0), self.shape.clone())])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        let floats = |v: &[Real]| CallArg::Floats(v.iter().map(|r| r.get()).collect());
+        Lowering::Call(Call {
+            entry: "resize::resize",
+            types: vec![cx.dtype(0)],
+            args: vec![
+                CallArg::Out(0),
+                CallArg::In(0),
+                CallArg::Dims(cx.shape(0).to_vec()),
+                CallArg::Dims(self.shape.clone()),
+                floats(&self.scales),
+                floats(&self.roi),
+                CallArg::Text(self.mode),
+                CallArg::Text(self.coordinates),
+                CallArg::Text(self.nearest),
+                CallArg::Float(self.cubic.get()),
+                CallArg::Float(self.extrapolation.get()),
+                CallArg::Bool(self.exclude),
+            ],
+        })
+    }
+}
+
+type Read = Result<Vec<ValueId>, Diagnostic>;
+
+fn floats(r: &Reader<'_, '_>, v: Option<ValueId>, what: &str) -> Result<Option<Vec<f32>>, Diagnostic> {
+    let Some(v) = v else { return Ok(None) };
+    if r.shape(v).is_ok_and(|s| s == [Dim::int(0)]) {
+        return Ok(None);
+    }
+    match r.constant(v).and_then(|t| t.to_f64s()) {
+        Some(x) => Ok(Some(x.into_iter().map(|x| x as f32).collect())),
+        None => Err(Diagnostic::new(format!("the {what} of Resize are computed at run time")).help("export with constant sizes")),
+    }
+}
+
+fn finish(r: &mut Reader<'_, '_>, x: ValueId, op: Resize) -> Read {
+    // Types that no interpolation is compiled for go through f32, as the reference implementation does.
+    let dtype = r.dtype(x);
+    let wide = if matches!(dtype, DType::F32 | DType::F64) { dtype } else { DType::F32 };
+    let x = r.cast(x, wide)?;
+    let y = r.emit(op, &[x])?;
+    Ok(vec![r.cast(y, dtype)?])
+}
+
+/// Reads `Resize`; opset 10 has only scales.
+pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let shape = r.shape(x)?;
+    let rank = shape.len();
+    let (roi, scales, sizes) = if r.version < 11 { (None, r.opt(1), None) } else { (r.opt(1), r.opt(2), r.opt(3)) };
+    let axes = match r.ints("axes")? {
+        Some(a) => r.axes(&a, rank)?,
+        None => (0..rank).collect(),
+    };
+    let coordinates = if r.version < 11 {
+        "asymmetric"
+    } else {
+        r.word(
+            "coordinate_transformation_mode",
+            &[
+                "half_pixel",
+                "half_pixel_symmetric",
+                "pytorch_half_pixel",
+                "align_corners",
+                "asymmetric",
+                "tf_half_pixel_for_nn",
+                "tf_crop_and_resize",
+            ],
+        )?
+    };
+    let scales = floats(r, scales, "scales")?;
+    let sizes = match sizes.filter(|v| r.shape(*v).is_ok_and(|s| s != [Dim::int(0)])) {
+        Some(v) => Some(
+            r.dims(v)
+                .ok_or_else(|| Diagnostic::new("the sizes of Resize are computed at run time").help("export with constant sizes"))?
+                .to_vec(),
+        ),
+        None => None,
+    };
+    let mut out = shape.clone();
+    let mut factor = vec![1.0f32; rank];
+    let count = scales.as_ref().map(Vec::len).or(sizes.as_ref().map(Vec::len));
+    if count != Some(axes.len()) {
+        return Err(Diagnostic::new(format!("Resize needs {} scales or sizes, found {}", axes.len(), count.unwrap_or(0))));
+    }
+    let roi_values = floats(r, roi.filter(|_| coordinates == "tf_crop_and_resize"), "regions")?;
+    let mut region = Vec::new();
+    if let Some(v) = &roi_values {
+        if v.len() != 2 * axes.len() {
+            return Err(Diagnostic::new(format!("roi has {} numbers for {} axes", v.len(), axes.len())));
+        }
+        region = [vec![0.0; rank], vec![1.0; rank]].concat();
+        for (k, &a) in axes.iter().enumerate() {
+            (region[a], region[rank + a]) = (v[k], v[axes.len() + k]);
+        }
+    }
+    if let Some(scales) = &scales {
+        for (k, &a) in axes.iter().enumerate() {
+            let s = scales[k];
+            if s.is_nan() || s <= 0.0 {
+                return Err(Diagnostic::new(format!("the scale of axis {a} is {s}")));
+            }
+            factor[a] = s;
+            let span = if region.is_empty() { 1.0 } else { (region[rank + a] - region[a]) as f64 };
+            out[a] = match shape[a].as_int() {
+                Some(n) => Dim::int((n as f64 * span * s as f64).floor() as i64),
+                None if s.fract() == 0.0 => shape[a].clone() * Dim::int(s as i64),
+                None if (1.0 / s).fract() == 0.0 => shape[a].floor_div(&Dim::int((1.0 / s) as i64)),
+                None => return Err(Diagnostic::new(format!("axis {a} is open and its scale {s} is no ratio")).help("close it with --dim")),
+            };
+        }
+    } else if let Some(sizes) = &sizes {
+        let policy = r.word("keep_aspect_ratio_policy", &["stretch", "not_larger", "not_smaller"])?;
+        let ratio = |k: usize| -> Option<f64> { Some(sizes[k].as_int()? as f64 / shape[axes[k]].as_int()? as f64) };
+        if policy == "stretch" {
+            for (k, &a) in axes.iter().enumerate() {
+                out[a] = sizes[k].clone();
+                factor[a] = match (ratio(k), sizes[k].exact_div(&shape[a]).and_then(|d| d.as_int())) {
+                    (Some(s), _) => s as f32,
+                    (None, Some(s)) => s as f32,
+                    _ if sizes[k] == shape[a] => 1.0,
+                    _ => return Err(Diagnostic::new(format!("axis {a} is resized from {} to {}, an open ratio", shape[a], sizes[k]))),
+                };
+            }
+        } else {
+            let all: Option<Vec<f64>> = (0..axes.len()).map(ratio).collect();
+            let all = all.ok_or_else(|| Diagnostic::new("keep_aspect_ratio_policy needs closed extents"))?;
+            let pick = if policy == "not_larger" { f64::min } else { f64::max };
+            let s = all.iter().copied().reduce(pick).unwrap_or(1.0);
+            for &a in &axes {
+                factor[a] = s as f32;
+                out[a] = Dim::int((s * shape[a].as_int().unwrap_or(1) as f64 + 0.5).floor() as i64);
+            }
+        }
+    }
+    let antialias = r.int("antialias", 0)? != 0;
+    let mode = match (r.word("mode", &["nearest", "linear", "cubic"])?, antialias) {
+        ("linear", true) => "linear+antialias",
+        ("cubic", true) => "cubic+antialias",
+        (m, _) => m,
+    };
+    let nearest = if r.version < 11 {
+        "floor"
+    } else {
+        r.word("nearest_mode", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])?
+    };
+    let op = Resize {
+        shape: out,
+        scales: factor.into_iter().map(Real::from).collect(),
+        roi: region.into_iter().map(Real::from).collect(),
+        mode,
+        coordinates,
+        nearest,
+        cubic: r.float("cubic_coeff_a", -0.75)?.into(),
+        extrapolation: r.float("extrapolation_value", 0.0)?.into(),
+        exclude: r.int("exclude_outside", 0)? != 0,
+    };
+    finish(r, x, op)
+}
+
+/// Reads `Upsample`, the forerunner of Resize.
+pub fn read_upsample(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let shape = r.shape(x)?;
+    let scales = match r.version {
+        ..9 => r.floats("scales")?,
+        _ => floats(r, r.opt(1), "scales")?,
+    };
+    let scales = scales.filter(|s| s.len() == shape.len()).ok_or_else(|| Diagnostic::new("Upsample needs a scale for each axis"))?;
+    let out = shape
+        .iter()
+        .zip(&scales)
+        .map(|(d, s)| match d.as_int() {
+            Some(n) => Ok(Dim::int((n as f64 * *s as f64).floor() as i64)),
+            None if s.fract() == 0.0 => Ok(d.clone() * Dim::int(*s as i64)),
+            None => Err(Diagnostic::new(format!("an open axis has the scale {s}"))),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let op = Resize {
+        shape: out,
+        scales: scales.into_iter().map(Real::from).collect(),
+        roi: vec![],
+        mode: r.word("mode", &["nearest", "linear", "cubic"])?,
+        coordinates: "asymmetric",
+        nearest: "floor",
+        cubic: (-0.75).into(),
+        extrapolation: 0.0.into(),
+        exclude: false,
+    };
+    finish(r, x, op)
+}

@@ -1,0 +1,116 @@
+//! Scatter, ScatterElements and ScatterND.
+
+use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use crate::diagnostics::Diagnostic;
+use crate::ir::{Fact, ValueId};
+use kiln_kernels::dtype::DType;
+
+/// A copy of x with elements replaced or combined along an axis; operands x, indices, updates.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ScatterElements {
+    /// The axis.
+    pub axis: usize,
+    /// `none`, `add`, `mul`, `max` or `min`.
+    pub mode: &'static str,
+}
+
+/// A copy of x with slices replaced or combined; operands x, indices, updates.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ScatterNd {
+    /// `none`, `add`, `mul`, `max` or `min`.
+    pub mode: &'static str,
+}
+
+fn same(cx: &Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+    if cx.dtype(0) != cx.dtype(2) || !matches!(cx.dtype(1), DType::I32 | DType::I64) {
+        return Err(Diagnostic::new(format!(
+            "a scatter needs data and updates of one type and integer indices, found {}, {} and {}",
+            cx.dtype(0),
+            cx.dtype(2),
+            cx.dtype(1)
+        )));
+    }
+    Ok(vec![Fact::tensor(cx.dtype(0), cx.shape(0).to_vec())])
+}
+
+impl Operator for ScatterElements {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        if cx.rank(0) != cx.rank(1) || cx.shape(1) != cx.shape(2) {
+            return Err(Diagnostic::new("indices and updates need one shape, of the rank of the data"));
+        }
+        same(cx)
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        Lowering::Call(Call {
+            entry: "scatter::scatter_elements",
+            types: vec![cx.dtype(0), cx.dtype(1)],
+            args: vec![
+                CallArg::Out(0),
+                CallArg::In(0),
+                CallArg::In(1),
+                CallArg::In(2),
+                CallArg::Dims(cx.shape(0).to_vec()),
+                CallArg::Dims(cx.shape(1).to_vec()),
+                CallArg::Dim(self.axis.into()),
+                CallArg::Text(self.mode),
+            ],
+        })
+    }
+}
+
+impl Operator for ScatterNd {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        let width = cx.shape(1).last().and_then(|d| d.as_int());
+        if width.is_none_or(|w| w as usize > cx.rank(0)) {
+            return Err(Diagnostic::new("the last axis of the indices must be known and address axes that the data has"));
+        }
+        same(cx)
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        Lowering::Call(Call {
+            entry: "scatter::scatter_nd",
+            types: vec![cx.dtype(0), cx.dtype(1)],
+            args: vec![
+                CallArg::Out(0),
+                CallArg::In(0),
+                CallArg::In(1),
+                CallArg::In(2),
+                CallArg::Dims(cx.shape(0).to_vec()),
+                CallArg::Dims(cx.shape(1).to_vec()),
+                CallArg::Text(self.mode),
+            ],
+        })
+    }
+}
+
+type Read = Result<Vec<ValueId>, Diagnostic>;
+const MODES: [&str; 5] = ["none", "add", "mul", "max", "min"];
+
+fn operands(r: &mut Reader<'_, '_>) -> Result<([ValueId; 3], DType), Diagnostic> {
+    let (x, i, u) = (r.input(0)?, r.input(1)?, r.input(2)?);
+    let dtype = r.dtype(x);
+    let wide = match dtype {
+        DType::F16 | DType::Bf16 => DType::F32,
+        DType::Bool => DType::U8,
+        d => d,
+    };
+    Ok(([r.cast(x, wide)?, i, r.cast(u, wide)?], dtype))
+}
+
+/// Reads `Scatter` and `ScatterElements`.
+pub fn read_elements(r: &mut Reader<'_, '_>) -> Read {
+    let (inputs, dtype) = operands(r)?;
+    let rank = r.rank(inputs[0])?;
+    let axis = r.int("axis", 0)?;
+    let op = ScatterElements { axis: r.axis(axis, rank)?, mode: r.word("reduction", &MODES)? };
+    let y = r.emit(op, &inputs)?;
+    Ok(vec![r.cast(y, dtype)?])
+}
+
+/// Reads `ScatterND`.
+pub fn read_nd(r: &mut Reader<'_, '_>) -> Read {
+    let (inputs, dtype) = operands(r)?;
+    let op = ScatterNd { mode: r.word("reduction", &MODES)? };
+    let y = r.emit(op, &inputs)?;
+    Ok(vec![r.cast(y, dtype)?])
+}

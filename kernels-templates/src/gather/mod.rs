@@ -1,0 +1,81 @@
+//! Gather, GatherElements and GatherND: elements picked by index tensors.
+
+use crate::entry::{In, Out};
+use crate::fault::{Fault, position};
+use crate::index::{for_each, offset, strides};
+use crate::num::Index;
+use crate::value::Element;
+use alloc::vec;
+
+/// `out[o, i.., k] = x[o, indices[i..], k]` for `x` of shape `[outer, axis, inner]`:
+/// [Gather](https://onnx.ai/onnx/operators/onnx__Gather.html).
+pub fn gather<T: Element, I: Index>(
+    out: Out<'_, T>,
+    x: In<'_, T>,
+    indices: In<'_, I>,
+    outer: usize,
+    axis: usize,
+    inner: usize,
+) -> Result<(), Fault> {
+    let n = indices.0.len();
+    for (j, index) in indices.0.iter().enumerate() {
+        let p = position(index.at(), axis)?;
+        for o in 0..outer {
+            out.0[(o * n + j) * inner..][..inner].copy_from_slice(&x.0[(o * axis + p) * inner..][..inner]);
+        }
+    }
+    Ok(())
+}
+
+/// `out[i] = x[i with i[axis] replaced by indices[i]]`:
+/// [GatherElements](https://onnx.ai/onnx/operators/onnx__GatherElements.html).
+pub fn gather_elements<T: Element, I: Index>(
+    out: Out<'_, T>,
+    x: In<'_, T>,
+    indices: In<'_, I>,
+    x_dims: &[usize],
+    i_dims: &[usize],
+    axis: usize,
+) -> Result<(), Fault> {
+    let xs = strides(x_dims);
+    let mut k = 0;
+    let mut fault = None;
+    for_each(i_dims, |at| {
+        match position(indices.0[k].at(), x_dims[axis]) {
+            Ok(p) => out.0[k] = x.0[offset(at, &xs) - at[axis] * xs[axis] + p * xs[axis]],
+            Err(e) => fault = Some(e),
+        }
+        k += 1;
+    });
+    fault.map_or(Ok(()), Err)
+}
+
+/// Slices of `x` addressed by the last axis of `indices`, after `batch` shared axes:
+/// [GatherND](https://onnx.ai/onnx/operators/onnx__GatherND.html).
+pub fn gather_nd<T: Element, I: Index>(
+    out: Out<'_, T>,
+    x: In<'_, T>,
+    indices: In<'_, I>,
+    x_dims: &[usize],
+    i_dims: &[usize],
+    batch: usize,
+) -> Result<(), Fault> {
+    let width = i_dims[i_dims.len() - 1];
+    let batches: usize = x_dims[..batch].iter().product();
+    let per_batch: usize = i_dims[batch..i_dims.len() - 1].iter().product();
+    let inner: usize = x_dims[batch + width..].iter().product();
+    let x_batch: usize = x_dims[batch..].iter().product();
+    let xs = strides(x_dims);
+    let mut at = vec![0usize; width];
+    for b in 0..batches {
+        for p in 0..per_batch {
+            let row = b * per_batch + p;
+            for (w, slot) in at.iter_mut().enumerate() {
+                *slot = position(indices.0[row * width + w].at(), x_dims[batch + w])?;
+            }
+            let from = b * x_batch + offset(&at, &xs[batch..batch + width]);
+            out.0[row * inner..][..inner].copy_from_slice(&x.0[from..][..inner]);
+        }
+    }
+    Ok(())
+}

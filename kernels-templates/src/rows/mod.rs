@@ -1,0 +1,132 @@
+//! Softmax and normalizations in their plain form for any float type: the references of the vectorised families.
+
+use crate::entry::{In, Out};
+use crate::fault::Fault;
+use crate::num::Float;
+use alloc::format;
+
+/// Softmax (`softmax`), its logarithm (`log_softmax`) or 1 at the first maximum (`hardmax`) along the middle axis:
+/// [Softmax](https://onnx.ai/onnx/operators/onnx__Softmax.html).
+pub fn softmax<T: Float>(
+    out: Out<'_, T>,
+    x: In<'_, T>,
+    outer: usize,
+    axis: usize,
+    inner: usize,
+    mode: &str,
+) -> Result<(), Fault> {
+    for o in 0..outer {
+        for i in 0..inner {
+            let at = |j: usize| (o * axis + j) * inner + i;
+            let top = (0..axis).map(|j| x.0[at(j)]).fold(T::LOWEST, |a, b| if a.nan() || a > b { a } else { b });
+            let sum = (0..axis).map(|j| x.0[at(j)].minus(top).exp()).fold(T::ZERO, T::plus);
+            match mode {
+                "softmax" => (0..axis).for_each(|j| out.0[at(j)] = x.0[at(j)].minus(top).exp().over(sum)),
+                "log_softmax" => (0..axis).for_each(|j| out.0[at(j)] = x.0[at(j)].minus(top).minus(sum.ln())),
+                "hardmax" => {
+                    let first = (0..axis).find(|&j| x.0[at(j)] == top);
+                    (0..axis).for_each(|j| out.0[at(j)] = if Some(j) == first { T::ONE } else { T::ZERO });
+                }
+                other => return Err(Fault::Domain(format!("unknown mode \"{other}\""))),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `(x - mean) / sqrt(var + epsilon) * scale + bias` over each row, with the mean and the inverse deviation as optional results:
+/// [LayerNormalization](https://onnx.ai/onnx/operators/onnx__LayerNormalization.html).
+pub fn layer_norm<T: Float>(
+    out: Out<'_, T>,
+    mean: Option<Out<'_, T>>,
+    inverse: Option<Out<'_, T>>,
+    x: In<'_, T>,
+    scale: In<'_, T>,
+    bias: Option<In<'_, T>>,
+    rows: usize,
+    cols: usize,
+    epsilon: f32,
+) {
+    let (mut mean, mut inverse) = (mean, inverse);
+    for r in 0..rows {
+        let row = &x.0[r * cols..][..cols];
+        let m = row.iter().map(|v| v.to_f64()).sum::<f64>() / cols as f64;
+        let var = row.iter().map(|v| (v.to_f64() - m) * (v.to_f64() - m)).sum::<f64>() / cols as f64;
+        let inv = 1.0 / (var + epsilon as f64).sqrt();
+        for j in 0..cols {
+            let y = T::from_f64((row[j].to_f64() - m) * inv).times(scale.0[j % scale.0.len()]);
+            out.0[r * cols + j] = bias.map_or(y, |b| y.plus(b.0[j % b.0.len()]));
+        }
+        if let Some(mean) = &mut mean {
+            mean.0[r] = T::from_f64(m);
+        }
+        if let Some(inverse) = &mut inverse {
+            inverse.0[r] = T::from_f64(inv);
+        }
+    }
+}
+
+/// Each `[batch, channel]` row of `inner` elements normalized, then scaled and shifted by channel:
+/// [InstanceNormalization](https://onnx.ai/onnx/operators/onnx__InstanceNormalization.html).
+pub fn instance_norm<T: Float>(
+    out: Out<'_, T>,
+    x: In<'_, T>,
+    scale: In<'_, T>,
+    bias: In<'_, T>,
+    batch: usize,
+    channels: usize,
+    inner: usize,
+    epsilon: f32,
+) {
+    for r in 0..batch * channels {
+        let row = &x.0[r * inner..][..inner];
+        let m = row.iter().map(|v| v.to_f64()).sum::<f64>() / inner as f64;
+        let var = row.iter().map(|v| (v.to_f64() - m) * (v.to_f64() - m)).sum::<f64>() / inner as f64;
+        let inv = 1.0 / (var + epsilon as f64).sqrt();
+        let (s, b) = (scale.0[r % channels], bias.0[r % channels]);
+        for (o, v) in out.0[r * inner..][..inner].iter_mut().zip(row) {
+            *o = T::from_f64((v.to_f64() - m) * inv).times(s).plus(b);
+        }
+    }
+}
+
+/// `x / ‖x‖_p` along the axis, 0 where the norm is 0:
+/// [LpNormalization](https://onnx.ai/onnx/operators/onnx__LpNormalization.html).
+pub fn lp_normalize<T: Float>(out: Out<'_, T>, x: In<'_, T>, outer: usize, axis: usize, inner: usize, p: i64) {
+    for o in 0..outer {
+        for i in 0..inner {
+            let at = |j: usize| (o * axis + j) * inner + i;
+            let values = (0..axis).map(|j| x.0[at(j)].to_f64());
+            let norm = if p == 1 { values.map(f64::abs).sum() } else { values.map(|v| v * v).sum::<f64>().sqrt() };
+            for j in 0..axis {
+                out.0[at(j)] = if norm == 0.0 { T::ZERO } else { T::from_f64(x.0[at(j)].to_f64() / norm) };
+            }
+        }
+    }
+}
+
+/// `x / (bias + alpha/size · Σ x²)^beta` over a window of channels: [LRN](https://onnx.ai/onnx/operators/onnx__LRN.html).
+pub fn lrn<T: Float>(
+    out: Out<'_, T>,
+    x: In<'_, T>,
+    batch: usize,
+    channels: usize,
+    inner: usize,
+    size: usize,
+    alpha: f32,
+    beta: f32,
+    bias: f32,
+) {
+    let (before, after) = ((size - 1) / 2, size / 2);
+    for n in 0..batch {
+        for c in 0..channels {
+            for i in 0..inner {
+                let at = |c: usize| (n * channels + c) * inner + i;
+                let window = c.saturating_sub(before)..(c + after + 1).min(channels);
+                let sum: f64 = window.map(|k| x.0[at(k)].to_f64() * x.0[at(k)].to_f64()).sum();
+                let scale = (bias as f64 + alpha as f64 / size as f64 * sum).powf(beta as f64);
+                out.0[at(c)] = T::from_f64(x.0[at(c)].to_f64() / scale);
+            }
+        }
+    }
+}
