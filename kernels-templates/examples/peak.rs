@@ -4,6 +4,10 @@ use kiln_kernels::conv::Conv;
 use kiln_kernels::depthwise::Depthwise;
 use kiln_kernels::gemm::{Gemm, MatMul, pack_b, packed_len};
 use kiln_kernels::isa::Isa;
+use kiln_kernels::norm::{Rows, layer_norm};
+use kiln_kernels::pool::{Kind, Pool};
+use kiln_kernels::softmax::softmax;
+use kiln_kernels::transpose::Copy;
 use std::time::Instant;
 
 /// Floats that start at a line of the cache, as those of an arena do.
@@ -226,6 +230,40 @@ fn main() {
                 }
             });
             report(format!("attention {name}"), 2.0 * (128 * n * k) as f64, t);
+        }
+        let x = Floats::new(0.1, 128 * 3072);
+        let mut out = Floats::new(0.0, 128 * 3072);
+        let mut bytes = |name: &str, floats: usize, f: &mut dyn FnMut(*const f32, *mut f32)| {
+            let t = best(|| f(x.as_ptr(), out.as_mut_ptr()));
+            println!("  {name:42} {:7.1} Gelem/s        {:9.1} us", floats as f64 / t / 1e9, t * 1e6);
+        };
+        // SAFETY: both arrays hold 128 x 3072 floats, and no kernel here takes more.
+        unsafe {
+            bytes("softmax 1536x128", 1536 * 128, &mut |x, out| softmax(isa, x, 128, out, 128, 1536, 128));
+            let rows = Rows { rows: 128, n: 768, x_pitch: 768, out_pitch: 768, epsilon: 1e-5 };
+            bytes("layer norm 128x768", 128 * 768, &mut |x, out| layer_norm(isa, rows, x, x, x, out, std::ptr::null_mut()));
+            let plan = Copy::new(&[56 * 56, 64], &[64, 1], &[1, 56 * 56]).expect("two axes");
+            bytes("NCHW to NHWC 64x56x56", 64 * 56 * 56, &mut |x, out| {
+                (0..plan.tasks()).for_each(|task| plan.run_task(isa, task, x, out));
+            });
+            let pool = Pool {
+                kind: Kind::Max,
+                n: 1,
+                c: 64,
+                in_dims: [1, 56, 56],
+                kernel: [1, 3, 3],
+                stride: [1, 2, 2],
+                pad: [0, 1, 1],
+                pad_end: [0, 0, 0],
+                dilation: [1; 3],
+                out_dims: [1, 28, 28],
+                x_strides: [0, 0, 56 * 64, 64],
+                out_pitch: 64,
+                out_batch: 0,
+            };
+            bytes("max pool 3x3 s2 56x56x64, outputs", 28 * 28 * 64, &mut |x, out| {
+                (0..pool.tasks()).for_each(|task| pool.run_task(isa, task, x, out));
+            });
         }
     }
 }

@@ -11,8 +11,7 @@ use alloc::{format, vec::Vec};
 /// `pads` lists the leading pads, then the trailing ones; `mode` is `constant`, `edge`, `reflect` or `wrap`.
 pub fn pad<T: Element>(out: Out<'_, T>, x: In<'_, T>, value: In<'_, T>, x_dims: &[usize], pads: Ints<'_>, mode: &str) -> Result<(), Fault> {
     let rank = x_dims.len();
-    let out_dims: Vec<usize> =
-        (0..rank).map(|i| (x_dims[i] as i64 + pads.0[i] + pads.0[rank + i]).max(0) as usize).collect();
+    let out_dims: Vec<usize> = (0..rank).map(|i| (x_dims[i] as i64 + pads.0[i] + pads.0[rank + i]).max(0) as usize).collect();
     let xs = strides(x_dims);
     if x.0.is_empty() && mode != "constant" && !out.0.is_empty() {
         return Err(Fault::Domain(format!("an empty tensor cannot be padded by mode \"{mode}\"")));
@@ -77,4 +76,3 @@ pub fn strided<T: Clone>(out: &mut [T], out_strides: &[i64], out_offset: i64, x:
         out[(out_offset + dot(out_strides)) as usize] = x[(x_offset + dot(x_strides)) as usize].clone();
     });
 }
-

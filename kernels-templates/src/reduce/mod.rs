@@ -75,11 +75,7 @@ pub fn arg<T: Num>(
             let mut best = 0;
             for j in 1..axis {
                 let (a, b) = (at(best), at(j));
-                let better = if a.nan() {
-                    b.nan() && last
-                } else {
-                    b.nan() || if largest { b > a } else { b < a } || (last && a == b)
-                };
+                let better = if a.nan() { b.nan() && last } else { b.nan() || if largest { b > a } else { b < a } || (last && a == b) };
                 if better {
                     best = j;
                 }

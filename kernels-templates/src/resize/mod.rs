@@ -10,9 +10,21 @@ use alloc::{format, vec, vec::Vec};
 fn coordinate(mode: &str, i: usize, scale: f64, in_len: usize, out_len: usize, roi: (f64, f64)) -> f64 {
     let (x, n, m) = (i as f64, in_len as f64, out_len as f64);
     match mode {
-        "align_corners" => if out_len == 1 { 0.0 } else { x * (n - 1.0) / (m - 1.0) },
+        "align_corners" => {
+            if out_len == 1 {
+                0.0
+            } else {
+                x * (n - 1.0) / (m - 1.0)
+            }
+        }
         "asymmetric" => x / scale,
-        "pytorch_half_pixel" => if out_len > 1 { (x + 0.5) / scale - 0.5 } else { 0.0 },
+        "pytorch_half_pixel" => {
+            if out_len > 1 {
+                (x + 0.5) / scale - 0.5
+            } else {
+                0.0
+            }
+        }
         "tf_half_pixel_for_nn" => (x + 0.5) / scale,
         "half_pixel_symmetric" => {
             let adjust = m / (scale * n);

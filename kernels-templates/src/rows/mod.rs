@@ -7,14 +7,7 @@ use alloc::format;
 
 /// Softmax (`softmax`), its logarithm (`log_softmax`) or 1 at the first maximum (`hardmax`) along the middle axis:
 /// [Softmax](https://onnx.ai/onnx/operators/onnx__Softmax.html).
-pub fn softmax<T: Float>(
-    out: Out<'_, T>,
-    x: In<'_, T>,
-    outer: usize,
-    axis: usize,
-    inner: usize,
-    mode: &str,
-) -> Result<(), Fault> {
+pub fn softmax<T: Float>(out: Out<'_, T>, x: In<'_, T>, outer: usize, axis: usize, inner: usize, mode: &str) -> Result<(), Fault> {
     for o in 0..outer {
         for i in 0..inner {
             let at = |j: usize| (o * axis + j) * inner + i;
