@@ -4,7 +4,40 @@ use kiln_kernels::conv::Conv;
 use kiln_kernels::depthwise::Depthwise;
 use kiln_kernels::gemm::{Gemm, MatMul, pack_b, packed_len};
 use kiln_kernels::isa::Isa;
+use kiln_kernels::norm::{Rows, layer_norm};
+use kiln_kernels::pool::{Kind, Pool};
+use kiln_kernels::softmax::softmax;
+use kiln_kernels::transpose::Copy;
 use std::time::Instant;
+
+/// Floats that start at a line of the cache, as those of an arena do.
+struct Floats(Vec<[f32; 32]>, usize);
+
+impl Floats {
+    fn new(value: f32, len: usize) -> Floats {
+        Floats(vec![[value; 32]; len / 32 + 2], len)
+    }
+    fn as_mut_ptr(&mut self) -> *mut f32 {
+        let p = self.0.as_mut_ptr().cast::<f32>();
+        p.wrapping_add(p.align_offset(64))
+    }
+}
+
+impl std::ops::Deref for Floats {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        let p = self.0.as_ptr().cast::<f32>();
+        // SAFETY: at most 15 floats are skipped of the 32 or more beyond `len`.
+        unsafe { std::slice::from_raw_parts(p.add(p.align_offset(64)), self.1) }
+    }
+}
+
+impl std::ops::DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `deref`, and the borrow is unique.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), self.1) }
+    }
+}
 
 /// Seconds of one call, the best of several.
 fn best(mut f: impl FnMut()) -> f64 {
@@ -109,14 +142,17 @@ fn main() {
             (128, 768, 768, 768),
             (128, 3072, 768, 768),
             (128, 768, 3072, 3072),
+            (128, 768, 3072, 3088),
+            (196, 256, 1024, 1040),
+            (49, 512, 2048, 2064),
         ] {
             let gemm = Gemm { m, n, k, a_row: pitch, a_col: 1, ldc: n };
-            let a = vec![0.1f32; m * pitch];
-            let b = vec![0.1f32; k * n];
-            let mut packed = vec![0f32; packed_len(k, n)];
-            let bias = vec![0.1f32; n.next_multiple_of(16)];
-            let mut c = vec![0f32; m * n];
-            let mut scratch = vec![0f32; gemm.scratch_floats()];
+            let a = Floats::new(0.1, m * pitch);
+            let b = Floats::new(0.1, k * n);
+            let mut packed = Floats::new(0.0, packed_len(k, n));
+            let bias = Floats::new(0.1, n.next_multiple_of(16));
+            let mut c = Floats::new(0.0, m * n);
+            let mut scratch = Floats::new(0.0, gemm.scratch_floats());
             // SAFETY: the arrays have the sizes that the kernel asks for.
             unsafe { pack_b(isa, k, n, b.as_ptr(), n, 1, packed.as_mut_ptr()) };
             let t = best(|| {
@@ -127,7 +163,7 @@ fn main() {
                     };
                 }
             });
-            report(format!("gemm {m}x{n}x{k} ({} tasks)", gemm.tasks()), 2.0 * (m * n * k) as f64, t);
+            report(format!("gemm {m}x{n}x{k} pitch {pitch} ({} tasks)", gemm.tasks()), 2.0 * (m * n * k) as f64, t);
         }
         for (name, conv) in [
             ("stem 7x7 s2 NCHW", layer(224, 3, 64, 7, 2, 1, true)),
@@ -147,15 +183,15 @@ fn main() {
             ("depthwise 3x3 14 384", layer(14, 384, 384, 3, 1, 384, false)),
             ("depthwise 3x3 7 960", layer(7, 960, 960, 3, 1, 960, false)),
         ] {
-            let x = vec![0.1f32; conv.c * conv.in_dims[1] * conv.in_dims[2]];
+            let x = Floats::new(0.1, conv.c * conv.in_dims[1] * conv.in_dims[2]);
             let taps = conv.kernel[1] * conv.kernel[2];
-            let weights = vec![0.1f32; conv.k * conv.c / conv.groups * taps];
-            let bias = vec![0.1f32; conv.k.next_multiple_of(16)];
-            let mut out = vec![0f32; conv.out_batch];
+            let weights = Floats::new(0.1, conv.k * conv.c / conv.groups * taps);
+            let bias = Floats::new(0.1, conv.k.next_multiple_of(16));
+            let mut out = Floats::new(0.0, conv.out_batch);
             let flops = 2.0 * (weights.len() * conv.out_dims[1] * conv.out_dims[2]) as f64;
             let (t, tasks) = if conv.groups == conv.c {
                 let conv = Depthwise(conv);
-                let mut packed = vec![0f32; conv.packed_len()];
+                let mut packed = Floats::new(0.0, conv.packed_len());
                 conv.pack_weights(&weights, &mut packed);
                 let t = best(|| {
                     for task in 0..conv.tasks() {
@@ -165,9 +201,9 @@ fn main() {
                 });
                 (t, conv.tasks())
             } else {
-                let mut packed = vec![0f32; conv.packed_len()];
+                let mut packed = Floats::new(0.0, conv.packed_len());
                 conv.pack_weights(&weights, &mut packed);
-                let mut scratch = vec![0f32; conv.scratch_floats()];
+                let mut scratch = Floats::new(0.0, conv.scratch_floats());
                 let t = best(|| {
                     for task in 0..conv.tasks() {
                         let (x, w, b) = (x.as_ptr(), packed.as_ptr(), bias.as_ptr());
@@ -181,10 +217,10 @@ fn main() {
         }
         for (name, n, k, b_row, b_col) in [("Q K^T", 128, 64, 1, 768), ("P V", 64, 128, 768, 1)] {
             let matmul = MatMul { m: 128, n, k, a_row: if k == 64 { 768 } else { 128 }, a_col: 1, b_row, b_col, ldc: 768 };
-            let a = vec![0.1f32; 128 * 768];
-            let b = vec![0.1f32; 128 * 768];
-            let mut c = vec![0f32; 128 * 768];
-            let mut scratch = vec![0f32; matmul.scratch_floats()];
+            let a = Floats::new(0.1, 128 * 768);
+            let b = Floats::new(0.1, 128 * 768);
+            let mut c = Floats::new(0.0, 128 * 768);
+            let mut scratch = Floats::new(0.0, matmul.scratch_floats());
             let t = best(|| {
                 for task in 0..matmul.tasks() {
                     // SAFETY: the arrays have the sizes that the kernel asks for.
@@ -194,6 +230,40 @@ fn main() {
                 }
             });
             report(format!("attention {name}"), 2.0 * (128 * n * k) as f64, t);
+        }
+        let x = Floats::new(0.1, 128 * 3072);
+        let mut out = Floats::new(0.0, 128 * 3072);
+        let mut bytes = |name: &str, floats: usize, f: &mut dyn FnMut(*const f32, *mut f32)| {
+            let t = best(|| f(x.as_ptr(), out.as_mut_ptr()));
+            println!("  {name:42} {:7.1} Gelem/s        {:9.1} us", floats as f64 / t / 1e9, t * 1e6);
+        };
+        // SAFETY: both arrays hold 128 x 3072 floats, and no kernel here takes more.
+        unsafe {
+            bytes("softmax 1536x128", 1536 * 128, &mut |x, out| softmax(isa, x, 128, out, 128, 1536, 128));
+            let rows = Rows { rows: 128, n: 768, x_pitch: 768, out_pitch: 768, epsilon: 1e-5 };
+            bytes("layer norm 128x768", 128 * 768, &mut |x, out| layer_norm(isa, rows, x, x, x, out, std::ptr::null_mut()));
+            let plan = Copy::new(&[56 * 56, 64], &[64, 1], &[1, 56 * 56]).expect("two axes");
+            bytes("NCHW to NHWC 64x56x56", 64 * 56 * 56, &mut |x, out| {
+                (0..plan.tasks()).for_each(|task| plan.run_task(isa, task, x, out));
+            });
+            let pool = Pool {
+                kind: Kind::Max,
+                n: 1,
+                c: 64,
+                in_dims: [1, 56, 56],
+                kernel: [1, 3, 3],
+                stride: [1, 2, 2],
+                pad: [0, 1, 1],
+                pad_end: [0, 0, 0],
+                dilation: [1; 3],
+                out_dims: [1, 28, 28],
+                x_strides: [0, 0, 56 * 64, 64],
+                out_pitch: 64,
+                out_batch: 0,
+            };
+            bytes("max pool 3x3 s2 56x56x64, outputs", 28 * 28 * 64, &mut |x, out| {
+                (0..pool.tasks()).for_each(|task| pool.run_task(isa, task, x, out));
+            });
         }
     }
 }

@@ -158,10 +158,9 @@ macro_rules! kernel_fn {
         #[inline]
         $vis unsafe fn $name(isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            #[allow(unused_unsafe, clippy::missing_safety_doc)]
+            #[allow(unsafe_op_in_unsafe_fn, clippy::missing_safety_doc, clippy::extra_unused_type_parameters)]
             unsafe fn body<$A: $crate::isa::Arith>($($arg: $ty),*) $(-> $ret)? {
-                // SAFETY: the caller of the kernel vouches for its pointers.
-                unsafe { $body }
+                $body
             }
             #[inline(never)]
             unsafe fn portable($($arg: $ty),*) $(-> $ret)? {

@@ -13,6 +13,9 @@ pub(crate) trait Simd: Copy {
     unsafe fn store(p: *mut f32, v: Self::V);
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// `a` where it is above `b`, else `b`: NaN in `a` is passed over.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
 }
 
 /// One float.
@@ -43,6 +46,14 @@ impl<A: Arith> Simd for Scalar<A> {
     #[inline(always)]
     unsafe fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         A::mul_add(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn add(a: f32, b: f32) -> f32 {
+        a + b
+    }
+    #[inline(always)]
+    unsafe fn max(a: f32, b: f32) -> f32 {
+        if a > b { a } else { b }
     }
 }
 
@@ -76,6 +87,22 @@ impl Simd for Lanes {
         let mut r = c;
         for i in 0..8 {
             r[i] = Portable::mul_add(a[i], b[i], c[i]);
+        }
+        r
+    }
+    #[inline(always)]
+    unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        let mut r = a;
+        for i in 0..8 {
+            r[i] = a[i] + b[i];
+        }
+        r
+    }
+    #[inline(always)]
+    unsafe fn max(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        let mut r = b;
+        for i in 0..8 {
+            r[i] = if a[i] > b[i] { a[i] } else { b[i] };
         }
         r
     }
@@ -115,6 +142,16 @@ impl Simd for Avx2 {
         // SAFETY: as in `zero`.
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
+    #[inline(always)]
+    unsafe fn add(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm256_max_ps(a, b) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -150,5 +187,15 @@ impl Simd for Avx512 {
     unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: as in `zero`.
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm512_max_ps(a, b) }
     }
 }

@@ -36,7 +36,7 @@ impl Conv {
     pub(super) const fn window(&self, tall: usize) -> Window {
         let c = self.c / self.groups;
         // Pixels that fall into one set of the first-level cache are moved apart.
-        let pitch = if c > 0 && (self.stride[2] * c) % 512 == 0 { c + 16 } else { c };
+        let pitch = if c > 0 && (self.stride[2] * c).is_multiple_of(512) { c + 16 } else { c };
         Window { rows: self.reach(1, tall), width: self.reach(2, self.out_dims[2]), pitch, planes: self.kernel[0] }
     }
 

@@ -10,7 +10,7 @@ use crate::simd::{Scalar, Simd};
 pub struct Depthwise(pub Conv);
 
 /// Multiply-adds that make a task worth handing to a thread; there is one load for each.
-const TASK_WORK: usize = 1 << 17;
+const TASK_WORK: usize = 1 << 18;
 
 impl Depthwise {
     /// Output rows of one task.
@@ -45,7 +45,7 @@ impl Depthwise {
             *x = if channel < k { weights[channel * taps + tap] } else { 0.0 };
         }
     }
-    /// Runs one task; blocks of the epilogue are output rows, with rows and columns as [`Conv::run_task`] has them.
+    /// Runs one task; blocks of the epilogue are whole output rows, with rows and columns as [`Conv::run_task`] has them.
     ///
     /// # Safety
     /// `x` and `out` address tensors of the strides given, `weights` are packed, `bias` is null or holds `k` floats, the
@@ -66,33 +66,57 @@ impl Depthwise {
         let down = oh.div_ceil(tall);
         let (block, outer) = (task % down, task / down);
         let (d, image) = (outer % od, outer / od);
-        for h in block * tall..oh.min((block + 1) * tall) {
-            let pixel = (d * oh + h) * ow;
-            // SAFETY: image and row are inside of what the caller vouches for.
-            unsafe {
-                let row = Row {
-                    conv: c,
-                    d,
-                    h,
-                    kds: inside(c, 0, d),
-                    khs: inside(c, 1, h),
-                    whole: whole(c),
-                    x: x.add(image * c.x_strides[0]),
-                    weights,
-                    bias,
-                    out: out.add(image * c.out_batch + pixel * c.out_pitch),
-                };
-                match isa {
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512 => x86::row_avx512(&row),
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 => x86::row_avx2(&row),
-                    _ => row_portable(&row),
-                }
-                if let Some(f) = epilogue {
-                    f(Block { out: row.out, pitch: c.out_pitch, row: image * c.pixels() + pixel, rows: ow, col: 0, cols: c.k });
-                }
+        let rows = block * tall..oh.min((block + 1) * tall);
+        let pixel = (d * oh + rows.start) * ow;
+        // SAFETY: image and rows are inside of what the caller vouches for.
+        unsafe {
+            let out = out.add(image * c.out_batch + pixel * c.out_pitch);
+            let task = Task { conv: c, d, rows: rows.clone(), whole: whole(c), x: x.add(image * c.x_strides[0]), weights, bias, out };
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => x86::rows_avx512(&task),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => x86::rows_avx2(&task),
+                _ => rows_portable(&task),
             }
+            if let Some(f) = epilogue {
+                f(Block { out, pitch: c.out_pitch, row: image * c.pixels() + pixel, rows: rows.len() * ow, col: 0, cols: c.k });
+            }
+        }
+    }
+}
+
+/// Neighbouring output rows of one image and plane.
+struct Task<'a> {
+    conv: &'a Conv,
+    d: usize,
+    rows: core::ops::Range<usize>,
+    /// Output pixels whose window has all its columns inside of the input.
+    whole: core::ops::Range<usize>,
+    x: *const f32,
+    weights: *const f32,
+    bias: *const f32,
+    /// The first output row.
+    out: *mut f32,
+}
+
+impl Task<'_> {
+    /// One of its rows.
+    #[inline(always)]
+    fn row(&self, h: usize) -> Row<'_> {
+        let c = self.conv;
+        let out = self.out.wrapping_add((h - self.rows.start) * c.out_dims[2] * c.out_pitch);
+        Row {
+            conv: c,
+            d: self.d,
+            h,
+            kds: inside(c, 0, self.d),
+            khs: inside(c, 1, h),
+            whole: self.whole.clone(),
+            x: self.x,
+            weights: self.weights,
+            bias: self.bias,
+            out,
         }
     }
 }
@@ -200,19 +224,25 @@ unsafe fn strip<S: Simd, const NV: usize>(r: &Row, channel: usize) {
     }
 }
 
-/// All channels of the row, with vectors of `S` and the rest one by one.
+/// Channels from `from` on of all rows, by vectors of `S`; returns the first channel that is left.
+///
+/// Rows are inside: the input lines that neighbouring rows share stay in the first-level cache.
 #[inline(always)]
-unsafe fn row<S: Simd>(r: &Row, from: usize) -> usize {
-    let k = r.conv.k;
+unsafe fn rows<S: Simd>(t: &Task, from: usize) -> usize {
+    let k = t.conv.k;
     let mut channel = from;
     // SAFETY: whole vectors of channels only.
     unsafe {
         while channel + 2 * S::W <= k {
-            strip::<S, 2>(r, channel);
+            for h in t.rows.clone() {
+                strip::<S, 2>(&t.row(h), channel);
+            }
             channel += 2 * S::W;
         }
         while channel + S::W <= k {
-            strip::<S, 1>(r, channel);
+            for h in t.rows.clone() {
+                strip::<S, 1>(&t.row(h), channel);
+            }
             channel += S::W;
         }
     }
@@ -220,36 +250,36 @@ unsafe fn row<S: Simd>(r: &Row, from: usize) -> usize {
 }
 
 #[inline(never)]
-unsafe fn row_portable(r: &Row) {
+unsafe fn rows_portable(t: &Task) {
     // SAFETY: passed on from the caller.
     unsafe {
-        let done = row::<crate::simd::Lanes>(r, 0);
-        row::<Scalar<crate::isa::Portable>>(r, done);
+        let done = rows::<crate::simd::Lanes>(t, 0);
+        rows::<Scalar<crate::isa::Portable>>(t, done);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Row, Scalar, row};
+    use super::{Scalar, Task, rows};
     use crate::isa::Fma;
     use crate::simd::{Avx2, Avx512};
 
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn row_avx2(r: &Row) {
+    pub(super) unsafe fn rows_avx2(t: &Task) {
         // SAFETY: passed on from the caller.
         unsafe {
-            let done = row::<Avx2>(r, 0);
-            row::<Scalar<Fma>>(r, done);
+            let done = rows::<Avx2>(t, 0);
+            rows::<Scalar<Fma>>(t, done);
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    pub(super) unsafe fn row_avx512(r: &Row) {
+    pub(super) unsafe fn rows_avx512(t: &Task) {
         // SAFETY: passed on from the caller.
         unsafe {
-            let done = row::<Avx512>(r, 0);
-            let done = row::<Avx2>(r, done);
-            row::<Scalar<Fma>>(r, done);
+            let done = rows::<Avx512>(t, 0);
+            let done = rows::<Avx2>(t, done);
+            rows::<Scalar<Fma>>(t, done);
         }
     }
 }

@@ -30,7 +30,7 @@ pub struct MatMul {
 
 impl MatMul {
     const fn copies_a(&self) -> bool {
-        (self.a_col != 1 && self.k > 1) || (self.m > 6 && self.k > 32 && self.a_row % 512 == 0)
+        (self.a_col != 1 && self.k > 1) || (self.m > 6 && self.k > 32 && self.a_row.is_multiple_of(512))
     }
     /// Columns of one task.
     const fn wide(&self) -> usize {

@@ -69,7 +69,7 @@ pub struct Gemm {
 impl Gemm {
     /// Whether rows of A are copied first: its columns are apart, or many rows fall into one set of the first-level cache.
     const fn copies_a(&self) -> bool {
-        (self.a_col != 1 && self.k > 1) || (self.m > 6 && self.k > 32 && self.a_row % 512 == 0)
+        (self.a_col != 1 && self.k > 1) || (self.m > 6 && self.k > 32 && self.a_row.is_multiple_of(512))
     }
     /// Columns and rows of one task.
     const fn cut(&self) -> (usize, usize) {

@@ -1,5 +1,6 @@
 //! Normalizations over the last axis: layer norm and RMS norm, by rows.
 
+use crate::isa::Isa;
 use crate::kernel_fn;
 use crate::support::lanes;
 
@@ -18,61 +19,62 @@ pub struct Rows {
     pub epsilon: f32,
 }
 
-kernel_fn! {
-    /// `(x - mean) / sqrt(variance + epsilon) * scale + bias` of each row; `scale` and `bias` hold `n` floats or are null.
-    /// `stats`, unless null, receives the mean and the inverse standard deviation of each row. In place where `out` is `x`.
-    ///
-    /// The variance is that of the distances from the mean (two passes), in sixteen-lane sums: close to f64's for rows of
-    /// any practical length. Ranges of rows are independent tasks.
-    ///
-    /// # Safety
-    /// The pointers address such rows, equal or not overlapping, and the machine has `isa`.
-    pub fn layer_norm<A>(s: Rows, x: *const f32, scale: *const f32, bias: *const f32, out: *mut f32, stats: *mut [f32; 2]) {
-        for r in 0..s.rows {
+/// `(x - mean) / sqrt(variance + epsilon) * scale + bias` of each row; `scale` and `bias` hold `n` floats or are null.
+/// `stats`, unless null, receives the mean and the inverse standard deviation of each row. In place where `out` is `x`.
+///
+/// The variance is that of the distances from the mean (two passes), in sixteen-lane sums: close to f64's for rows of
+/// any practical length. Ranges of rows are independent tasks.
+///
+/// # Safety
+/// The pointers address such rows, equal or not overlapping, and the machine has `isa`.
+pub unsafe fn layer_norm(isa: Isa, s: Rows, x: *const f32, scale: *const f32, bias: *const f32, out: *mut f32, stats: *mut [f32; 2]) {
+    for r in 0..s.rows {
+        // SAFETY: a row that the caller vouches for.
+        unsafe {
             let (x, out) = (x.add(r * s.x_pitch), out.add(r * s.out_pitch));
             let n = s.n as f32;
-            let mean = lanes::sum(x, s.n) / n;
-            let variance = lanes::squares::<A>(x, s.n, mean) / n;
-            let inverse = 1.0 / (variance + s.epsilon).sqrt();
+            let mean = lanes::sum(isa, x, s.n) / n;
+            let inverse = 1.0 / (lanes::squares(isa, x, s.n, mean) / n + s.epsilon).sqrt();
             if !stats.is_null() {
                 *stats.add(r) = [mean, inverse];
             }
-            if scale.is_null() && bias.is_null() {
-                for i in 0..s.n {
-                    *out.add(i) = (*x.add(i) - mean) * inverse;
-                }
-            } else if bias.is_null() {
-                for i in 0..s.n {
-                    *out.add(i) = (*x.add(i) - mean) * inverse * *scale.add(i);
-                }
-            } else if scale.is_null() {
-                for i in 0..s.n {
-                    *out.add(i) = A::mul_add(*x.add(i) - mean, inverse, *bias.add(i));
-                }
-            } else {
-                for i in 0..s.n {
-                    *out.add(i) = A::mul_add((*x.add(i) - mean) * inverse, *scale.add(i), *bias.add(i));
-                }
-            }
+            normalize(isa, x, s.n, mean, inverse, scale, bias, out);
         }
     }
+}
 
-    /// `x / sqrt(mean(x²) + epsilon) * scale` of each row; `scale` holds `n` floats or is null. In place where `out` is `x`.
-    ///
-    /// # Safety
-    /// As [`layer_norm`].
-    pub fn rms_norm<A>(s: Rows, x: *const f32, scale: *const f32, out: *mut f32) {
-        for r in 0..s.rows {
+/// `x / sqrt(mean(x²) + epsilon) * scale` of each row; `scale` holds `n` floats or is null. In place where `out` is `x`.
+///
+/// # Safety
+/// As [`layer_norm`].
+pub unsafe fn rms_norm(isa: Isa, s: Rows, x: *const f32, scale: *const f32, out: *mut f32) {
+    for r in 0..s.rows {
+        // SAFETY: a row that the caller vouches for.
+        unsafe {
             let (x, out) = (x.add(r * s.x_pitch), out.add(r * s.out_pitch));
-            let inverse = 1.0 / (lanes::squares::<A>(x, s.n, 0.0) / s.n as f32 + s.epsilon).sqrt();
-            if scale.is_null() {
-                for i in 0..s.n {
-                    *out.add(i) = *x.add(i) * inverse;
-                }
-            } else {
-                for i in 0..s.n {
-                    *out.add(i) = *x.add(i) * inverse * *scale.add(i);
-                }
+            let inverse = 1.0 / (lanes::squares(isa, x, s.n, 0.0) / s.n as f32 + s.epsilon).sqrt();
+            normalize(isa, x, s.n, 0.0, inverse, scale, core::ptr::null(), out);
+        }
+    }
+}
+
+kernel_fn! {
+    fn normalize<A>(x: *const f32, n: usize, mean: f32, inverse: f32, scale: *const f32, bias: *const f32, out: *mut f32) {
+        if scale.is_null() && bias.is_null() {
+            for i in 0..n {
+                *out.add(i) = (*x.add(i) - mean) * inverse;
+            }
+        } else if bias.is_null() {
+            for i in 0..n {
+                *out.add(i) = (*x.add(i) - mean) * inverse * *scale.add(i);
+            }
+        } else if scale.is_null() {
+            for i in 0..n {
+                *out.add(i) = A::mul_add(*x.add(i) - mean, inverse, *bias.add(i));
+            }
+        } else {
+            for i in 0..n {
+                *out.add(i) = A::mul_add((*x.add(i) - mean) * inverse, *scale.add(i), *bias.add(i));
             }
         }
     }
@@ -81,7 +83,6 @@ kernel_fn! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isa::Isa;
     use crate::support::testing::{Rng, assert_close};
 
     #[test]

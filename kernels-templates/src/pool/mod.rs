@@ -111,13 +111,13 @@ kernel_fn! {
         let mut from = 0;
         while from < c {
             if from + 32 <= c {
-                block::<A, 32>(x.add(from), out.add(from), max, extents, steps, count);
+                block::<32>(x.add(from), out.add(from), max, extents, steps, count);
                 from += 32;
             } else if from + 8 <= c {
-                block::<A, 8>(x.add(from), out.add(from), max, extents, steps, count);
+                block::<8>(x.add(from), out.add(from), max, extents, steps, count);
                 from += 8;
             } else {
-                block::<A, 1>(x.add(from), out.add(from), max, extents, steps, count);
+                block::<1>(x.add(from), out.add(from), max, extents, steps, count);
                 from += 1;
             }
         }
@@ -125,7 +125,7 @@ kernel_fn! {
 }
 
 #[inline(always)]
-unsafe fn block<A, const N: usize>(x: *const f32, out: *mut f32, max: bool, extents: [usize; 3], steps: [usize; 3], count: f32) {
+unsafe fn block<const N: usize>(x: *const f32, out: *mut f32, max: bool, extents: [usize; 3], steps: [usize; 3], count: f32) {
     // SAFETY: the caller vouches for `N` channels of every window element and of the output.
     unsafe {
         let mut acc = [if max { f32::NEG_INFINITY } else { 0.0 }; N];
@@ -168,13 +168,13 @@ kernel_fn! {
         let mut from = 0;
         while from < c {
             if from + 32 <= c {
-                mean_block::<A, 32>(x.add(from), pitch, pixels, out.add(from));
+                mean_block::<32>(x.add(from), pitch, pixels, out.add(from));
                 from += 32;
             } else if from + 8 <= c {
-                mean_block::<A, 8>(x.add(from), pitch, pixels, out.add(from));
+                mean_block::<8>(x.add(from), pitch, pixels, out.add(from));
                 from += 8;
             } else {
-                mean_block::<A, 1>(x.add(from), pitch, pixels, out.add(from));
+                mean_block::<1>(x.add(from), pitch, pixels, out.add(from));
                 from += 1;
             }
         }
@@ -182,7 +182,7 @@ kernel_fn! {
 }
 
 #[inline(always)]
-unsafe fn mean_block<A, const N: usize>(x: *const f32, pitch: usize, pixels: usize, out: *mut f32) {
+unsafe fn mean_block<const N: usize>(x: *const f32, pitch: usize, pixels: usize, out: *mut f32) {
     // SAFETY: the caller vouches for `N` channels of every pixel and of the output.
     unsafe {
         let mut total = [0f32; N];

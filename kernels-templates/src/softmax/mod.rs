@@ -1,46 +1,71 @@
 //! Softmax and its logarithm over one axis: outer x axis x inner, fastest where the axis is the last.
 
-use crate::isa::Isa;
+use crate::isa::{Isa, Portable};
 use crate::kernel_fn;
 use crate::support::{lanes, math};
 
 /// Columns of the form with an inner extent that are computed together.
 pub const COLUMNS: usize = 16;
 
-kernel_fn! {
-    /// Softmax of `rows` rows of `n` floats, `x_pitch` and `out_pitch` apart; in place where `out` is `x`.
-    ///
-    /// A row whose largest element is -inf or NaN becomes NaN, as the formula has it.
-    ///
-    /// # Safety
-    /// The pointers address such rows, which are equal or do not overlap, and the machine has `isa`.
-    pub fn softmax<A>(x: *const f32, x_pitch: usize, out: *mut f32, out_pitch: usize, rows: usize, n: usize) {
-        for r in 0..rows {
+/// Elements whose exponentials are kept at once where only their sum is wanted.
+const CHUNK: usize = 512;
+
+/// Softmax of `rows` rows of `n` floats, `x_pitch` and `out_pitch` apart; in place where `out` is `x`.
+///
+/// A row with NaN, or of -inf alone, becomes NaN, as the formula has it.
+///
+/// # Safety
+/// The pointers address such rows, which are equal or do not overlap, and the machine has `isa`.
+pub unsafe fn softmax(isa: Isa, x: *const f32, x_pitch: usize, out: *mut f32, out_pitch: usize, rows: usize, n: usize) {
+    for r in 0..rows {
+        // SAFETY: a row that the caller vouches for.
+        unsafe {
             let (x, out) = (x.add(r * x_pitch), out.add(r * out_pitch));
-            let max = lanes::fold(x, n, f32::NEG_INFINITY, lanes::max, lanes::max);
-            for i in 0..n {
-                *out.add(i) = math::exp::<A>(*x.add(i) - max);
+            // The maximum passes over NaN, which reaches all of the row by the sum.
+            exp_minus(isa, x, lanes::max(isa, x, n), out, n);
+            scale(isa, out, 1.0 / lanes::sum(isa, out, n), n);
+        }
+    }
+}
+
+/// The logarithm of the softmax of `rows` rows of `n` floats; arguments as [`softmax`] has them.
+///
+/// # Safety
+/// As [`softmax`].
+pub unsafe fn log_softmax(isa: Isa, x: *const f32, x_pitch: usize, out: *mut f32, out_pitch: usize, rows: usize, n: usize) {
+    let mut chunk = [0f32; CHUNK];
+    for r in 0..rows {
+        // SAFETY: a row that the caller vouches for.
+        unsafe {
+            let (x, out) = (x.add(r * x_pitch), out.add(r * out_pitch));
+            let max = lanes::max(isa, x, n);
+            let mut sum = 0.0;
+            for i in (0..n).step_by(CHUNK) {
+                let len = CHUNK.min(n - i);
+                exp_minus(isa, x.add(i), max, chunk.as_mut_ptr(), len);
+                sum += lanes::sum(isa, chunk.as_ptr(), len);
             }
-            let scale = 1.0 / lanes::sum(out, n);
-            for i in 0..n {
-                *out.add(i) *= scale;
-            }
+            minus(isa, x, max, math::ln::<Portable>(sum), out, n);
+        }
+    }
+}
+
+kernel_fn! {
+    fn exp_minus<A>(x: *const f32, max: f32, out: *mut f32, n: usize) {
+        for i in 0..n {
+            *out.add(i) = math::exp::<A>(*x.add(i) - max);
         }
     }
 
-    /// The logarithm of the softmax of `rows` rows of `n` floats; arguments as [`softmax`] has them.
-    ///
-    /// # Safety
-    /// As [`softmax`].
-    pub fn log_softmax<A>(x: *const f32, x_pitch: usize, out: *mut f32, out_pitch: usize, rows: usize, n: usize) {
-        for r in 0..rows {
-            let (x, out) = (x.add(r * x_pitch), out.add(r * out_pitch));
-            let max = lanes::fold(x, n, f32::NEG_INFINITY, lanes::max, lanes::max);
-            let sum = lanes::fold(x, n, 0.0, |a, v| a + math::exp::<A>(v - max), |a, b| a + b);
-            let log = math::ln::<A>(sum);
-            for i in 0..n {
-                *out.add(i) = (*x.add(i) - max) - log;
-            }
+    fn scale<A>(x: *mut f32, by: f32, n: usize) {
+        for i in 0..n {
+            *x.add(i) *= by;
+        }
+    }
+
+    fn minus<A>(x: *const f32, max: f32, log: f32, out: *mut f32, n: usize) {
+        for i in 0..n {
+            *out.add(i) = (*x.add(i) - max) - log;
         }
     }
 
@@ -53,8 +78,9 @@ kernel_fn! {
         let mut max = [f32::NEG_INFINITY; COLUMNS];
         let mut sum = [0f32; COLUMNS];
         for i in 0..n {
-            for j in 0..cols {
-                max[j] = lanes::max(max[j], *x.add(i * inner + j));
+            for (j, m) in max[..cols].iter_mut().enumerate() {
+                let v = *x.add(i * inner + j);
+                *m = if v > *m { v } else { *m };
             }
         }
         for i in 0..n {
@@ -69,9 +95,9 @@ kernel_fn! {
             *s = if log { math::ln::<A>(*s) } else { 1.0 / *s };
         }
         for i in 0..n {
-            for j in 0..cols {
+            for (j, s) in sum[..cols].iter().enumerate() {
                 let p = out.add(i * inner + j);
-                *p = if log { *p - sum[j] } else { *p * sum[j] };
+                *p = if log { *p - s } else { *p * s };
             }
         }
     }

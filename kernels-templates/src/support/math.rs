@@ -111,10 +111,10 @@ pub fn tanh<A: Arith>(x: f32) -> f32 {
     let e = exp::<A>(-2.0 * a);
     let large = (1.0 - e) / (1.0 + e);
     let z = x * x;
-    let p = A::mul_add(-5.704_988_7e-3, z, 2.063_908_9e-2);
+    let p = A::mul_add(-5.704_989e-3, z, 2.063_909e-2);
     let p = A::mul_add(p, z, -5.373_971_6e-2);
     let p = A::mul_add(p, z, 1.333_144_2e-1);
-    let p = A::mul_add(p, z, -3.333_328_2e-1);
+    let p = A::mul_add(p, z, -3.333_328e-1);
     let small = A::mul_add(p * z, a, a);
     (if a < 0.625 { small } else { large }).copysign(x)
 }
