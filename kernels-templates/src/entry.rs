@@ -294,6 +294,7 @@ entries! {
     reduce::reduce<T: Num>(out, x, dims, reduced, mode);
     reduce::arg<T: Num>(out, x, outer, axis, inner, largest, last);
     scan::cumsum<T: Num>(out, x, outer, axis, inner, exclusive, reverse);
+    scan::cumprod<T: Num>(out, x, outer, axis, inner, exclusive, reverse);
     rows::softmax<T: Float>(out, x, outer, axis, inner, mode);
     rows::layer_norm<T: Float>(out, mean, inverse, x, scale, bias, rows, cols, epsilon);
     rows::instance_norm<T: Float>(out, x, scale, bias, batch, channels, inner, epsilon);

@@ -58,8 +58,7 @@ pub fn cases(root: &Path) -> Vec<Case> {
     for group in folders(root) {
         for path in folders(&group).into_iter().filter(|p| p.join("model.onnx").is_file()) {
             let text = fs::read_to_string(path.join("tolerance.json")).unwrap_or_default();
-            let tolerance =
-                Tolerance { relative: number(&text, "rtol").unwrap_or(1e-3), absolute: number(&text, "atol").unwrap_or(1e-7) };
+            let tolerance = Tolerance { relative: number(&text, "rtol").unwrap_or(1e-3), absolute: number(&text, "atol").unwrap_or(1e-7) };
             out.push(Case { group: name(&group), name: name(&path), path, tolerance });
         }
     }

@@ -272,7 +272,7 @@ pub fn read_transpose(r: &mut Reader<'_, '_>) -> Read {
     let axes = shape.len() - 2;
     let kernel: Option<Vec<i64>> = kernel[2..].iter().map(Dim::as_int).collect();
     let window = Window::read(r, axes, kernel)?;
-    let output_padding = r.ints("output_padding")?.unwrap_or_else(|| vec![0; axes]);
+    let mut output_padding = r.ints("output_padding")?.unwrap_or_else(|| vec![0; axes]);
     let output_shape = r.ints("output_shape")?;
     if output_padding.len() != axes || output_shape.as_ref().is_some_and(|s| s.len() < axes) {
         return Err(Diagnostic::new(format!("output_padding and output_shape must have {axes} numbers")));
@@ -283,6 +283,8 @@ pub fn read_transpose(r: &mut Reader<'_, '_>) -> Read {
             let n = shape[2 + i].as_int().ok_or_else(|| Diagnostic::new("output_shape and auto_pad need closed extents"))?;
             let want = output_shape.as_ref().map_or(n * window.strides[i], |s| s[s.len() - axes + i]);
             let full = (n - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1 + output_padding[i];
+            // A larger extent than the taps reach is filled with the bias.
+            output_padding[i] += (want - full).max(0);
             let total = (full - want).max(0);
             let upper = window.auto == Some(true);
             pads[i] = if upper { total / 2 } else { total - total / 2 };

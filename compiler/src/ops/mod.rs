@@ -27,7 +27,7 @@ pub mod strings;
 
 pub(crate) use cx::list;
 pub use cx::{Affine, Call, CallArg, Facts, Infer, Lowering, Operand, Part, Real, broadcast};
-pub use reader::Reader;
+pub use reader::{Axes, Reader};
 
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Fact, ValueId};
@@ -92,7 +92,7 @@ operators! {
     ScatterElements: scatter::ScatterElements;
     ScatterNd: scatter::ScatterNd;
     TopK: sort::TopK;
-    CumSum: sort::CumSum;
+    Running: sort::Running;
     Resize: resize::Resize;
     Host: host::Host;
     If: control::If;
@@ -171,7 +171,8 @@ schemas! {
         "ConvTranspose" 1 conv::read_transpose;
         "Cos" 7 pointwise::read_unary;
         "Cosh" 9 pointwise::read_unary;
-        "CumSum" 11 sort::read_cumsum;
+        "CumProd" 26 sort::read_running;
+        "CumSum" 11 sort::read_running;
         "DepthToSpace" 1 movement::read_depth_to_space;
         "DequantizeLinear" 10 quantize::read_dequantize;
         "Div" 1 pointwise::read_binary;

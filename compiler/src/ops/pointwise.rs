@@ -418,7 +418,7 @@ pub fn read_pow(r: &mut Reader<'_, '_>) -> Read {
 /// Reads `Mod`, in Python's or C's sense.
 pub fn read_mod(r: &mut Reader<'_, '_>) -> Read {
     let (a, b) = (r.input(0)?, r.input(1)?);
-    let fmod = r.int("fmod", 0)? != 0 || r.dtype(a).is_float();
+    let fmod = r.int("fmod", 0)? != 0;
     Ok(vec![r.pointwise(if fmod { "Fmod" } else { "Mod" }, &[a, b])?])
 }
 

@@ -1,6 +1,6 @@
 //! Operators that only rename extents: Shape, Size, Reshape, Flatten, Squeeze and Unsqueeze.
 
-use super::{Facts, Infer, Lowering, Operator, Reader};
+use super::{Axes, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId, product};
 use kiln_kernels::dtype::DType;
@@ -165,8 +165,12 @@ pub fn read_squeeze(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
     let shape = r.shape(x)?;
     let axes = match r.axes_or_input(1, 13)? {
-        Some(axes) => r.axes(&axes, shape.len())?,
-        None => (0..shape.len()).filter(|&i| shape[i].is(1)).collect(),
+        Axes::Known(axes) => r.axes(&axes, shape.len())?,
+        Axes::None => (0..shape.len()).filter(|&i| shape[i].is(1)).collect(),
+        Axes::Computed(axes, n) => {
+            let rank = n.map(|n| shape.len().saturating_sub(n as usize));
+            return super::host::of_rank(r, "squeeze", &[x, axes], rank);
+        }
     };
     for &a in &axes {
         if shape[a].as_int().is_some_and(|n| n != 1) {
@@ -181,7 +185,11 @@ pub fn read_squeeze(r: &mut Reader<'_, '_>) -> Read {
 pub fn read_unsqueeze(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
     let shape = r.shape(x)?;
-    let axes = r.axes_or_input(1, 13)?.ok_or_else(|| Diagnostic::new("the axes are missing"))?;
+    let axes = match r.axes_or_input(1, 13)? {
+        Axes::Known(axes) => axes,
+        Axes::None => return Err(Diagnostic::new("the axes are missing")),
+        Axes::Computed(axes, n) => return super::host::of_rank(r, "unsqueeze", &[x, axes], n.map(|n| shape.len() + n as usize)),
+    };
     let axes = r.axes(&axes, shape.len() + axes.len())?;
     let mut rest = shape.into_iter();
     let rank = rest.len() + axes.len();
