@@ -1,14 +1,17 @@
 //! Operators: one file each (one-line ones share `pointwise.rs` and `reduce.rs`), registered in the two tables below.
 
+mod compose;
 mod cx;
 mod reader;
 
+pub mod attention;
 pub mod constant;
 pub mod control;
 pub mod conv;
 pub mod gather;
 pub mod gradient;
 pub mod host;
+pub mod loss;
 pub mod matmul;
 pub mod movement;
 pub mod norm;
@@ -16,6 +19,7 @@ pub mod pad;
 pub mod pointwise;
 pub mod pool;
 pub mod quantize;
+pub mod recurrent_attention;
 pub mod reduce;
 pub mod resize;
 pub mod scatter;
@@ -150,6 +154,7 @@ schemas! {
         "Asinh" 9 pointwise::read_unary;
         "Atan" 7 pointwise::read_unary;
         "Atanh" 9 pointwise::read_unary;
+        "Attention" 23 attention::read;
         "AveragePool" 1 pool::read_average;
         "BatchNormalization" 1 norm::read_batch;
         "BitShift" 11 pointwise::read_bit_shift;
@@ -159,6 +164,7 @@ schemas! {
         "BitwiseXor" 18 pointwise::read_binary;
         "Cast" 1 pointwise::read_cast;
         "CastLike" 15 pointwise::read_cast_like;
+        "CausalConvWithState" 27 recurrent_attention::read_causal_conv;
         "Ceil" 1 pointwise::read_unary;
         "Celu" 12 pointwise::read_activation;
         "Clip" 1 pointwise::read_clip;
@@ -210,6 +216,7 @@ schemas! {
         "LeakyRelu" 1 pointwise::read_activation;
         "Less" 1 pointwise::read_binary;
         "LessOrEqual" 12 pointwise::read_binary;
+        "LinearAttention" 27 recurrent_attention::read_linear;
         "Log" 1 pointwise::read_unary;
         "LogSoftmax" 1 softmax::read;
         "Loop" 1 control::read_loop;
@@ -226,6 +233,7 @@ schemas! {
         "Mod" 10 pointwise::read_mod;
         "Mul" 1 pointwise::read_binary;
         "Neg" 1 pointwise::read_unary;
+        "NegativeLogLikelihoodLoss" 12 loss::read_likelihood;
         "NonZero" 9 host::read_nonzero;
         "Not" 1 pointwise::read_unary;
         "OneHot" 9 gather::read_one_hot;
@@ -250,6 +258,7 @@ schemas! {
         "Relu" 1 pointwise::read_unary;
         "Reshape" 1 shape::read_reshape;
         "Resize" 10 resize::read_resize;
+        "RotaryEmbedding" 23 recurrent_attention::read_rotary;
         "Round" 11 pointwise::read_unary;
         "Scan" 8 control::read_scan;
         "Scatter" 9 scatter::read_elements;
@@ -271,6 +280,7 @@ schemas! {
         "Size" 1 shape::read_size;
         "Slice" 1 movement::read_slice;
         "Softmax" 1 softmax::read;
+        "SoftmaxCrossEntropyLoss" 12 loss::read_cross_entropy;
         "Softplus" 1 pointwise::read_unary;
         "Softsign" 1 pointwise::read_unary;
         "SpaceToDepth" 1 movement::read_space_to_depth;
@@ -285,6 +295,7 @@ schemas! {
         "Swish" 24 pointwise::read_activation;
         "Tan" 7 pointwise::read_unary;
         "Tanh" 1 pointwise::read_unary;
+        "TensorScatter" 24 recurrent_attention::read_tensor_scatter;
         "ThresholdedRelu" 1 pointwise::read_activation;
         "Tile" 1 pad::read_tile;
         "TopK" 1 sort::read_top_k;
@@ -294,6 +305,9 @@ schemas! {
         "Upsample" 7 resize::read_upsample;
         "Where" 9 pointwise::read_where;
         "Xor" 1 pointwise::read_binary;
+    }
+    "ai.onnx.preview" {
+        "FlexAttention" 1 attention::read_flex;
     }
     "ai.onnx.preview.training" {
         "Gradient" 1 gradient::read;

@@ -118,7 +118,7 @@ fn computed(r: &mut Reader<'_, '_>, x: ValueId, axes: ValueId, n: Option<i64>, m
 }
 
 /// The type that the kernels reduce a type in.
-fn widened(dtype: DType) -> DType {
+pub fn widened(dtype: DType) -> DType {
     match dtype {
         DType::F16 | DType::Bf16 => DType::F32,
         DType::Bool => DType::U8,
