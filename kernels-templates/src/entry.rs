@@ -291,6 +291,8 @@ entries! {
     gather::gather_nd<T: Bits, I: Index>(out, x, indices, x_dims, i_dims, batch);
     scatter::scatter_elements<T: Num, I: Index>(out, x, indices, updates, x_dims, i_dims, axis, mode);
     scatter::scatter_nd<T: Num, I: Index>(out, x, indices, updates, x_dims, i_dims, mode);
+    narrow::decode<>(out, x, kind);
+    narrow::encode<>(out, x, kind, saturate, round);
     reduce::reduce<T: Num>(out, x, dims, reduced, mode);
     reduce::arg<T: Num>(out, x, outer, axis, inner, largest, last);
     scan::cumsum<T: Num>(out, x, outer, axis, inner, exclusive, reverse);
@@ -301,7 +303,7 @@ entries! {
     rows::lp_normalize<T: Float>(out, x, outer, axis, inner, p);
     rows::lrn<T: Float>(out, x, batch, channels, inner, size, alpha, beta, bias);
     plain::matmul<T: Num>(out, a, b, batch, m, n, k, a_batch, b_batch);
-    plain::conv<T: Float>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
+    plain::conv<T: Num>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
     plain::conv_transpose<T: Float>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
     plain::pool<T: Num>(out, indices, x, x_dims, out_dims, kernel, strides, pads, dilations, mode, column_major);
     resize::resize<T: Float>(out, x, x_dims, out_dims, scales, roi, mode, coordinates, nearest, cubic, extrapolation, exclude);

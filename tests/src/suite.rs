@@ -3,6 +3,7 @@
 
 use kiln_compiler::onnx::{self, Limits, Model, TypeInfo, ValueInfo, read_value};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::narrow;
 use kiln_kernels::value::{Tensor, Value};
 use std::any::Any;
 use std::cell::RefCell;
@@ -150,7 +151,7 @@ fn compare_tensors(found: &Tensor, expected: &Tensor, tolerance: Tolerance) -> R
     if found.dtype != expected.dtype || found.dims != expected.dims {
         return Err(format!("{}{:?}, expected {}{:?}", found.dtype, found.dims, expected.dtype, expected.dims));
     }
-    match (found.to_f64s(), expected.to_f64s()) {
+    match (floats(found), floats(expected)) {
         (Some(f), Some(e)) if found.dtype.is_float() => {
             // The suite's runner widens the tolerance of bfloat16 to two of its steps.
             let relative = if found.dtype == DType::Bf16 { tolerance.relative.max(1.0 / 64.0) } else { tolerance.relative };
@@ -169,6 +170,16 @@ fn compare_tensors(found: &Tensor, expected: &Tensor, tolerance: Tolerance) -> R
             _ => first_difference(found.bytes(), expected.bytes()),
         },
     }
+}
+
+/// The elements as f64, those of 8- and 4-bit floats too.
+fn floats(t: &Tensor) -> Option<Vec<f64>> {
+    let bits = t.dtype.bits();
+    if !t.dtype.is_float() || bits > 8 {
+        return t.to_f64s();
+    }
+    let code = |i: usize| (t.bytes()[i * bits / 8] >> (i * bits % 8)) & (0xff >> (8 - bits));
+    Some((0..t.len()).map(|i| narrow::value(t.dtype, code(i)) as f64).collect())
 }
 
 fn first_difference<T: PartialEq + std::fmt::Debug>(found: &[T], expected: &[T]) -> Result<(), String> {

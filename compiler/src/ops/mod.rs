@@ -8,12 +8,14 @@ pub mod attention;
 pub mod constant;
 pub mod control;
 pub mod conv;
+pub mod einsum;
 pub mod gather;
 pub mod gradient;
 pub mod host;
 pub mod loss;
 pub mod matmul;
 pub mod movement;
+pub mod narrow;
 pub mod norm;
 pub mod pad;
 pub mod pointwise;
@@ -71,6 +73,7 @@ operators! {
     Pointwise: pointwise::Pointwise;
     Dims: shape::Dims;
     Reshape: shape::Reshape;
+    BitCast: shape::BitCast;
     Transpose: movement::Transpose;
     Expand: movement::Expand;
     Slice: movement::Slice;
@@ -85,6 +88,8 @@ operators! {
     Reduce: reduce::Reduce;
     Arg: reduce::Arg;
     Softmax: softmax::Softmax;
+    Widen: narrow::Widen;
+    Narrow: narrow::Narrow;
     LayerNorm: norm::LayerNorm;
     InstanceNorm: norm::InstanceNorm;
     LpNorm: norm::LpNorm;
@@ -111,6 +116,10 @@ impl Op {
     /// See [`Operator::lower`].
     pub fn lower(&self, cx: &Facts<'_>) -> Lowering {
         self.operator().lower(cx)
+    }
+    /// Whether operands of sub-byte types, whose elements are packed, are taken as they are.
+    pub fn takes_packed(&self) -> bool {
+        matches!(self, Op::Widen(_) | Op::Reshape(_) | Op::Host(_) | Op::If(_) | Op::Loop(_))
     }
     /// Whether equal operands always give equal results, with no other effect, so that it may be folded, merged and dropped.
     pub fn is_pure(&self) -> bool {
@@ -157,6 +166,7 @@ schemas! {
         "Attention" 23 attention::read;
         "AveragePool" 1 pool::read_average;
         "BatchNormalization" 1 norm::read_batch;
+        "BitCast" 26 shape::read_bit_cast;
         "BitShift" 11 pointwise::read_bit_shift;
         "BitwiseAnd" 18 pointwise::read_binary;
         "BitwiseNot" 18 pointwise::read_unary;
@@ -174,6 +184,7 @@ schemas! {
         "Constant" 1 constant::read_constant;
         "ConstantOfShape" 9 constant::read_constant_of_shape;
         "Conv" 1 conv::read_conv;
+        "ConvInteger" 10 conv::read_integer;
         "ConvTranspose" 1 conv::read_transpose;
         "Cos" 7 pointwise::read_unary;
         "Cosh" 9 pointwise::read_unary;
@@ -184,6 +195,7 @@ schemas! {
         "Div" 1 pointwise::read_binary;
         "Dropout" 1 pointwise::read_dropout;
         "DynamicQuantizeLinear" 11 quantize::read_dynamic;
+        "Einsum" 12 einsum::read;
         "Elu" 1 pointwise::read_activation;
         "Equal" 1 pointwise::read_binary;
         "Erf" 9 pointwise::read_unary;
@@ -241,6 +253,8 @@ schemas! {
         "PRelu" 1 pointwise::read_prelu;
         "Pad" 1 pad::read_pad;
         "Pow" 1 pointwise::read_pow;
+        "QLinearConv" 10 quantize::read_conv;
+        "QLinearMatMul" 10 quantize::read_matmul;
         "QuantizeLinear" 10 quantize::read_quantize;
         "RMSNormalization" 23 norm::read_rms;
         "Range" 11 constant::read_range;
@@ -292,6 +306,7 @@ schemas! {
         "StringNormalizer" 10 strings::read_normalizer;
         "Sub" 1 pointwise::read_binary;
         "Sum" 1 pointwise::read_variadic;
+        "SwiGLU" 27 pointwise::read_swiglu;
         "Swish" 24 pointwise::read_activation;
         "Tan" 7 pointwise::read_unary;
         "Tanh" 1 pointwise::read_unary;
