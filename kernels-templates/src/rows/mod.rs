@@ -46,9 +46,9 @@ pub fn layer_norm<T: Float>(
         let m = row.iter().map(|v| v.to_f64()).sum::<f64>() / cols as f64;
         let var = row.iter().map(|v| (v.to_f64() - m) * (v.to_f64() - m)).sum::<f64>() / cols as f64;
         let inv = 1.0 / (var + epsilon as f64).sqrt();
-        for j in 0..cols {
-            let y = T::from_f64((row[j].to_f64() - m) * inv).times(scale.0[j % scale.0.len()]);
-            out.0[r * cols + j] = bias.map_or(y, |b| y.plus(b.0[j % b.0.len()]));
+        for (j, (o, v)) in out.0[r * cols..][..cols].iter_mut().zip(row).enumerate() {
+            let y = T::from_f64((v.to_f64() - m) * inv).times(scale.0[j % scale.0.len()]);
+            *o = bias.map_or(y, |b| y.plus(b.0[j % b.0.len()]));
         }
         if let Some(mean) = &mut mean {
             mean.0[r] = T::from_f64(m);
