@@ -1,6 +1,7 @@
 //! Host functions: operators whose result types depend on data, and operators on strings and sequences, over run-time values.
 
 mod dynamic;
+mod random;
 mod regex;
 mod resize;
 mod select;
@@ -44,6 +45,7 @@ host! {
     "compress" => tensor::compress;
     "concat_from_sequence" => sequence::concat;
     "dft" => signal::dft;
+    "dropout" => random::dropout;
     "expand" => tensor::expand;
     "label_encoder" => words::encode;
     "max_unpool" => spatial::max_unpool;

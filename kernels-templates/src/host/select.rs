@@ -79,7 +79,7 @@ pub(super) fn unique(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
     let n = dims[axis];
     let s = strides(&dims);
     // The elements of each slice, in order.
-    let inner: Vec<usize> = (0..dims.iter().product::<usize>()).filter(|k| n > 0 && k / s[axis] % n == 0).collect();
+    let inner: Vec<usize> = (0..dims.iter().product::<usize>()).filter(|k| n > 0 && (k / s[axis]).is_multiple_of(n)).collect();
     let (text, whole, floats) = (x.as_strings(), x.to_i64s(), x.to_f64s());
     if text.is_empty() && floats.is_none() && !x.is_empty() {
         return Err(Fault::Domain(format!("Unique of {} is not supported", x.dtype)));
