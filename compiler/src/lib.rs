@@ -1,9 +1,14 @@
 //! The Kiln compiler: reads an ONNX model and leaves specialised Rust source.
 
 pub mod diagnostics;
+pub mod emit;
 pub mod eval;
+pub mod fusion;
 pub mod import;
 pub mod ir;
 pub mod kernel;
+pub mod layout;
 pub mod onnx;
 pub mod ops;
+pub mod plan;
+pub mod target;
