@@ -7,3 +7,5 @@ pub mod ir;
 pub mod kernel;
 pub mod onnx;
 pub mod ops;
+pub mod pipeline;
+pub mod rewrite;
