@@ -1,5 +1,6 @@
 //! The Kiln compiler: reads an ONNX model and leaves specialised Rust source.
 
+pub mod compile;
 pub mod diagnostics;
 pub mod emit;
 pub mod eval;
@@ -10,5 +11,9 @@ pub mod kernel;
 pub mod layout;
 pub mod onnx;
 pub mod ops;
+pub mod pipeline;
 pub mod plan;
+pub mod rewrite;
 pub mod target;
+
+pub use compile::{Options, Output, compile};
