@@ -89,7 +89,10 @@ pub fn op(op: &Op, facts: &Facts<'_>, inputs: &[Option<&Value>], syms: Syms<'_>)
                 .collect();
             Ok(interpret::run(&e, &dims, &operands, &steps).into_iter().map(Value::Tensor).collect())
         }
-        Lowering::View => Ok(vec![Tensor { dims: closed(facts.out_shape(0), syms)?, ..tensor(0)?.clone() }.into()]),
+        Lowering::View => {
+            let (dims, dtype) = (closed(facts.out_shape(0), syms)?, facts.out_dtype(0));
+            Ok(vec![Tensor { dims, dtype, ..tensor(0)?.clone() }.into()])
+        }
         Lowering::Dims => {
             let elements = facts.outputs[0].dims.as_ref().ok_or("the contents are not known")?;
             let v: Option<Vec<i64>> = elements.iter().map(|d| d.eval(&|s| syms(s))).collect();

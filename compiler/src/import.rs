@@ -381,6 +381,12 @@ impl<'m> Builder<'m> {
             Dim::sym(Sym(symbols.len() as u32 - 1))
         };
         let mut cx = Infer { facts: Facts { inputs: operands, outputs: vec![] }, results, bodies, fresh: &mut fresh };
+        if !op.takes_packed() {
+            let packed = cx.facts.inputs.iter().flatten().filter_map(|o| o.fact.ty.dtype()).find(|d| (1..8).contains(&d.bits()));
+            if let Some(d) = packed {
+                return Err(Diagnostic::new(format!("{} does not take {d}", op.name())).help("cast the tensor to a wider type first"));
+            }
+        }
         let facts = op.infer(&mut cx)?;
         for f in &facts {
             check_size(f)?;

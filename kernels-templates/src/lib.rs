@@ -13,6 +13,7 @@ pub mod gemm;
 pub mod host;
 pub mod index;
 pub mod isa;
+pub mod narrow;
 pub mod norm;
 pub mod num;
 pub mod plain;

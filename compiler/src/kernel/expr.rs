@@ -103,7 +103,7 @@ functions! {
         Or "or" "Logical or bitwise or.";
         Xor "xor" "Logical or bitwise exclusive or.";
         Shl "shl" "a shifted left by b; zero when b is not below the width.";
-        Shr "shr" "a shifted right by b; zero when b is not below the width.";
+        Shr "shr" "a shifted right by b; only copies of the sign when b is not below the width.";
         Eq "eq" "a = b.";
         Lt "lt" "a < b.";
         Le "le" "a <= b.";

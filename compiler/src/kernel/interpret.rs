@@ -371,7 +371,7 @@ fn integer(f: Binary, x: i64, y: i64, ty: DType) -> i64 {
         }
         Binary::Shr => {
             if !(0..bits).contains(&y) {
-                0
+                if x < 0 && !unsigned { -1 } else { 0 }
             } else if unsigned {
                 ((x as u64) >> y) as i64
             } else {

@@ -84,20 +84,15 @@ fn closed_matrix(r: &Reader<'_, '_>, x: ValueId) -> Result<[usize; 2], Diagnosti
 pub fn read_trilu(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
     let upper = r.int("upper", 1)? != 0;
-    let k = match r.opt(1) {
-        None => 0,
-        Some(v) => match r.const_ints(v).as_deref() {
-            Some([k]) => *k,
-            _ => return Err(Diagnostic::new("the diagonal of Trilu is computed at run time").help("export with a constant diagonal")),
-        },
-    };
     let [h, w] = closed_matrix(r, x)?;
-    let keep = |i: usize| {
-        let d = (i % w) as i64 - (i / w) as i64;
-        (if upper { d >= k } else { d <= k }) as u8
+    // The diagonal that each element lies on; with a constant k the comparison folds into a mask.
+    let diagonal: Vec<i64> = (0..h * w).map(|i| (i % w) as i64 - (i / w) as i64).collect();
+    let diagonal = r.tensor(Tensor::new(&[h, w], &diagonal));
+    let k = match r.opt(1) {
+        None => r.scalar(0.0, DType::I64),
+        Some(v) => r.reshape(v, vec![])?,
     };
-    let mask: Vec<u8> = (0..h * w).map(keep).collect();
-    let mask = r.tensor(Tensor::with_dtype(DType::Bool, &[h, w], &mask));
+    let mask = r.pointwise(if upper { "GreaterOrEqual" } else { "LessOrEqual" }, &[diagonal, k])?;
     let zero = r.scalar(0.0, r.dtype(x));
     Ok(vec![r.pointwise("Where", &[mask, x, zero])?])
 }

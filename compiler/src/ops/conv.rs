@@ -67,8 +67,11 @@ fn check(cx: &Infer<'_>, name: &str, channels_axis: usize, groups: i64) -> Resul
         ))
         .help("was an axis squeezed away before this node?"));
     }
-    if cx.dtype(0) != cx.dtype(1) || (cx.has(2) && cx.dtype(2) != cx.dtype(0)) || !cx.dtype(0).is_float() {
-        return Err(Diagnostic::new(format!("{name} needs floats of one type, found {} and {}", cx.dtype(0), cx.dtype(1))));
+    if cx.dtype(0) != cx.dtype(1)
+        || (cx.has(2) && cx.dtype(2) != cx.dtype(0))
+        || !matches!(cx.dtype(0), DType::F32 | DType::F64 | DType::I32)
+    {
+        return Err(Diagnostic::new(format!("{name} needs numbers of one type, found {} and {}", cx.dtype(0), cx.dtype(1))));
     }
     if w.iter().any(|d| d.as_int().is_none()) {
         return Err(Diagnostic::new(format!("{name} needs weights of a known shape, found [{}]", super::cx::list(w))));
@@ -260,6 +263,41 @@ pub fn read_conv(r: &mut Reader<'_, '_>) -> Read {
     }])
 }
 
+/// An integer operand as i32 with its zero point subtracted, which `i` gives: one for all, or one per index of the first axis.
+pub fn centered(r: &mut Reader<'_, '_>, x: ValueId, zero: Option<ValueId>) -> Result<ValueId, Diagnostic> {
+    let wide = r.cast(x, DType::I32)?;
+    let Some(zero) = zero else { return Ok(wide) };
+    let (mut shape, zero) = (r.shape(zero)?, r.cast(zero, DType::I32)?);
+    if shape == [Dim::int(1)] {
+        shape.clear();
+    }
+    if shape.len() == 1 {
+        shape.resize(r.rank(x)?, Dim::int(1));
+    }
+    let zero = r.reshape(zero, shape)?;
+    r.sub(wide, zero)
+}
+
+/// A convolution in i32 with the attributes of the node.
+pub fn integer(r: &mut Reader<'_, '_>, x: ValueId, w: ValueId, bias: Option<ValueId>) -> Result<ValueId, Diagnostic> {
+    let (shape, kernel) = (r.shape(x)?, r.shape(w)?);
+    if shape.len() < 3 || shape.len() != kernel.len() {
+        return Err(Diagnostic::new(format!("a convolution needs {} dimensions, found {}", kernel.len(), shape.len())));
+    }
+    let kernel: Option<Vec<i64>> = kernel[2..].iter().map(Dim::as_int).collect();
+    let mut window = Window::read(r, shape.len() - 2, kernel)?;
+    window.resolve(&shape[2..])?;
+    let op = Conv { strides: window.strides, pads: window.pads, dilations: window.dilations, groups: r.int("group", 1)? };
+    Ok(r.emit_all(op, vec![Some(x), Some(w), bias], 1)?[0])
+}
+
+/// Reads [ConvInteger](https://onnx.ai/onnx/operators/onnx__ConvInteger.html).
+pub fn read_integer(r: &mut Reader<'_, '_>) -> Read {
+    let (x, w) = (r.input(0)?, r.input(1)?);
+    let (x, w) = (centered(r, x, r.opt(2))?, centered(r, w, r.opt(3))?);
+    Ok(vec![integer(r, x, w, None)?])
+}
+
 /// Reads `ConvTranspose`, whose `output_shape` sets the pads.
 pub fn read_transpose(r: &mut Reader<'_, '_>) -> Read {
     let (x, w) = (r.input(0)?, r.input(1)?);
@@ -272,7 +310,7 @@ pub fn read_transpose(r: &mut Reader<'_, '_>) -> Read {
     let axes = shape.len() - 2;
     let kernel: Option<Vec<i64>> = kernel[2..].iter().map(Dim::as_int).collect();
     let window = Window::read(r, axes, kernel)?;
-    let output_padding = r.ints("output_padding")?.unwrap_or_else(|| vec![0; axes]);
+    let mut output_padding = r.ints("output_padding")?.unwrap_or_else(|| vec![0; axes]);
     let output_shape = r.ints("output_shape")?;
     if output_padding.len() != axes || output_shape.as_ref().is_some_and(|s| s.len() < axes) {
         return Err(Diagnostic::new(format!("output_padding and output_shape must have {axes} numbers")));
@@ -283,6 +321,8 @@ pub fn read_transpose(r: &mut Reader<'_, '_>) -> Read {
             let n = shape[2 + i].as_int().ok_or_else(|| Diagnostic::new("output_shape and auto_pad need closed extents"))?;
             let want = output_shape.as_ref().map_or(n * window.strides[i], |s| s[s.len() - axes + i]);
             let full = (n - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1 + output_padding[i];
+            // A larger extent than the taps reach is filled with the bias.
+            output_padding[i] += (want - full).max(0);
             let total = (full - want).max(0);
             let upper = window.auto == Some(true);
             pads[i] = if upper { total / 2 } else { total - total / 2 };

@@ -225,7 +225,7 @@ pub struct Call {
 pub enum Lowering {
     /// The expression at every element of the broadcast operands.
     Map(Expr),
-    /// The operand's elements under another shape.
+    /// The operand's elements under another shape, and perhaps another type of the same width.
     View,
     /// Regions copied.
     Move(Vec<Part>),

@@ -3,7 +3,7 @@
 use super::reduce::around;
 use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
-use crate::ir::{Dim, Fact, ValueId, product};
+use crate::ir::{Dim, Fact, Type, ValueId, product};
 use kiln_kernels::dtype::DType;
 
 /// Slices of x picked by an index tensor along an axis.
@@ -189,15 +189,15 @@ pub fn read_nd(r: &mut Reader<'_, '_>) -> Read {
 /// Reads `OneHot`.
 pub fn read_one_hot(r: &mut Reader<'_, '_>) -> Read {
     let (mut i, depth, values) = (r.input(0)?, r.input(1)?, r.input(2)?);
-    let depth = r
-        .constant(depth)
-        .and_then(|t| t.to_f64s())
-        .and_then(|v| v.first().copied())
-        .ok_or_else(|| Diagnostic::new("the depth of OneHot is computed at run time").help("export with a constant depth"))?;
-    let rank = r.rank(i)?;
+    let mut shape = r.shape(i)?;
     let axis = r.int("axis", -1)?;
-    let axis = r.axis(axis, rank + 1)?;
+    let axis = r.axis(axis, shape.len() + 1)?;
     i = r.cast(i, DType::I64)?;
+    let Some(depth) = r.constant(depth).and_then(|t| t.to_f64s()).and_then(|v| v.first().copied()) else {
+        shape.insert(axis, r.b.fresh("depth"));
+        let ty = Type::Tensor(r.dtype(values), shape);
+        return super::host::call(r, "one_hot", &[i, depth, values], vec![axis as i64], vec![ty]);
+    };
     if depth < 0.0 || depth > i32::MAX as f64 {
         return Err(Diagnostic::new(format!("the depth of OneHot is {depth}")));
     }

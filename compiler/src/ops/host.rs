@@ -36,7 +36,7 @@ pub fn call(r: &mut Reader<'_, '_>, name: &'static str, inputs: &[ValueId], ints
 }
 
 /// A tensor type of fresh extents.
-fn fresh(r: &mut Reader<'_, '_>, dtype: DType, rank: usize, what: &str) -> Type {
+pub fn fresh(r: &mut Reader<'_, '_>, dtype: DType, rank: usize, what: &str) -> Type {
     Type::Tensor(dtype, (0..rank).map(|_| r.b.fresh(what)).collect())
 }
 
@@ -52,11 +52,32 @@ pub fn dynamic(r: &mut Reader<'_, '_>, name: &'static str, inputs: &[ValueId], s
     call(r, name, inputs, vec![], vec![ty])
 }
 
-/// Adds `name(inputs)`, whose result has `rank` axes of unknown extent.
-pub fn dynamic_rank(r: &mut Reader<'_, '_>, name: &'static str, inputs: &[ValueId], rank: usize) -> Read {
+/// Adds `name(inputs)`, whose result has `rank` axes of unknown extent, or even an unknown rank.
+pub fn of_rank(r: &mut Reader<'_, '_>, name: &'static str, inputs: &[ValueId], rank: Option<usize>) -> Read {
     let dtype = r.dtype(inputs[0]);
-    let ty = fresh(r, dtype, rank, "extent");
+    let ty = rank_type(r, dtype, rank);
     call(r, name, inputs, vec![], vec![ty])
+}
+
+/// A tensor type of fresh extents, or of unknown rank.
+pub fn rank_type(r: &mut Reader<'_, '_>, dtype: DType, rank: Option<usize>) -> Type {
+    match rank {
+        Some(n) => fresh(r, dtype, n, "extent"),
+        None => Type::AnyTensor(dtype),
+    }
+}
+
+/// Adds a host function with operands that may be left out and with words.
+pub fn call_with(
+    r: &mut Reader<'_, '_>,
+    name: &'static str,
+    inputs: Vec<Option<ValueId>>,
+    ints: Vec<i64>,
+    text: Vec<String>,
+    results: Vec<Type>,
+) -> Read {
+    let count = results.len();
+    r.emit_all(Host { name, ints, text, results }, inputs, count)
 }
 
 /// Adds a Reshape to a shape computed at run time.

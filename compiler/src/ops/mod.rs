@@ -1,21 +1,27 @@
 //! Operators: one file each (one-line ones share `pointwise.rs` and `reduce.rs`), registered in the two tables below.
 
+mod compose;
 mod cx;
 mod reader;
 
+pub mod attention;
 pub mod constant;
 pub mod control;
 pub mod conv;
+pub mod einsum;
 pub mod gather;
 pub mod gradient;
 pub mod host;
+pub mod loss;
 pub mod matmul;
 pub mod movement;
+pub mod narrow;
 pub mod norm;
 pub mod pad;
 pub mod pointwise;
 pub mod pool;
 pub mod quantize;
+pub mod recurrent_attention;
 pub mod reduce;
 pub mod resize;
 pub mod scatter;
@@ -27,7 +33,7 @@ pub mod strings;
 
 pub(crate) use cx::list;
 pub use cx::{Affine, Call, CallArg, Facts, Infer, Lowering, Operand, Part, Real, broadcast};
-pub use reader::Reader;
+pub use reader::{Axes, Reader};
 
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Fact, ValueId};
@@ -67,6 +73,7 @@ operators! {
     Pointwise: pointwise::Pointwise;
     Dims: shape::Dims;
     Reshape: shape::Reshape;
+    BitCast: shape::BitCast;
     Transpose: movement::Transpose;
     Expand: movement::Expand;
     Slice: movement::Slice;
@@ -81,6 +88,8 @@ operators! {
     Reduce: reduce::Reduce;
     Arg: reduce::Arg;
     Softmax: softmax::Softmax;
+    Widen: narrow::Widen;
+    Narrow: narrow::Narrow;
     LayerNorm: norm::LayerNorm;
     InstanceNorm: norm::InstanceNorm;
     LpNorm: norm::LpNorm;
@@ -92,7 +101,7 @@ operators! {
     ScatterElements: scatter::ScatterElements;
     ScatterNd: scatter::ScatterNd;
     TopK: sort::TopK;
-    CumSum: sort::CumSum;
+    Running: sort::Running;
     Resize: resize::Resize;
     Host: host::Host;
     If: control::If;
@@ -107,6 +116,10 @@ impl Op {
     /// See [`Operator::lower`].
     pub fn lower(&self, cx: &Facts<'_>) -> Lowering {
         self.operator().lower(cx)
+    }
+    /// Whether operands of sub-byte types, whose elements are packed, are taken as they are.
+    pub fn takes_packed(&self) -> bool {
+        matches!(self, Op::Widen(_) | Op::Reshape(_) | Op::Host(_) | Op::If(_) | Op::Loop(_))
     }
     /// Whether equal operands always give equal results, with no other effect, so that it may be folded, merged and dropped.
     pub fn is_pure(&self) -> bool {
@@ -150,8 +163,10 @@ schemas! {
         "Asinh" 9 pointwise::read_unary;
         "Atan" 7 pointwise::read_unary;
         "Atanh" 9 pointwise::read_unary;
+        "Attention" 23 attention::read;
         "AveragePool" 1 pool::read_average;
         "BatchNormalization" 1 norm::read_batch;
+        "BitCast" 26 shape::read_bit_cast;
         "BitShift" 11 pointwise::read_bit_shift;
         "BitwiseAnd" 18 pointwise::read_binary;
         "BitwiseNot" 18 pointwise::read_unary;
@@ -159,6 +174,7 @@ schemas! {
         "BitwiseXor" 18 pointwise::read_binary;
         "Cast" 1 pointwise::read_cast;
         "CastLike" 15 pointwise::read_cast_like;
+        "CausalConvWithState" 27 recurrent_attention::read_causal_conv;
         "Ceil" 1 pointwise::read_unary;
         "Celu" 12 pointwise::read_activation;
         "Clip" 1 pointwise::read_clip;
@@ -168,15 +184,18 @@ schemas! {
         "Constant" 1 constant::read_constant;
         "ConstantOfShape" 9 constant::read_constant_of_shape;
         "Conv" 1 conv::read_conv;
+        "ConvInteger" 10 conv::read_integer;
         "ConvTranspose" 1 conv::read_transpose;
         "Cos" 7 pointwise::read_unary;
         "Cosh" 9 pointwise::read_unary;
-        "CumSum" 11 sort::read_cumsum;
+        "CumProd" 26 sort::read_running;
+        "CumSum" 11 sort::read_running;
         "DepthToSpace" 1 movement::read_depth_to_space;
         "DequantizeLinear" 10 quantize::read_dequantize;
         "Div" 1 pointwise::read_binary;
         "Dropout" 1 pointwise::read_dropout;
         "DynamicQuantizeLinear" 11 quantize::read_dynamic;
+        "Einsum" 12 einsum::read;
         "Elu" 1 pointwise::read_activation;
         "Equal" 1 pointwise::read_binary;
         "Erf" 9 pointwise::read_unary;
@@ -209,6 +228,7 @@ schemas! {
         "LeakyRelu" 1 pointwise::read_activation;
         "Less" 1 pointwise::read_binary;
         "LessOrEqual" 12 pointwise::read_binary;
+        "LinearAttention" 27 recurrent_attention::read_linear;
         "Log" 1 pointwise::read_unary;
         "LogSoftmax" 1 softmax::read;
         "Loop" 1 control::read_loop;
@@ -225,6 +245,7 @@ schemas! {
         "Mod" 10 pointwise::read_mod;
         "Mul" 1 pointwise::read_binary;
         "Neg" 1 pointwise::read_unary;
+        "NegativeLogLikelihoodLoss" 12 loss::read_likelihood;
         "NonZero" 9 host::read_nonzero;
         "Not" 1 pointwise::read_unary;
         "OneHot" 9 gather::read_one_hot;
@@ -232,6 +253,8 @@ schemas! {
         "PRelu" 1 pointwise::read_prelu;
         "Pad" 1 pad::read_pad;
         "Pow" 1 pointwise::read_pow;
+        "QLinearConv" 10 quantize::read_conv;
+        "QLinearMatMul" 10 quantize::read_matmul;
         "QuantizeLinear" 10 quantize::read_quantize;
         "RMSNormalization" 23 norm::read_rms;
         "Range" 11 constant::read_range;
@@ -249,6 +272,7 @@ schemas! {
         "Relu" 1 pointwise::read_unary;
         "Reshape" 1 shape::read_reshape;
         "Resize" 10 resize::read_resize;
+        "RotaryEmbedding" 23 recurrent_attention::read_rotary;
         "Round" 11 pointwise::read_unary;
         "Scan" 8 control::read_scan;
         "Scatter" 9 scatter::read_elements;
@@ -270,6 +294,7 @@ schemas! {
         "Size" 1 shape::read_size;
         "Slice" 1 movement::read_slice;
         "Softmax" 1 softmax::read;
+        "SoftmaxCrossEntropyLoss" 12 loss::read_cross_entropy;
         "Softplus" 1 pointwise::read_unary;
         "Softsign" 1 pointwise::read_unary;
         "SpaceToDepth" 1 movement::read_space_to_depth;
@@ -281,9 +306,11 @@ schemas! {
         "StringNormalizer" 10 strings::read_normalizer;
         "Sub" 1 pointwise::read_binary;
         "Sum" 1 pointwise::read_variadic;
+        "SwiGLU" 27 pointwise::read_swiglu;
         "Swish" 24 pointwise::read_activation;
         "Tan" 7 pointwise::read_unary;
         "Tanh" 1 pointwise::read_unary;
+        "TensorScatter" 24 recurrent_attention::read_tensor_scatter;
         "ThresholdedRelu" 1 pointwise::read_activation;
         "Tile" 1 pad::read_tile;
         "TopK" 1 sort::read_top_k;
@@ -293,6 +320,9 @@ schemas! {
         "Upsample" 7 resize::read_upsample;
         "Where" 9 pointwise::read_where;
         "Xor" 1 pointwise::read_binary;
+    }
+    "ai.onnx.preview" {
+        "FlexAttention" 1 attention::read_flex;
     }
     "ai.onnx.preview.training" {
         "Gradient" 1 gradient::read;

@@ -2,7 +2,7 @@
 
 use super::{Affine, Facts, Infer, Lowering, Operator, Part, Reader, broadcast};
 use crate::diagnostics::Diagnostic;
-use crate::ir::{Dim, Fact, ValueId};
+use crate::ir::{Dim, Fact, Type, ValueId};
 
 /// Axes permuted: result axis `i` is operand axis `perm[i]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -321,11 +321,10 @@ pub fn read_split(r: &mut Reader<'_, '_>) -> Read {
         r.ints("split")?.map(|s| s.into_iter().map(Dim::int).collect::<Vec<_>>())
     } else {
         match r.opt(1) {
-            Some(v) => Some(
-                r.dims(v)
-                    .ok_or_else(|| Diagnostic::new("the pieces of Split are computed at run time").help("export with constant sizes"))?
-                    .to_vec(),
-            ),
+            Some(v) => match r.dims(v) {
+                Some(d) => Some(d.to_vec()),
+                None => return computed_split(r, x, v, axis),
+            },
             None => None,
         }
     };
@@ -350,6 +349,17 @@ pub fn read_split(r: &mut Reader<'_, '_>) -> Read {
     }
     let count = sizes.len();
     r.emit_all(Split { axis, sizes }, vec![Some(x)], count)
+}
+
+/// A Split whose pieces only run time can tell.
+fn computed_split(r: &mut Reader<'_, '_>, x: ValueId, sizes: ValueId, axis: usize) -> Read {
+    let (mut shape, dtype, count) = (r.shape(x)?, r.dtype(x), r.outputs());
+    let mut results = Vec::new();
+    for _ in 0..count {
+        shape[axis] = r.b.fresh("piece");
+        results.push(Type::Tensor(dtype, shape.clone()));
+    }
+    super::host::call(r, "split", &[x, sizes], vec![axis as i64, count as i64], results)
 }
 
 fn blocks(r: &Reader<'_, '_>) -> Result<(ValueId, [Dim; 4], Dim, i64), Diagnostic> {
@@ -383,7 +393,8 @@ pub fn read_space_to_depth(r: &mut Reader<'_, '_>) -> Read {
     let (x, [n, c, h, w], d, b) = blocks(r)?;
     let divide = |e: &Dim| e.exact_div(&Dim::int(b)).ok_or_else(|| Diagnostic::new(format!("extent {e} does not divide by {b}")));
     let (h, w) = (divide(&h)?, divide(&w)?);
+    let dcr = r.word("mode", &["DCR", "CRD"])? == "DCR";
     let y = r.reshape(x, vec![n.clone(), c.clone(), h.clone(), d.clone(), w.clone(), d.clone()])?;
-    let y = r.transpose(y, vec![0, 3, 5, 1, 2, 4])?;
+    let y = r.transpose(y, if dcr { vec![0, 3, 5, 1, 2, 4] } else { vec![0, 1, 3, 5, 2, 4] })?;
     Ok(vec![r.reshape(y, vec![n, c * Dim::int(b * b), h, w])?])
 }

@@ -79,12 +79,18 @@ pub fn read_pad(r: &mut Reader<'_, '_>) -> Read {
         };
         (r.const_ints(p), value)
     };
-    let pads = pads.ok_or_else(|| Diagnostic::new("the pads are missing or computed at run time").help("export with constant pads"))?;
-    let axes = match r.opt(3) {
-        Some(v) => {
-            let axes = r.const_ints(v).ok_or_else(|| Diagnostic::new("the axes of Pad are computed at run time"))?;
-            r.axes(&axes, rank)?
+    let known = r.opt(3).is_none_or(|v| r.const_ints(v).is_some());
+    let pads = match pads {
+        Some(p) if known => p,
+        _ if r.version < 11 => return Err(Diagnostic::new("the pads are missing")),
+        _ => {
+            let ty = super::host::rank_type(r, dtype, Some(rank));
+            let inputs = vec![Some(x), r.opt(1), Some(value), r.opt(3)];
+            return super::host::call_with(r, "pad", inputs, vec![], vec![mode.to_string()], vec![ty]);
         }
+    };
+    let axes = match r.opt(3).and_then(|v| r.const_ints(v)) {
+        Some(axes) => r.axes(&axes, rank)?,
         None => (0..rank).collect(),
     };
     if pads.len() != 2 * axes.len() {
@@ -118,7 +124,7 @@ pub fn read_tile(r: &mut Reader<'_, '_>) -> Read {
         let v = r.input(1)?;
         match r.dims(v).map(<[Dim]>::to_vec) {
             Some(d) => d,
-            None => return super::host::dynamic_rank(r, "tile", &[x, v], rank),
+            None => return super::host::of_rank(r, "tile", &[x, v], Some(rank)),
         }
     };
     if repeats.len() != rank || repeats.iter().any(|d| d.as_int().is_some_and(|n| n < 0)) {

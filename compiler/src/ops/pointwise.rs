@@ -418,7 +418,7 @@ pub fn read_pow(r: &mut Reader<'_, '_>) -> Read {
 /// Reads `Mod`, in Python's or C's sense.
 pub fn read_mod(r: &mut Reader<'_, '_>) -> Read {
     let (a, b) = (r.input(0)?, r.input(1)?);
-    let fmod = r.int("fmod", 0)? != 0 || r.dtype(a).is_float();
+    let fmod = r.int("fmod", 0)? != 0;
     Ok(vec![r.pointwise(if fmod { "Fmod" } else { "Mod" }, &[a, b])?])
 }
 
@@ -546,10 +546,30 @@ fn cast(r: &mut Reader<'_, '_>, x: ValueId, to: DType) -> Read {
     if from == DType::Str || to == DType::Str {
         return super::strings::cast(r, x, to);
     }
+    let saturate = r.int("saturate", 1)? != 0;
+    let round = r.word("round_mode", &["up", "down", "nearest"])?;
+    if super::narrow::is_narrow(to) && (computes(from) || super::narrow::is_narrow(from)) {
+        return Ok(vec![super::narrow::narrow(r, x, to, saturate, round)?]);
+    }
+    let x = super::narrow::widen(r, x)?;
+    let from = r.dtype(x);
     if !computes(from) || !computes(to) {
         return Err(Diagnostic::new(format!("Cast from {from} to {to} is not supported yet")));
     }
+    if from == to {
+        return Ok(vec![x]);
+    }
     Ok(vec![r.emit(Pointwise::cast(from, to, true), &[x])?])
+}
+
+/// Reads [SwiGLU](https://onnx.ai/onnx/operators/onnx__SwiGLU.html): `a · sigmoid(alpha · a) · b`.
+pub fn read_swiglu(r: &mut Reader<'_, '_>) -> Read {
+    let (a, b, alpha) = (r.input(0)?, r.input(1)?, r.float("alpha", 1.0)?);
+    if r.shape(a)? != r.shape(b)? {
+        return Err(Diagnostic::new("SwiGLU needs two tensors of one shape"));
+    }
+    let gate = r.emit(Pointwise::of("Swish", &[alpha], &[r.dtype(a)])?, &[a])?;
+    Ok(vec![r.mul(gate, b)?])
 }
 
 /// Reads `Identity`.

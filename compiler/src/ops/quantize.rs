@@ -1,5 +1,6 @@
-//! QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear, as float arithmetic.
+//! QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear, QLinearMatMul and QLinearConv, as float and i32 arithmetic.
 
+use super::narrow::{is_narrow, narrow, widen};
 use super::pointwise::Pointwise;
 use super::{Reader, reduce::Reduce};
 use crate::diagnostics::Diagnostic;
@@ -48,6 +49,10 @@ fn integer_range(d: DType) -> Result<(f64, f64), Diagnostic> {
         DType::U16 => (0.0, 65535.0),
         DType::I16 => (-32768.0, 32767.0),
         DType::I32 => (i32::MIN as f64, i32::MAX as f64),
+        DType::U4 => (0.0, 15.0),
+        DType::I4 => (-8.0, 7.0),
+        DType::U2 => (0.0, 3.0),
+        DType::I2 => (-2.0, 1.0),
         other => return Err(Diagnostic::new(format!("quantization to {other} is not supported yet"))),
     })
 }
@@ -55,8 +60,12 @@ fn integer_range(d: DType) -> Result<(f64, f64), Diagnostic> {
 /// Reads `DequantizeLinear`: `(x - zero_point) · scale`.
 pub fn read_dequantize(r: &mut Reader<'_, '_>) -> Read {
     let (x, s) = (r.input(0)?, r.input(1)?);
-    let (tx, ts) = (r.dtype(x), r.dtype(s));
-    integer_range(tx)?;
+    let ts = r.dtype(s);
+    if !is_narrow(r.dtype(x)) {
+        integer_range(r.dtype(x))?;
+    }
+    let x = widen(r, x)?;
+    let tx = r.dtype(x);
     let out = r.dtype_attr("output_dtype")?.unwrap_or(ts);
     let s = spread(r, x, s)?;
     let mut e = Expr::default();
@@ -64,6 +73,7 @@ pub fn read_dequantize(r: &mut Reader<'_, '_>) -> Read {
     let mut y = e.cast(a, DType::F32);
     let mut inputs = vec![x, s];
     if let Some(z) = r.opt(2) {
+        let z = widen(r, z)?;
         let z = spread(r, x, z)?;
         let z2 = e.input(2, r.dtype(z));
         let z2 = e.cast(z2, DType::F32);
@@ -87,6 +97,9 @@ pub fn read_quantize(r: &mut Reader<'_, '_>) -> Read {
         Some(z) => r.dtype(z),
         None => r.dtype_attr("output_dtype")?.unwrap_or(DType::U8),
     };
+    if is_narrow(to) && to.is_float() {
+        return quantize_to_float(r, x, s, to);
+    }
     let (lo, hi) = integer_range(to)?;
     let s = spread(r, x, s)?;
     let mut e = Expr::default();
@@ -96,8 +109,9 @@ pub fn read_quantize(r: &mut Reader<'_, '_>) -> Read {
     let mut y = e.un(U::Round, q);
     let mut inputs = vec![x, s];
     if let Some(z) = zero {
+        let z = widen(r, z)?;
         let z = spread(r, x, z)?;
-        let z2 = e.input(2, to);
+        let z2 = e.input(2, r.dtype(z));
         let z2 = e.cast(z2, DType::F32);
         y = e.bin(B::Add, y, z2);
         inputs.push(z);
@@ -105,9 +119,92 @@ pub fn read_quantize(r: &mut Reader<'_, '_>) -> Read {
     let (lo, hi) = (e.constant(lo, DType::F32), e.constant(hi, DType::F32));
     let y = e.bin(B::Max, y, lo);
     let y = e.bin(B::Min, y, hi);
-    let y = e.cast(y, to);
+    // Packed integers take the clipped values as they are.
+    let y = if is_narrow(to) { y } else { e.cast(y, to) };
     e.results.push(y);
-    Ok(vec![r.emit(Pointwise { name: "QuantizeLinear", expr: e }, &inputs)?])
+    let y = r.emit(Pointwise { name: "QuantizeLinear", expr: e }, &inputs)?;
+    Ok(vec![if is_narrow(to) { narrow(r, y, to, true, "up")? } else { y }])
+}
+
+/// Quantization to an 8- or 4-bit float: `x / scale`, rounded.
+fn quantize_to_float(r: &mut Reader<'_, '_>, x: ValueId, s: ValueId, to: DType) -> Read {
+    let (x, s) = (r.cast(x, DType::F32)?, r.cast(s, DType::F32)?);
+    let s = spread(r, x, s)?;
+    let mut y = r.div(x, s)?;
+    if let Some(z) = r.opt(2) {
+        let z = widen(r, z)?;
+        let z = spread(r, x, z)?;
+        y = r.add(y, z)?;
+    }
+    let saturate = r.int("saturate", 1)? != 0;
+    Ok(vec![narrow(r, y, to, saturate, "up")?])
+}
+
+/// i32 sums times a scale in `[0]`, plus a zero point, rounded and saturated to the zero point's type.
+fn requantize(r: &mut Reader<'_, '_>, sums: ValueId, scale: ValueId, zero: ValueId) -> Result<ValueId, Diagnostic> {
+    let to = r.dtype(zero);
+    let (lo, hi) = integer_range(to)?;
+    let (y, scale) = (r.cast(sums, DType::F32)?, r.cast(scale, DType::F32)?);
+    let y = r.mul(y, scale)?;
+    let shape = if r.shape(zero)? == [Dim::int(1)] { vec![] } else { r.shape(zero)? };
+    let zero = r.reshape(zero, shape)?;
+    let zero = r.cast(zero, DType::F32)?;
+    let y = r.add(y, zero)?;
+    let y = r.pointwise("Round", &[y])?;
+    let (lo, hi) = (r.scalar(lo, DType::F32), r.scalar(hi, DType::F32));
+    let y = r.pointwise("Clip", &[y, lo, hi])?;
+    r.cast(y, to)
+}
+
+/// A scale or zero point of one element as a scalar.
+fn single(r: &mut Reader<'_, '_>, v: ValueId) -> Result<ValueId, Diagnostic> {
+    if r.shape(v)? == [Dim::int(1)] { r.reshape(v, vec![]) } else { Ok(v) }
+}
+
+/// The scale of a product: `a · b / y`.
+fn joint_scale(r: &mut Reader<'_, '_>, a: ValueId, b: ValueId, y: ValueId) -> Result<ValueId, Diagnostic> {
+    let (a, b, y) = (single(r, a)?, single(r, b)?, single(r, y)?);
+    let ab = r.mul(a, b)?;
+    r.div(ab, y)
+}
+
+/// Reads [QLinearMatMul](https://onnx.ai/onnx/operators/onnx__QLinearMatMul.html).
+pub fn read_matmul(r: &mut Reader<'_, '_>) -> Read {
+    let v: Vec<ValueId> = (0..8).map(|i| r.input(i)).collect::<Result<_, _>>()?;
+    // One zero point and scale for each row of A, or each column of B.
+    let by_row = |r: &mut Reader<'_, '_>, p: ValueId| {
+        let mut shape = r.shape(p)?;
+        if shape.len() == 1 && !shape[0].is(1) {
+            shape.push(Dim::int(1));
+        }
+        r.reshape(p, shape)
+    };
+    let (a_scale, a_zero, y_scale, y_zero) = (by_row(r, v[1])?, by_row(r, v[2])?, by_row(r, v[6])?, by_row(r, v[7])?);
+    let subtract = |r: &mut Reader<'_, '_>, x: ValueId, zero: ValueId| {
+        let (x, zero) = (r.cast(x, DType::I32)?, r.cast(zero, DType::I32)?);
+        let zero = single(r, zero)?;
+        r.sub(x, zero)
+    };
+    let (a, b) = (subtract(r, v[0], a_zero)?, subtract(r, v[3], v[5])?);
+    let sums = r.matmul(a, b)?;
+    let scale = joint_scale(r, a_scale, v[4], y_scale)?;
+    Ok(vec![requantize(r, sums, scale, y_zero)?])
+}
+
+/// Reads [QLinearConv](https://onnx.ai/onnx/operators/onnx__QLinearConv.html).
+pub fn read_conv(r: &mut Reader<'_, '_>) -> Read {
+    let v: Vec<ValueId> = (0..8).map(|i| r.input(i)).collect::<Result<_, _>>()?;
+    let x = super::conv::centered(r, v[0], Some(v[2]))?;
+    let w = super::conv::centered(r, v[3], Some(v[5]))?;
+    let sums = super::conv::integer(r, x, w, r.opt(8))?;
+    let mut w_scale = single(r, v[4])?;
+    let mut shape = r.shape(w_scale)?;
+    if shape.len() == 1 {
+        shape.resize(r.rank(sums)? - 1, Dim::int(1));
+        w_scale = r.reshape(w_scale, shape)?;
+    }
+    let scale = joint_scale(r, v[1], w_scale, v[6])?;
+    Ok(vec![requantize(r, sums, scale, v[7])?])
 }
 
 /// Reads `DynamicQuantizeLinear`: the scale and zero point from the range of the data, widened to hold 0.

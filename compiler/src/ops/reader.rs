@@ -20,6 +20,17 @@ pub struct Reader<'a, 'm> {
     pub inputs: Vec<Option<ValueId>>,
 }
 
+/// Axes that a node names.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Axes {
+    /// None are named.
+    None,
+    /// By attribute or constant operand.
+    Known(Vec<i64>),
+    /// By an operand computed at run time, of so many elements where that is known.
+    Computed(ValueId, Option<i64>),
+}
+
 type Result<T> = std::result::Result<T, Diagnostic>;
 
 impl<'m> Reader<'_, 'm> {
@@ -162,6 +173,9 @@ impl<'m> Reader<'_, 'm> {
     }
     /// The contents of a constant of integers.
     pub fn const_ints(&self, v: ValueId) -> Option<Vec<i64>> {
+        if self.ty(v).shape().is_some_and(|s| s == [Dim::int(0)]) {
+            return Some(Vec::new());
+        }
         self.constant(v).and_then(|t| t.to_i64s()).or_else(|| self.dims(v)?.iter().map(|d| d.as_int()).collect())
     }
     /// The contents of a small integer tensor as expressions.
@@ -184,21 +198,20 @@ impl<'m> Reader<'_, 'm> {
         }
         Ok(out)
     }
-    /// The axes of an operator that took them as an attribute until `since` made them input `i`; `None` when neither is there.
-    ///
-    /// # Errors
-    /// The input is not a constant.
-    pub fn axes_or_input(&self, i: usize, since: i64) -> Result<Option<Vec<i64>>> {
-        if self.version < since {
-            return self.ints("axes");
-        }
-        match self.opt(i) {
-            None => Ok(None),
-            Some(v) => self
-                .const_ints(v)
-                .map(Some)
-                .ok_or_else(|| Diagnostic::new("the axes are computed at run time").help("export the model with constant axes")),
-        }
+    /// The axes of an operator that took them as an attribute until `since` made them input `i`.
+    pub fn axes_or_input(&self, i: usize, since: i64) -> Result<Axes> {
+        let listed = if self.version < since {
+            self.ints("axes")?
+        } else {
+            match self.opt(i) {
+                None => None,
+                Some(v) => match self.const_ints(v) {
+                    Some(a) => Some(a),
+                    None => return Ok(Axes::Computed(v, self.shape(v)?.first().and_then(Dim::as_int))),
+                },
+            }
+        };
+        Ok(listed.map_or(Axes::None, Axes::Known))
     }
 
     /// Adds a primitive with all operands present and one result.

@@ -1,6 +1,6 @@
 //! Reductions: the Reduce family, ArgMax and ArgMin.
 
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use super::{Axes, Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId, product};
 use kiln_kernels::dtype::DType;
@@ -100,14 +100,30 @@ type Read = Result<Vec<ValueId>, Diagnostic>;
 /// Adds a reduction; types the kernels do not compute on are widened and converted back.
 pub fn emit(r: &mut Reader<'_, '_>, x: ValueId, op: Reduce) -> Result<ValueId, Diagnostic> {
     let dtype = r.dtype(x);
-    let wide = match dtype {
+    let y = r.cast(x, widened(dtype))?;
+    let y = if op.axes.is_empty() && matches!(op.mode, "sum" | "mean" | "max" | "min" | "prod") { y } else { r.emit(op, &[y])? };
+    r.cast(y, dtype)
+}
+
+/// A reduction over axes that only run time can tell.
+fn computed(r: &mut Reader<'_, '_>, x: ValueId, axes: ValueId, n: Option<i64>, mode: &str, [keep, noop]: [bool; 2]) -> Read {
+    let (rank, dtype) = (r.rank(x)?, r.dtype(x));
+    let wide = widened(dtype);
+    let y = r.cast(x, wide)?;
+    let rank = if keep { Some(rank) } else { n.map(|n| rank.saturating_sub(n as usize)) };
+    let ty = super::host::rank_type(r, wide, rank);
+    let ints = vec![keep as i64, noop as i64];
+    let y = super::host::call_with(r, "reduce", vec![Some(y), Some(axes)], ints, vec![mode.to_string()], vec![ty])?[0];
+    Ok(vec![r.cast(y, dtype)?])
+}
+
+/// The type that the kernels reduce a type in.
+pub fn widened(dtype: DType) -> DType {
+    match dtype {
         DType::F16 | DType::Bf16 => DType::F32,
         DType::Bool => DType::U8,
         _ => dtype,
-    };
-    let y = r.cast(x, wide)?;
-    let y = if op.axes.is_empty() && matches!(op.mode, "sum" | "mean" | "max" | "min" | "prod") { y } else { r.emit(op, &[y])? };
-    r.cast(y, dtype)
+    }
 }
 
 /// Reads the Reduce family; axes are attributes up to opset 17 (12 for ReduceSum) and operands since.
@@ -126,15 +142,14 @@ pub fn read_reduce(r: &mut Reader<'_, '_>) -> Read {
         "ReduceSumSquare" => "sum_square",
         _ => "sum",
     };
-    let axes = r.axes_or_input(1, if mode == "sum" { 13 } else { 18 })?;
-    let mut axes = match axes {
-        Some(a) if a.is_empty() && r.int("noop_with_empty_axes", 0)? != 0 => vec![],
-        Some(a) if !a.is_empty() => r.axes(&a, rank)?,
-        None if r.int("noop_with_empty_axes", 0)? != 0 => vec![],
-        _ => (0..rank).collect(),
+    let (keep, noop) = (r.int("keepdims", 1)? != 0, r.int("noop_with_empty_axes", 0)? != 0);
+    let mut axes = match r.axes_or_input(1, if mode == "sum" { 13 } else { 18 })? {
+        Axes::Known(a) if !a.is_empty() => r.axes(&a, rank)?,
+        Axes::Known(_) | Axes::None if noop => vec![],
+        Axes::Known(_) | Axes::None => (0..rank).collect(),
+        Axes::Computed(axes, n) => return computed(r, x, axes, n, mode, [keep, noop]),
     };
     axes.sort();
-    let keep = r.int("keepdims", 1)? != 0;
     Ok(vec![emit(r, x, Reduce { mode, axes, keep })?])
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Affine, Call, CallArg, Facts, Infer, Lowering, Operator, Part, Reader, Real};
 use crate::diagnostics::Diagnostic;
-use crate::ir::{Dim, Fact, ValueId};
+use crate::ir::{Dim, Fact, Type, ValueId};
 use kiln_kernels::dtype::DType;
 
 /// Interpolation to another shape, as `kiln_kernels::resize::resize` does it.
@@ -130,6 +130,20 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
             ],
         )?
     };
+    let antialias = r.int("antialias", 0)? != 0;
+    let mode = match (r.word("mode", &["nearest", "linear", "cubic"])?, antialias) {
+        ("linear", true) => "linear+antialias",
+        ("cubic", true) => "cubic+antialias",
+        (m, _) => m,
+    };
+    let nearest =
+        if r.version < 11 { "floor" } else { r.word("nearest_mode", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])? };
+    let policy = r.word("keep_aspect_ratio_policy", &["stretch", "not_larger", "not_smaller"])?;
+    let open =
+        |r: &Reader<'_, '_>, v: Option<ValueId>| v.is_some_and(|v| r.constant(v).is_none() && r.shape(v).is_ok_and(|s| s != [Dim::int(0)]));
+    if open(r, scales) || open(r, roi) || sizes.is_some_and(|v| open(r, Some(v)) && r.dims(v).is_none()) {
+        return computed(r, [roi, scales, sizes], &axes, [mode, coordinates, nearest, policy]);
+    }
     let scales = floats(r, scales, "scales")?;
     let sizes = match sizes.filter(|v| r.shape(*v).is_ok_and(|s| s != [Dim::int(0)])) {
         Some(v) => Some(
@@ -172,7 +186,6 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
             };
         }
     } else if let Some(sizes) = &sizes {
-        let policy = r.word("keep_aspect_ratio_policy", &["stretch", "not_larger", "not_smaller"])?;
         let ratio = |k: usize| -> Option<f64> { Some(sizes[k].as_int()? as f64 / shape[axes[k]].as_int()? as f64) };
         if policy == "stretch" {
             for (k, &a) in axes.iter().enumerate() {
@@ -195,14 +208,6 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
             }
         }
     }
-    let antialias = r.int("antialias", 0)? != 0;
-    let mode = match (r.word("mode", &["nearest", "linear", "cubic"])?, antialias) {
-        ("linear", true) => "linear+antialias",
-        ("cubic", true) => "cubic+antialias",
-        (m, _) => m,
-    };
-    let nearest =
-        if r.version < 11 { "floor" } else { r.word("nearest_mode", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])? };
     let op = Resize {
         shape: out,
         scales: factor.into_iter().map(Real::from).collect(),
@@ -215,6 +220,25 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
         exclude: r.int("exclude_outside", 0)? != 0,
     };
     finish(r, x, op)
+}
+
+/// A Resize whose region, scales or sizes only run time can tell.
+fn computed(r: &mut Reader<'_, '_>, operands: [Option<ValueId>; 3], axes: &[usize], words: [&str; 4]) -> Read {
+    let x = r.input(0)?;
+    let (shape, dtype) = (r.shape(x)?, r.dtype(x));
+    let wide = if matches!(dtype, DType::F32 | DType::F64) { dtype } else { DType::F32 };
+    let x = r.cast(x, wide)?;
+    let (cubic, extrapolation) = (r.float("cubic_coeff_a", -0.75)?, r.float("extrapolation_value", 0.0)?);
+    let (cubic, extrapolation) = (r.scalar(cubic as f64, DType::F32), r.scalar(extrapolation as f64, DType::F32));
+    let mut inputs = vec![Some(x)];
+    inputs.extend(operands);
+    inputs.extend([Some(cubic), Some(extrapolation)]);
+    let mut ints = vec![r.int("exclude_outside", 0)?];
+    ints.extend(axes.iter().map(|a| *a as i64));
+    let out = (0..shape.len()).map(|i| if axes.contains(&i) { r.b.fresh("resized") } else { shape[i].clone() }).collect();
+    let text = words.iter().map(|w| w.to_string()).collect();
+    let y = super::host::call_with(r, "resize", inputs, ints, text, vec![Type::Tensor(wide, out)])?[0];
+    Ok(vec![r.cast(y, dtype)?])
 }
 
 /// Reads `Upsample`, the forerunner of Resize.

@@ -1,6 +1,6 @@
-//! Operators that only rename extents: Shape, Size, Reshape, Flatten, Squeeze and Unsqueeze.
+//! Operators that move no element: Shape, Size, Reshape, Flatten, Squeeze, Unsqueeze and BitCast.
 
-use super::{Facts, Infer, Lowering, Operator, Reader};
+use super::{Axes, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId, product};
 use kiln_kernels::dtype::DType;
@@ -58,6 +58,26 @@ impl Operator for Reshape {
     }
 }
 
+/// The same bits read as another element type of the same width.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BitCast {
+    /// The element type of the result.
+    pub to: DType,
+}
+
+impl Operator for BitCast {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        let from = cx.dtype(0);
+        if from.bits() != self.to.bits() || from == DType::Str {
+            return Err(Diagnostic::new(format!("BitCast needs types of one width, found {from} and {}", self.to)));
+        }
+        Ok(vec![Fact::tensor(self.to, cx.shape(0).to_vec())])
+    }
+    fn lower(&self, _: &Facts<'_>) -> Lowering {
+        Lowering::View
+    }
+}
+
 type Read = Result<Vec<ValueId>, Diagnostic>;
 
 /// Reads `Shape`, whose `start` and `end` (opset 15) cut the list.
@@ -69,6 +89,13 @@ pub fn read_shape(r: &mut Reader<'_, '_>) -> Read {
     let (start, end) = (clamp(r.int("start", 0)?), clamp(r.int("end", n)?));
     let elements = shape.get(start..end.max(start)).unwrap_or(&[]).to_vec();
     Ok(vec![r.emit(Dims { elements, scalar: false, dtype: DType::I64 }, &[])?])
+}
+
+/// Reads `BitCast`.
+pub fn read_bit_cast(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let to = r.dtype_attr("to")?.ok_or_else(|| Diagnostic::new("attribute to is missing"))?;
+    Ok(vec![if to == r.dtype(x) { x } else { r.emit(BitCast { to }, &[x])? }])
 }
 
 /// Reads `Size`.
@@ -165,8 +192,12 @@ pub fn read_squeeze(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
     let shape = r.shape(x)?;
     let axes = match r.axes_or_input(1, 13)? {
-        Some(axes) => r.axes(&axes, shape.len())?,
-        None => (0..shape.len()).filter(|&i| shape[i].is(1)).collect(),
+        Axes::Known(axes) => r.axes(&axes, shape.len())?,
+        Axes::None => (0..shape.len()).filter(|&i| shape[i].is(1)).collect(),
+        Axes::Computed(axes, n) => {
+            let rank = n.map(|n| shape.len().saturating_sub(n as usize));
+            return super::host::of_rank(r, "squeeze", &[x, axes], rank);
+        }
     };
     for &a in &axes {
         if shape[a].as_int().is_some_and(|n| n != 1) {
@@ -181,7 +212,11 @@ pub fn read_squeeze(r: &mut Reader<'_, '_>) -> Read {
 pub fn read_unsqueeze(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
     let shape = r.shape(x)?;
-    let axes = r.axes_or_input(1, 13)?.ok_or_else(|| Diagnostic::new("the axes are missing"))?;
+    let axes = match r.axes_or_input(1, 13)? {
+        Axes::Known(axes) => axes,
+        Axes::None => return Err(Diagnostic::new("the axes are missing")),
+        Axes::Computed(axes, n) => return super::host::of_rank(r, "unsqueeze", &[x, axes], n.map(|n| shape.len() + n as usize)),
+    };
     let axes = r.axes(&axes, shape.len() + axes.len())?;
     let mut rest = shape.into_iter();
     let rank = rest.len() + axes.len();

@@ -1,9 +1,9 @@
-//! TopK and CumSum.
+//! TopK, CumSum and CumProd.
 
 use super::reduce::around;
 use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
-use crate::ir::{Dim, Fact, ValueId};
+use crate::ir::{Dim, Fact, Type, ValueId};
 use kiln_kernels::dtype::DType;
 
 /// The largest or smallest elements along an axis, in order, with their positions.
@@ -47,25 +47,27 @@ impl Operator for TopK {
     }
 }
 
-/// Running sums along an axis.
+/// Running sums or products along an axis.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CumSum {
+pub struct Running {
+    /// `scan::cumsum` or `scan::cumprod`.
+    pub kernel: &'static str,
     /// The axis.
     pub axis: usize,
     /// Whether an element's own value is left out.
     pub exclusive: bool,
-    /// Whether to sum from the end.
+    /// Whether to go from the end.
     pub reverse: bool,
 }
 
-impl Operator for CumSum {
+impl Operator for Running {
     fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
         Ok(vec![Fact::tensor(cx.dtype(0), cx.shape(0).to_vec())])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let [outer, axis, inner] = around(cx.shape(0), self.axis);
         Lowering::Call(Call {
-            entry: "scan::cumsum",
+            entry: self.kernel,
             types: vec![cx.dtype(0)],
             args: vec![
                 CallArg::Out(0),
@@ -94,7 +96,7 @@ pub fn read_top_k(r: &mut Reader<'_, '_>) -> Read {
         let v = r.input(1)?;
         match r.dims(v) {
             Some([k]) => k.clone(),
-            _ => return Err(Diagnostic::new("the k of TopK is computed at run time").help("export with a constant k")),
+            _ => return computed_top_k(r, x, v, axis),
         }
     };
     let op = TopK { axis, k, largest: r.int("largest", 1)? != 0 };
@@ -105,17 +107,36 @@ pub fn read_top_k(r: &mut Reader<'_, '_>) -> Read {
     Ok(out)
 }
 
-/// Reads `CumSum`.
-pub fn read_cumsum(r: &mut Reader<'_, '_>) -> Read {
+/// A TopK whose k only run time can tell.
+fn computed_top_k(r: &mut Reader<'_, '_>, x: ValueId, k: ValueId, axis: usize) -> Read {
+    let (mut shape, dtype) = (r.shape(x)?, r.dtype(x));
+    let wide = if matches!(dtype, DType::F16 | DType::Bf16) { DType::F32 } else { dtype };
+    let x = r.cast(x, wide)?;
+    shape[axis] = r.b.fresh("k");
+    let results = vec![Type::Tensor(wide, shape.clone()), Type::Tensor(DType::I64, shape)];
+    let largest = r.int("largest", 1)?;
+    let mut out = super::host::call(r, "top_k", &[x, k], vec![axis as i64, largest], results)?;
+    out[0] = r.cast(out[0], dtype)?;
+    Ok(out)
+}
+
+/// Reads `CumSum` and `CumProd`.
+pub fn read_running(r: &mut Reader<'_, '_>) -> Read {
     let (x, axis) = (r.input(0)?, r.input(1)?);
-    let (rank, dtype) = (r.rank(x)?, r.dtype(x));
-    let axis = match r.const_ints(axis).as_deref() {
-        Some([a]) => r.axis(*a, rank)?,
-        _ => return Err(Diagnostic::new("the axis of CumSum is computed at run time").help("export with a constant axis")),
+    let (shape, dtype) = (r.shape(x)?, r.dtype(x));
+    let kernel = if r.node.op_type == "CumProd" { "scan::cumprod" } else { "scan::cumsum" };
+    let (exclusive, reverse) = (r.int("exclusive", 0)?, r.int("reverse", 0)?);
+    let wide = if matches!(dtype, DType::F16 | DType::Bf16) { DType::F32 } else { dtype };
+    let x = r.cast(x, wide)?;
+    let y = match r.const_ints(axis).as_deref() {
+        Some([a]) => {
+            let op = Running { kernel, axis: r.axis(*a, shape.len())?, exclusive: exclusive != 0, reverse: reverse != 0 };
+            r.emit(op, &[x])?
+        }
+        _ => {
+            let (ints, ty) = (vec![exclusive, reverse], Type::Tensor(wide, shape));
+            super::host::call_with(r, "scan", vec![Some(x), Some(axis)], ints, vec![kernel.to_string()], vec![ty])?[0]
+        }
     };
-    let op = CumSum { axis, exclusive: r.int("exclusive", 0)? != 0, reverse: r.int("reverse", 0)? != 0 };
-    let half = matches!(dtype, DType::F16 | DType::Bf16);
-    let x = if half { r.cast(x, DType::F32)? } else { x };
-    let y = r.emit(op, &[x])?;
     Ok(vec![r.cast(y, dtype)?])
 }

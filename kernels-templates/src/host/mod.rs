@@ -1,5 +1,7 @@
 //! Host functions: operators whose result types depend on data, and operators on strings and sequences, over run-time values.
 
+mod dynamic;
+mod resize;
 mod sequence;
 mod strings;
 mod tensor;
@@ -20,6 +22,8 @@ pub struct HostArgs<'a> {
 /// A host function: operands (`None` for an optional one left out) and attributes to results.
 pub type HostFn = fn(&[Option<&Value>], HostArgs<'_>) -> Result<Vec<Value>, Fault>;
 
+type Answer = Result<Vec<Value>, Fault>;
+
 macro_rules! host {
     ($($name:literal => $f:path;)*) => {
         /// Every host function by name.
@@ -33,19 +37,28 @@ host! {
     "concat_from_sequence" => sequence::concat;
     "expand" => tensor::expand;
     "nonzero" => tensor::nonzero;
+    "one_hot" => dynamic::one_hot;
+    "pad" => dynamic::pad;
     "range" => tensor::range;
+    "reduce" => dynamic::reduce;
     "reshape" => tensor::reshape;
+    "resize" => resize::resize;
+    "scan" => dynamic::scan;
     "sequence_at" => sequence::at;
     "sequence_construct" => sequence::construct;
     "sequence_erase" => sequence::erase;
     "sequence_insert" => sequence::insert;
     "sequence_length" => sequence::length;
     "slice" => tensor::slice;
+    "split" => dynamic::split;
     "split_to_sequence" => sequence::split;
+    "squeeze" => dynamic::squeeze;
     "string_concat" => strings::concat;
     "string_equal" => strings::equal;
     "string_normalizer" => strings::normalize;
     "tile" => tensor::tile;
+    "top_k" => dynamic::top_k;
+    "unsqueeze" => dynamic::unsqueeze;
 }
 
 /// Runs the function of that name.

@@ -1,12 +1,10 @@
 //! Host functions on sequences.
 
-use super::{HostArgs, ints, pick, tensor};
+use super::{Answer, HostArgs, ints, pick, tensor};
 use crate::fault::{Fault, position};
 use crate::index::{for_each, offset, strides};
 use crate::value::{Tensor, Value};
 use alloc::{format, vec, vec::Vec};
-
-type Answer = Result<Vec<Value>, Fault>;
 
 fn sequence<'a>(inputs: &[Option<&'a Value>]) -> Result<&'a Vec<Value>, Fault> {
     match inputs.first().copied().flatten() {

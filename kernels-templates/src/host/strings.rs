@@ -1,14 +1,12 @@
 //! Host functions on strings.
 
-use super::{HostArgs, tensor};
+use super::{Answer, HostArgs, tensor};
 use crate::dtype::{DType, bf16, f16};
 use crate::fault::Fault;
 use crate::index::{for_each, offset, strides};
 use crate::value::{Tensor, Value};
 use alloc::string::{String, ToString};
 use alloc::{format, vec, vec::Vec};
-
-type Answer = Result<Vec<Value>, Fault>;
 
 /// Text attributes: the case change, then stop words; integer attribute: whether stop words match case:
 /// [StringNormalizer](https://onnx.ai/onnx/operators/onnx__StringNormalizer.html).

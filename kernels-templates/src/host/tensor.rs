@@ -1,13 +1,11 @@
 //! Host functions on dense tensors whose result shapes depend on data.
 
-use super::{HostArgs, extents, ints, pick, tensor};
+use super::{Answer, HostArgs, extents, ints, pick, tensor};
 use crate::dtype::{DType, bf16, f16};
 use crate::fault::{Fault, position};
 use crate::index::{for_each, offset, strides};
 use crate::value::{Tensor, Value};
 use alloc::{format, vec, vec::Vec};
-
-type Answer = Result<Vec<Value>, Fault>;
 
 /// Operands x and shape; attribute allowzero: [Reshape](https://onnx.ai/onnx/operators/onnx__Reshape.html).
 pub(super) fn reshape(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {

@@ -46,7 +46,7 @@ fn source(out: usize, tap: usize, stride: i64, pad: i64, dilation: i64, len: usi
 
 /// Convolution of `[N, C, ..]` with `[M, C/groups, ..]`: [Conv](https://onnx.ai/onnx/operators/onnx__Conv.html).
 /// `pads` lists the leading pad of each spatial axis; trailing pads are implied by `out_dims`.
-pub fn conv<T: Float>(
+pub fn conv<T: Num>(
     out: Out<'_, T>,
     x: In<'_, T>,
     w: In<'_, T>,
@@ -59,6 +59,7 @@ pub fn conv<T: Float>(
     dilations: Ints<'_>,
     groups: usize,
 ) {
+    // Sums of 8-bit products stay exact in f64.
     let (xs, ws) = (strides(x_dims), strides(w_dims));
     let per_group = w_dims[0] / groups;
     let mut k = 0;

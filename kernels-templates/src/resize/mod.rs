@@ -11,11 +11,10 @@ fn coordinate(mode: &str, i: usize, scale: f64, in_len: usize, out_len: usize, r
     let (x, n, m) = (i as f64, in_len as f64, out_len as f64);
     match mode {
         "align_corners" => {
-            if out_len == 1 {
-                0.0
-            } else {
-                x * (n - 1.0) / (m - 1.0)
-            }
+            // The extent before it is rounded down, unless only the rounding of the scale makes the difference.
+            let exact = scale * n;
+            let exact = if (exact - m).abs() < 1e-4 * m { m } else { exact };
+            if exact == 1.0 { 0.0 } else { x * (n - 1.0) / (exact - 1.0) }
         }
         "asymmetric" => x / scale,
         "pytorch_half_pixel" => {

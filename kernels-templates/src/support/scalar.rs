@@ -83,7 +83,7 @@ pub trait Integer: Copy {
     fn pow(self, b: Self) -> Self;
     /// a << b; 0 when b is not below the width.
     fn shl(self, b: Self) -> Self;
-    /// a >> b; 0 when b is not below the width.
+    /// a >> b; only copies of the sign when b is not below the width.
     fn shr(self, b: Self) -> Self;
     /// |a|, wrapping.
     fn magnitude(self) -> Self;
@@ -114,7 +114,7 @@ macro_rules! integers {
                 out
             }
             #[inline(always)] fn shl(self, b: Self) -> Self { if b >= 0 && (b as u64) < <$t>::BITS as u64 { self.wrapping_shl(b as u32) } else { 0 } }
-            #[inline(always)] fn shr(self, b: Self) -> Self { if b >= 0 && (b as u64) < <$t>::BITS as u64 { self.wrapping_shr(b as u32) } else { 0 } }
+            #[inline(always)] fn shr(self, b: Self) -> Self { if b >= 0 && (b as u64) < <$t>::BITS as u64 { self.wrapping_shr(b as u32) } else if self < 0 { (0 as $t).wrapping_sub(1) } else { 0 } }
             #[inline(always)] fn magnitude(self) -> Self { if self < 0 { (0 as $t).wrapping_sub(self) } else { self } }
             #[inline(always)] fn sign(self) -> Self { if self > 0 { 1 } else if self == 0 { 0 } else { (0 as $t).wrapping_sub(1) } }
         }

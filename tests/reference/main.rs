@@ -1,0 +1,90 @@
+//! The ONNX suite through import and the reference evaluator. `KILN_SUITE` names the folder that `conformance/prepare.py` filled;
+//! `KILN_CASES` picks cases whose `folder/name` contains it; `KILN_STRICT` makes any failure a failure of the test.
+
+use kiln_compiler::eval::Evaluator;
+use kiln_compiler::import::{Dims, import};
+use kiln_tests::suite::{Case, cases, compare_all, guarded, quiet_panics};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+fn evaluate(case: &Case) -> Result<(), String> {
+    let model = case.model()?;
+    let sets = case.data(&model)?;
+    let graph = import(&model, &Dims::default()).map_err(|e| e.to_string())?;
+    drop(model);
+    kiln_compiler::ir::verify(&graph).map_err(|e| format!("the graph does not verify: {e}"))?;
+    for set in sets {
+        let found = Evaluator::new(&graph, set.inputs)?.run()?;
+        compare_all(&found, &set.outputs, case.tolerance)?;
+    }
+    Ok(())
+}
+
+/// Why a case failed, in a few words that cases share.
+fn reason(text: &str) -> String {
+    let line = text.lines().next().unwrap_or("").trim_start_matches("error: ");
+    if line.starts_with("output ") {
+        return "wrong result".into();
+    }
+    if line.starts_with("panic") {
+        return "panic".into();
+    }
+    line.split(": ").last().unwrap_or(line).chars().take(90).collect()
+}
+
+#[test]
+fn the_suite_by_reference() {
+    let Ok(root) = std::env::var("KILN_SUITE") else {
+        println!("skipped: KILN_SUITE names no folder");
+        return;
+    };
+    let only = std::env::var("KILN_CASES").unwrap_or_default();
+    let all: Vec<Case> = cases(Path::new(&root)).into_iter().filter(|c| format!("{}/{}", c.group, c.name).contains(&only)).collect();
+    quiet_panics();
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(BTreeMap::new());
+    std::thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                while let Some(case) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let start = Instant::now();
+                    let result = guarded(|| evaluate(case));
+                    if start.elapsed().as_secs() >= 5 {
+                        println!("{}/{} took {:.0?}", case.group, case.name, start.elapsed());
+                    }
+                    results.lock().expect("no case panics outside of its guard").insert((&case.group, &case.name), result);
+                }
+            });
+        }
+    });
+    let results = results.into_inner().expect("no case panics outside of its guard");
+    let mut folders: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    let mut failures: Vec<(String, String)> = Vec::new();
+    for ((group, name), result) in &results {
+        folders.entry(group).or_default()[result.is_err() as usize] += 1;
+        if let Err(text) = result {
+            *reasons.entry(reason(text)).or_default() += 1;
+            failures.push((format!("{group}/{name}"), text.replace('\n', " ")));
+        }
+    }
+    failures.sort_by_key(|(name, text)| (!text.starts_with("panic"), !text.starts_with("output"), name.clone()));
+    for (name, text) in &failures {
+        println!("{name}: {}", text.chars().take(300).collect::<String>());
+    }
+    let mut reasons: Vec<_> = reasons.into_iter().collect();
+    reasons.sort_by_key(|(text, n)| (usize::MAX - n, text.clone()));
+    println!("\nreasons:");
+    for (text, n) in reasons {
+        println!("{n:5}  {text}");
+    }
+    println!();
+    for (folder, [passed, failed]) in &folders {
+        println!("{folder}: {passed} passed, {failed} failed");
+    }
+    println!("{} passed, {} failed", results.len() - failures.len(), failures.len());
+    assert!(failures.is_empty() || std::env::var("KILN_STRICT").is_err(), "{} cases failed", failures.len());
+}
