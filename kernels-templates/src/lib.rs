@@ -29,3 +29,4 @@ pub mod sort;
 pub mod support;
 pub mod transpose;
 pub mod value;
+pub mod wire;

@@ -339,7 +339,6 @@ impl Printer<'_> {
         let o = self.result(step.outputs[0], &quote!(f32));
         let scratch_arg = has_scratch.then(|| quote!({ let s = scratch; s.at::<f32>(worker) },));
         quote! {
-            #functions
             #[inline(never)]
             fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
                 #bindings
@@ -356,6 +355,7 @@ impl Printer<'_> {
                     unsafe { g.run_task(isa, task, x, w, bias, o, #scratch_arg #epilogue_arg) }
                 })
             }
+            #functions
         }
     }
     fn stride_of(&self, s: &Stride) -> TokenStream {
@@ -478,7 +478,6 @@ impl Printer<'_> {
             }
         };
         quote! {
-            #functions
             #[inline(never)]
             fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
                 #bindings
@@ -506,6 +505,7 @@ impl Printer<'_> {
                     }
                 })
             }
+            #functions
         }
     }
 

@@ -224,12 +224,12 @@ impl Printer<'_> {
             }
         };
         quote! {
+            #wrapper
             #k::kernel_fn! {
                 fn #body<A>(o: *mut #out_ty, #(#params,)* #(#extra_params,)* from: usize, to: usize) {
                     #loops
                 }
             }
-            #wrapper
         }
     }
 }
