@@ -33,7 +33,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "pow-half", on: &["Pow"], equation: "x ^ 0.5 => sqrt(x)", class: Class::Reassociating, apply: |rw, n| power(rw, n, 0.5, |rw, x| rw.pointwise("Sqrt", &[x])) },
     Rule { name: "pow-inverse", on: &["Pow"], equation: "x ^ -1 => 1 / x", class: Class::Reassociating, apply: |rw, n| power(rw, n, -1.0, |rw, x| rw.pointwise("Reciprocal", &[x])) },
     Rule { name: "cast-same", on: &["Cast"], equation: "T(x) => x  where x has type T", class: Class::Exact, apply: cast_same },
-    Rule { name: "cast-chain", on: &["Cast"], equation: "T2(T1(x)) => T2(x)  where T1 holds every value of x's type", class: Class::Exact, apply: cast_chain },
+    Rule { name: "cast-chain", on: &["Cast"], equation: "T2(T1(x)) => T2(x)  where T1 holds every value of x's type, and no integer narrows through a float", class: Class::Exact, apply: cast_chain },
     Rule { name: "where-constant", on: &["Where"], equation: "where(true, x, y) => x;  where(false, x, y) => y", class: Class::Exact, apply: where_constant },
     Rule { name: "where-same", on: &["Where"], equation: "where(c, x, x) => x", class: Class::Exact, apply: where_same },
     Rule { name: "where-not", on: &["Where"], equation: "where(!c, x, y) => where(c, y, x)", class: Class::Exact, apply: where_not },
@@ -218,7 +218,8 @@ fn cast_chain(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let y = rw.input(n, 0)?;
     let x = rw.input(rw.made_by(y, "Cast")?, 0)?;
     let (from, middle, to) = (rw.dtype(x), rw.dtype(y), rw.dtype(*rw.node(n).outputs.first()?));
-    if !holds(from, middle) {
+    // Floats saturate where integers wrap.
+    if !holds(from, middle) || (from.is_int() && middle.is_float() && to.is_int() && !holds(from, to)) {
         return None;
     }
     if from == to {
@@ -244,4 +245,184 @@ fn where_not(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     // The operands change places, and with them their types if those differ.
     (rw.dtype(x) == rw.dtype(y)).then_some(())?;
     Some(vec![rw.add(op, &[c, y, x])?])
+}
+
+#[cfg(test)]
+pub(in crate::rewrite) mod tests {
+    use super::*;
+    use crate::kernel::{Binary, Expr};
+    use crate::rewrite::tests::{Case, Example};
+
+    /// `f(x, c)` for a constant of equal elements.
+    fn with(c: &mut Case, name: &'static str, dtype: DType, value: f64) {
+        let shape = c.any_shape();
+        let x = c.input(dtype, &shape);
+        let narrow = c.narrower(&shape);
+        let k = c.filled(dtype, &narrow, value);
+        let y = c.pointwise(name, &[x, k]);
+        c.output(y);
+    }
+    /// `name(.., name(x))` of unary functions, inner first.
+    fn nest(c: &mut Case, names: &[&'static str], dtype: DType) {
+        let shape = c.any_shape();
+        let x = c.input(dtype, &shape);
+        let y = names.iter().fold(x, |v, n| c.pointwise(n, &[v]));
+        c.output(y);
+    }
+    fn chained(c: &mut Case, name: &'static str) {
+        let (d, shape) = (c.wide(), c.any_shape());
+        let x = c.input(d, &shape);
+        let wide = c.narrower(&shape);
+        let small = c.narrower(&wide);
+        let (k, l) = (c.factor(d, &wide), c.factor(d, &small));
+        let y = c.pointwise(name, &[x, k]);
+        let z = c.pointwise(name, &[y, l]);
+        c.output(z);
+    }
+    fn raised(c: &mut Case, exponent: f64) {
+        let (d, shape) = (c.wide(), c.any_shape());
+        let of = c.rng.pick(&[DType::F32, DType::F64]);
+        let (x, k) = (c.input(d, &shape), c.filled(of, &[], exponent));
+        let mut e = Expr::default();
+        let (a, b) = (e.input(0, d), e.input(1, of));
+        let b = e.cast(b, d);
+        let p = e.bin(Binary::Pow, a, b);
+        e.results.push(p);
+        let y = c.op(Pointwise { name: "Pow", expr: e }, &[x, k]);
+        c.output(y);
+    }
+    fn choice(c: &mut Case) -> [ValueId; 3] {
+        let shape = c.any_shape();
+        let d = c.rng.pick(&[DType::F32, DType::I64, DType::Bool]);
+        [c.input(DType::Bool, &shape), c.input(d, &shape), c.input(d, &shape)]
+    }
+    fn clamp(c: &mut Case, x: ValueId) -> ValueId {
+        let d = c.g.dtype(x);
+        let lo = c.rng.pick(&[-2.0, -0.5, 0.0, 0.5]);
+        let (a, b) = (c.filled(d, &[], lo), c.filled(d, &[], lo + 1.5));
+        match c.rng.below(4) {
+            0 => c.pointwise("Relu", &[x]),
+            1 => c.pointwise("Max", &[x, a]),
+            2 => c.pointwise("Min", &[x, b]),
+            _ => c.pointwise("Clip", &[x, a, b]),
+        }
+    }
+    const NUMBERS: &[DType] = &[DType::F32, DType::F64, DType::F16, DType::Bf16, DType::I32, DType::I64, DType::U8];
+
+    pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
+        ("constant-right", |c| {
+            let d = c.rng.pick(NUMBERS);
+            let (a, b) = (c.any_shape(), c.float());
+            let d = if c.rng.below(2) == 0 { d } else { b };
+            let (k, x) = (c.constant(d, &a), c.input(d, &a));
+            let name = c.rng.pick(&["Add", "Mul"]);
+            let y = c.pointwise(name, &[k, x]);
+            c.output(y);
+        }),
+        ("add-zero", |c| {
+            let d = c.rng.pick(NUMBERS);
+            let zero = if d.is_float() { c.rng.pick(&[0.0, -0.0]) } else { 0.0 };
+            with(c, "Add", d, zero);
+        }),
+        ("sub-zero", |c| {
+            let d = c.rng.pick(NUMBERS);
+            with(c, "Sub", d, 0.0);
+        }),
+        ("mul-one", |c| {
+            let d = c.rng.pick(NUMBERS);
+            with(c, "Mul", d, 1.0);
+        }),
+        ("div-one", |c| {
+            let d = c.rng.pick(NUMBERS);
+            with(c, "Div", d, 1.0);
+        }),
+        ("and-true", |c| with(c, "And", DType::Bool, 1.0)),
+        ("or-false", |c| with(c, "Or", DType::Bool, 0.0)),
+        ("sub-constant", |c| {
+            let (d, shape) = (c.float(), c.any_shape());
+            let x = c.input(d, &shape);
+            let narrow = c.narrower(&shape);
+            let k = c.constant(d, &narrow);
+            let y = c.pointwise("Sub", &[x, k]);
+            c.output(y);
+        }),
+        ("div-power-of-two", |c| {
+            let d = c.wide();
+            let k = c.rng.pick(&[8.0, -0.25, 2.0, 1024.0, 1.0 / 65536.0]);
+            with(c, "Div", d, k);
+        }),
+        ("add-chain", |c| chained(c, "Add")),
+        ("mul-chain", |c| chained(c, "Mul")),
+        ("involution", |c| {
+            let (name, d) = c.rng.pick(&[("Neg", DType::F32), ("Neg", DType::I64), ("Not", DType::Bool), ("BitwiseNot", DType::U8)]);
+            nest(c, &[name, name], d);
+        }),
+        ("idempotent", |c| {
+            let (name, d) = (c.rng.pick(&["Abs", "Relu", "Sign"]), c.float());
+            nest(c, &[name, name], d);
+        }),
+        ("rounded-twice", |c| {
+            let (inner, outer) = (c.rng.pick(&["Floor", "Ceil", "Round", "Sign"]), c.rng.pick(&["Floor", "Ceil", "Round"]));
+            let d = c.float();
+            nest(c, &[inner, outer], d);
+        }),
+        ("clip-chain", |c| {
+            let (d, shape) = (c.float(), c.any_shape());
+            let x = c.input(d, &shape);
+            let y = clamp(c, x);
+            let z = clamp(c, y);
+            c.output(z);
+        }),
+        ("pow-one", |c| raised(c, 1.0)),
+        ("pow-square", |c| raised(c, 2.0)),
+        ("pow-cube", |c| raised(c, 3.0)),
+        ("pow-half", |c| raised(c, 0.5)),
+        ("pow-inverse", |c| raised(c, -1.0)),
+        ("cast-same", |c| {
+            let (d, shape) = (c.rng.pick(NUMBERS), c.any_shape());
+            let x = c.input(d, &shape);
+            let y = c.op(Pointwise::cast(d, d, true), &[x]);
+            c.output(y);
+        }),
+        ("cast-chain", |c| {
+            use DType::*;
+            let (from, middle) = c.rng.pick(&[
+                (F16, F32),
+                (Bf16, F64),
+                (F32, F64),
+                (I8, F16),
+                (U8, Bf16),
+                (I32, F64),
+                (I32, I64),
+                (U8, I16),
+                (Bool, F32),
+                (Bool, I8),
+            ]);
+            let narrow = from.is_int() && middle.is_float();
+            let to = if narrow { c.rng.pick(&[F32, F16, I64, Bool]) } else { c.rng.pick(&[F32, F16, Bf16, F64, I8, I32, I64, U8, Bool]) };
+            let shape = c.any_shape();
+            let x = c.input(from, &shape);
+            let y = c.op(Pointwise::cast(from, middle, true), &[x]);
+            let z = c.op(Pointwise::cast(middle, to, true), &[y]);
+            c.output(z);
+        }),
+        ("where-constant", |c| {
+            let [_, x, y] = choice(c);
+            let on = c.rng.below(2) as f64;
+            let k = c.filled(DType::Bool, &[], on);
+            let z = c.pointwise("Where", &[k, x, y]);
+            c.output(z);
+        }),
+        ("where-same", |c| {
+            let [k, x, _] = choice(c);
+            let z = c.pointwise("Where", &[k, x, x]);
+            c.output(z);
+        }),
+        ("where-not", |c| {
+            let [k, x, y] = choice(c);
+            let not = c.pointwise("Not", &[k]);
+            let z = c.pointwise("Where", &[not, x, y]);
+            c.output(z);
+        }),
+    ];
 }

@@ -101,3 +101,34 @@ fn dims(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     }
     Some(by)
 }
+
+#[cfg(test)]
+pub(in crate::rewrite) mod tests {
+    use super::*;
+    use crate::ops::gather::Gather;
+    use crate::ops::movement::{Concat, Transpose};
+    use crate::rewrite::tests::Example;
+
+    pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
+        ("dims", |c| {
+            let x = c.open(DType::F32, &[3, 4]);
+            let shape = Dims { elements: c.g.shape(x).to_vec(), scalar: false, dtype: DType::I64 };
+            let s = c.op(shape, &[]);
+            let k = c.g.add_constant(Tensor::new(&[1], &[c.rng.below(2) as i64]), "");
+            let d = c.op(Gather { axis: 0 }, &[s, k]);
+            let two = c.g.add_constant(Tensor::scalar(2i64), "");
+            let t = c.pointwise("Mul", &[d, two]);
+            let y = c.op(Concat { axis: 0 }, &[t, s]);
+            c.output(y);
+        }),
+        ("fold", |c| {
+            let (d, shape) = (c.float(), c.shape(2));
+            let (a, b) = (c.constant(d, &shape), c.constant(d, &[]));
+            let t = c.op(Transpose { perm: vec![1, 0] }, &[a]);
+            let y = c.pointwise("Add", &[t, b]);
+            let x = c.input(d, &[]);
+            let z = c.pointwise("Mul", &[y, x]);
+            c.output(z);
+        }),
+    ];
+}

@@ -3,7 +3,7 @@
 use super::{SHARED, along, folds, rounded};
 use crate::ir::{NodeId, ValueId};
 use crate::ops::{Op, conv::Conv};
-use crate::rewrite::{Class, Found, Rewriter, Rule, head};
+use crate::rewrite::{Class, Found, Rewriter, Rule};
 use kiln_kernels::value::Tensor;
 
 /// Rules about convolutions.
@@ -122,8 +122,85 @@ fn pad(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let axes = rank - 2;
     let pads = (0..2 * axes).map(|i| conv.pads[i] + p.pads[if i < axes { 2 + i } else { rank + 2 + i - axes }]).collect();
     let op = Conv { pads, ..conv.clone() };
-    debug_assert_eq!(head(&rw.node(node).op), "Pad");
     let mut inputs = rw.node(n).inputs.clone();
     inputs[0] = rw.input(node, 0);
     rw.add_all(op.into(), inputs, 1)
+}
+
+#[cfg(test)]
+pub(in crate::rewrite) mod tests {
+    use super::*;
+    use crate::ops::{conv::ConvTranspose, pad::Pad};
+    use crate::rewrite::tests::{Case, Example};
+    use kiln_kernels::dtype::DType;
+
+    /// A convolution of either direction, with and without groups and bias; gives its result and its output channels.
+    fn convolved(c: &mut Case, d: DType) -> (ValueId, usize, usize) {
+        let (axes, groups) = (1 + c.rng.below(2), 1 + c.rng.below(3));
+        let (per_in, per_out) = (1 + c.rng.below(3), 1 + c.rng.below(3));
+        let mut shape = vec![1 + c.rng.below(2), groups * per_in];
+        shape.extend((0..axes).map(|_| 3 + c.rng.below(3)));
+        let x = c.input(d, &shape);
+        let back = c.rng.below(3) == 0;
+        let mut w = if back { vec![groups * per_in, per_out] } else { vec![groups * per_out, per_in] };
+        w.extend((0..axes).map(|_| 1 + c.rng.below(3)));
+        let mut operands = vec![x, c.factor(d, &w)];
+        if c.rng.below(2) == 0 {
+            operands.push(c.constant(d, &[groups * per_out]));
+        }
+        let (strides, pads, dilations) = (vec![1 + c.rng.below(2) as i64; axes], vec![c.rng.below(2) as i64; 2 * axes], vec![1; axes]);
+        let groups_ = groups as i64;
+        let y = if back {
+            c.op(ConvTranspose { strides, pads: vec![0; 2 * axes], dilations, output_padding: vec![0; axes], groups: groups_ }, &operands)
+        } else {
+            c.op(Conv { strides, pads, dilations, groups: groups_ }, &operands)
+        };
+        (y, groups * per_out, axes)
+    }
+    /// A constant per output channel, in one of the shapes that exporters write.
+    fn per_channel(c: &mut Case, d: DType, m: usize, axes: usize) -> ValueId {
+        let mut shape = [vec![1, m], vec![1; axes]].concat();
+        match c.rng.below(3) {
+            0 => shape.clear(),
+            1 => drop(shape.remove(0)),
+            _ => {}
+        }
+        c.factor(d, &shape)
+    }
+    fn followed(c: &mut Case, name: &'static str) {
+        let d = c.wide();
+        let (y, m, axes) = convolved(c, d);
+        let k = per_channel(c, d, m, axes);
+        let z = c.pointwise(name, &[y, k]);
+        c.output(z);
+    }
+
+    pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
+        ("conv-mul", |c| followed(c, "Mul")),
+        ("conv-div", |c| followed(c, "Div")),
+        ("conv-add", |c| followed(c, "Add")),
+        ("conv-input-mul", |c| {
+            let (d, groups, per, out) = (c.wide(), 1 + c.rng.below(2), 1 + c.rng.below(3), 1 + c.rng.below(2));
+            let x = c.input(d, &[2, groups * per, 4, 3]);
+            let k = per_channel(c, d, groups * per, 2);
+            let y = c.pointwise("Mul", &[x, k]);
+            let w = c.factor(d, &[groups * out, per, 2, 2]);
+            let op = Conv { strides: vec![1, 1], pads: vec![1, 0, 1, 0], dilations: vec![1, 1], groups: groups as i64 };
+            let z = c.op(op, &[y, w]);
+            c.output(z);
+        }),
+        ("conv-pad", |c| {
+            let d = c.wide();
+            let x = c.input(d, &[1, 2, 4, 5]);
+            let zero = c.filled(d, &[], 0.0);
+            let mut some = |n: usize| c.rng.below(n) as i64;
+            let pads = vec![0, 0, some(3), some(3), 0, 0, some(3), some(3)];
+            let (stride, own) = (1 + some(2), some(2));
+            let y = c.op(Pad { pads, mode: "constant" }, &[x, zero]);
+            let w = c.factor(d, &[3, 2, 3, 2]);
+            let op = Conv { strides: vec![stride; 2], pads: vec![own; 4], dilations: vec![1, 1], groups: 1 };
+            let z = c.op(op, &[y, w]);
+            c.output(z);
+        }),
+    ];
 }

@@ -51,3 +51,45 @@ fn scale_input(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let op = rw.node(n).op.clone();
     Some(vec![rw.add(op, &[x, w])?])
 }
+
+#[cfg(test)]
+pub(in crate::rewrite) mod tests {
+    use super::*;
+    use crate::ops::matmul::MatMul;
+    use crate::rewrite::tests::{Case, Example};
+
+    /// Operand and weights of a product, and its extents m, k, n.
+    fn operands(c: &mut Case) -> (ValueId, ValueId, [usize; 3]) {
+        let [m, k, n] = [c.rng.below(5), 1 + c.rng.below(5), 1 + c.rng.below(5)];
+        let rank = c.rng.below(2);
+        let batch = c.shape(rank);
+        let d = c.wide();
+        let x = c.input(d, &[batch.clone(), vec![m, k]].concat());
+        let shape = if c.rng.below(2) == 0 { [batch, vec![k, n]].concat() } else { vec![k, n] };
+        let w = c.factor(d, &shape);
+        (x, w, [m, k, n])
+    }
+    fn columns(c: &mut Case, like: ValueId, n: usize) -> ValueId {
+        let (d, shape) = (c.g.dtype(like), c.rng.below(3));
+        c.factor(d, &[vec![], vec![n], vec![1, n]][shape])
+    }
+    fn followed(c: &mut Case, name: &'static str) {
+        let (x, w, [_, _, n]) = operands(c);
+        let y = c.op(MatMul, &[x, w]);
+        let k = columns(c, x, n);
+        let z = c.pointwise(name, &[y, k]);
+        c.output(z);
+    }
+
+    pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
+        ("matmul-mul", |c| followed(c, "Mul")),
+        ("matmul-div", |c| followed(c, "Div")),
+        ("matmul-input-mul", |c| {
+            let (x, w, [_, k, _]) = operands(c);
+            let s = columns(c, x, k);
+            let y = c.pointwise("Mul", &[x, s]);
+            let z = c.op(MatMul, &[y, w]);
+            c.output(z);
+        }),
+    ];
+}
