@@ -40,12 +40,13 @@ pub trait Model: Sized + Send + Sync {
         let ports = Self::SPEC.inputs;
         if let Some((name, _)) = inputs.iter().find(|(n, _)| !ports.iter().any(|p| p.name == *n)) {
             let known: Vec<&str> = ports.iter().map(|p| p.name).collect();
-            return Err(Error::Port { port: name.to_string(), message: format!("the model has no such input; it has {}", known.join(", ")) });
+            return Err(Error::Port {
+                port: name.to_string(),
+                message: format!("the model has no such input; it has {}", known.join(", ")),
+            });
         }
-        let given: Vec<Input<'_>> = ports
-            .iter()
-            .map(|p| inputs.iter().find(|(n, _)| *n == p.name).map_or(Input::Absent, |(_, v)| Input::Value(v)))
-            .collect();
+        let given: Vec<Input<'_>> =
+            ports.iter().map(|p| inputs.iter().find(|(n, _)| *n == p.name).map_or(Input::Absent, |(_, v)| Input::Value(v))).collect();
         self.instance_mut().run(&given)?;
         // SAFETY: the inputs are borrowed until this call returns.
         Ok((0..Self::SPEC.outputs.len()).map(|i| unsafe { self.instance().output_value(i) }).collect())

@@ -337,7 +337,12 @@ impl Printer<'_> {
             }
         };
         let o = self.result(step.outputs[0], &quote!(f32));
-        let scratch_arg = has_scratch.then(|| quote!({ let s = scratch; s.at::<f32>(worker) },));
+        let scratch_arg = has_scratch.then(|| {
+            quote!({
+                let s = scratch;
+                s.at::<f32>(worker)
+            },)
+        });
         quote! {
             #[inline(never)]
             fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
@@ -423,9 +428,8 @@ impl Printer<'_> {
         let geometry = self.matmul_geometry(sides, a, b);
         let both = [a.clone(), b.clone()];
         let tail_dims = epilogue.map_or(vec![], |e| self.stride_dims(&e.operands));
-        let bindings = self.bindings(
-            batch.iter().chain(sides).chain(self.stride_dims(&both)).chain(tail_dims).chain(self.result_dims(step)),
-        );
+        let bindings =
+            self.bindings(batch.iter().chain(sides).chain(self.stride_dims(&both)).chain(tail_dims).chain(self.result_dims(step)));
         let extents: Vec<TokenStream> = batch.iter().map(|d| self.dim(d)).collect();
         // The matrix number as an index of the batch axes, and each operand's offset by it.
         let mut split = TokenStream::new();

@@ -184,8 +184,12 @@ impl Printer<'_> {
                 (quote!(1usize #(* #outer_dims)*), w)
             }
         };
-        let all: Vec<&Dim> =
-            dims.iter().chain(self.stride_dims(operands)).chain(meets.iter().flat_map(|(a, b)| [a, b])).chain(self.result_dims(step)).collect();
+        let all: Vec<&Dim> = dims
+            .iter()
+            .chain(self.stride_dims(operands))
+            .chain(meets.iter().flat_map(|(a, b)| [a, b]))
+            .chain(self.result_dims(step))
+            .collect();
         let bindings = self.bindings(all);
         let line = proc_macro2::Literal::u32_unsuffixed(step.line as u32);
         let checks = meets.iter().map(|(a, b)| {

@@ -1,8 +1,8 @@
 //! Scalar expressions, and how the reference evaluator computes them.
 
 mod expr;
-mod spec;
 pub mod interpret;
+mod spec;
 
-pub use spec::{Copy, Epilogue, Kernel, Operand, Packed, Recipe, Stride, Window};
 pub use expr::{At, Binary, Expr, Literal, Scalar, Unary, operands};
+pub use spec::{Copy, Epilogue, Kernel, Operand, Packed, Recipe, Stride, Window};

@@ -49,17 +49,7 @@ pub fn schedule(g: Graph) -> Plan {
     let end = s.time;
     s.buffers.iter_mut().for_each(|b| b.life.to = b.life.to.min(end));
     let arena = memory::place(&s.buffers, &s.g.symbols);
-    Plan {
-        graph: s.g,
-        steps,
-        places: s.places,
-        layouts: s.layouts,
-        buffers: s.buffers,
-        slots: s.slots,
-        weights: s.weights,
-        arena,
-        lines,
-    }
+    Plan { graph: s.g, steps, places: s.places, layouts: s.layouts, buffers: s.buffers, slots: s.slots, weights: s.weights, arena, lines }
 }
 
 struct Scheduler {
@@ -439,8 +429,7 @@ impl Scheduler {
             }
             defines.extend(self.defines_of(*v, *p));
         }
-        let stacks: Vec<Transfer> =
-            body.outputs[1 + l.carried..].iter().zip(stacked).map(|(f, t)| Transfer { from: *f, to: *t }).collect();
+        let stacks: Vec<Transfer> = body.outputs[1 + l.carried..].iter().zip(stacked).map(|(f, t)| Transfer { from: *f, to: *t }).collect();
         defines.extend(stacked.iter().flat_map(|v| self.defines_of(*v, *v)));
         let carried_defines = carried.iter().flat_map(|v| self.defines_of(*v, *v)).collect();
         steps.push(Step::Loop(Box::new(LoopStep {

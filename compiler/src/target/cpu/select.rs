@@ -51,9 +51,7 @@ pub fn select(g: &Graph, c: &Cluster, layouts: &Layouts) -> Selected {
             let elements = g[node.outputs[0]].fact.dims.clone().unwrap_or_default();
             (Kernel::Dims { elements, dtype: g.dtype(node.outputs[0]) }, vec![])
         }
-        (_, Lowering::Call(call)) => {
-            (Kernel::Call(call), node.inputs.iter().flatten().map(|v| (*v, Layout::RowMajor)).collect())
-        }
+        (_, Lowering::Call(call)) => (Kernel::Call(call), node.inputs.iter().flatten().map(|v| (*v, Layout::RowMajor)).collect()),
         // Views and blocks are handled by the schedule before kernels are selected.
         _ => (Kernel::Move { copies: vec![], dtype: DType::F32 }, vec![]),
     }
@@ -93,10 +91,7 @@ fn copy(g: &Graph, node: &Node, p: &Part, layouts: &Layouts) -> Copy {
 }
 
 fn epilogue(g: &Graph, anchor: NodeId, t: &Tail) -> Epilogue {
-    let operands = t.inputs[1..]
-        .iter()
-        .map(|v| Operand { value: *v, strides: tail_operand(g, anchor, *v).unwrap_or_default() })
-        .collect();
+    let operands = t.inputs[1..].iter().map(|v| Operand { value: *v, strides: tail_operand(g, anchor, *v).unwrap_or_default() }).collect();
     Epilogue { expr: t.expr.clone(), operands }
 }
 
@@ -168,7 +163,16 @@ fn three<T: Clone>(v: &[T], fill: T) -> [T; 3] {
     out
 }
 
-fn window(g: &Graph, x: ValueId, out: ValueId, kernel: &[i64], stride: &[i64], pads: &[i64], dilation: &[i64], layouts: &Layouts) -> Window {
+fn window(
+    g: &Graph,
+    x: ValueId,
+    out: ValueId,
+    kernel: &[i64],
+    stride: &[i64],
+    pads: &[i64],
+    dilation: &[i64],
+    layouts: &Layouts,
+) -> Window {
     let (shape, result) = (g.shape(x), g.shape(out));
     let u = |v: &[i64], fill: usize| three(&v.iter().map(|x| *x as usize).collect::<Vec<_>>(), fill);
     let s = layout::strides(shape, layout::of(layouts, x));
