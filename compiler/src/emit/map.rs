@@ -216,7 +216,7 @@ impl Printer<'_> {
                 #(#checks)*
                 let o = #rt::Shared(#result_at);
                 #(#lets)*
-                let (total, width) = (#total, #width);
+                let (total, width): (usize, usize) = (#total, #width);
                 let chunk = (#task / width.max(1)).max(1);
                 let isa = f.isa;
                 f.spread(total.div_ceil(chunk), total * width, &|task, _| {
