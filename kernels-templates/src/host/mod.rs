@@ -36,6 +36,7 @@ host! {
     "compress" => tensor::compress;
     "concat_from_sequence" => sequence::concat;
     "expand" => tensor::expand;
+    "identity" => sequence::identity;
     "nonzero" => tensor::nonzero;
     "one_hot" => dynamic::one_hot;
     "pad" => dynamic::pad;
