@@ -33,3 +33,4 @@ pub mod support;
 pub mod transpose;
 pub mod trees;
 pub mod value;
+pub mod wire;

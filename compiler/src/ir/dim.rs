@@ -266,6 +266,11 @@ impl From<i64> for Dim {
         Dim::int(n)
     }
 }
+impl From<i32> for Dim {
+    fn from(n: i32) -> Dim {
+        Dim::int(n.into())
+    }
+}
 impl From<usize> for Dim {
     fn from(n: usize) -> Dim {
         Dim::int(i64::try_from(n).unwrap_or(i64::MAX))

@@ -175,6 +175,10 @@ impl Expr {
         };
         self.push(Scalar::Const(literal), ty)
     }
+    /// A literal.
+    pub fn constant_of(&mut self, x: Literal, ty: DType) -> At {
+        self.push(Scalar::Const(x), ty)
+    }
     /// A function of one operand.
     pub fn un(&mut self, f: Unary, a: At) -> At {
         let ty = if matches!(f, Unary::IsNan | Unary::IsInf) { DType::Bool } else { self.ty(a) };

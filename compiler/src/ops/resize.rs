@@ -1,6 +1,6 @@
 //! Resize and Upsample.
 
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader, Real};
+use super::{Affine, Call, CallArg, Facts, Infer, Lowering, Operator, Part, Reader, Real};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, Type, ValueId};
 use kiln_kernels::dtype::DType;
@@ -26,6 +26,33 @@ pub struct Resize {
     pub extrapolation: Real,
     /// Whether weights outside the tensor count as 0.
     pub exclude: bool,
+}
+
+/// More copies than this are no cheaper than interpolation.
+const MAX_COPIES: i64 = 16;
+
+impl Resize {
+    /// How often each axis is repeated, when the result only repeats elements.
+    pub fn repeats(&self, from: &[Dim]) -> Option<Vec<i64>> {
+        let plain = self.mode == "nearest"
+            && ((self.coordinates == "asymmetric" && self.nearest == "floor")
+                || (self.coordinates == "half_pixel" && self.nearest.starts_with("round")));
+        let repeats: Vec<i64> = from.iter().zip(&self.shape).map(|(a, b)| b.exact_div(a)?.as_int()).collect::<Option<_>>()?;
+        let right = repeats.iter().zip(&self.scales).all(|(r, s)| *r >= 1 && s.get() == *r as f32);
+        (plain && right && repeats.iter().product::<i64>() <= MAX_COPIES).then_some(repeats)
+    }
+    /// The copies that make a result of repeated elements.
+    pub fn copies(&self, from: &[Dim], to: &[Dim]) -> Option<Vec<Part>> {
+        let repeats = self.repeats(from)?;
+        let rank = to.len();
+        let closed: Vec<usize> = repeats.iter().map(|r| *r as usize).collect();
+        let mut parts = Vec::new();
+        kiln_kernels::index::for_each(&closed, |at| {
+            let to = (0..rank).map(|i| Affine { start: at[i].into(), axis: Some((i, repeats[i])) }).collect();
+            parts.push(Part { input: 0, output: 0, dims: from.to_vec(), from: (0..rank).map(Affine::along).collect(), to });
+        });
+        Some(parts)
+    }
 }
 
 impl Operator for Resize {

@@ -18,7 +18,7 @@ mod x86_avx512;
 pub use any::{Number, matmul_any};
 pub use kernel::PANEL;
 pub use matmul::MatMul;
-pub use pack::{pack_b, packed_len};
+pub use pack::{pack_b, pack_rows, packed_len};
 
 pub(crate) use kernel::Tile;
 pub(crate) use pack::{a_pitch, pack_a};

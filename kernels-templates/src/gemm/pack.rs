@@ -49,6 +49,13 @@ pub unsafe fn pack_b(isa: Isa, k: usize, n: usize, b: *const f32, b_row: usize, 
     }
 }
 
+/// [`pack_b`] of a row-major matrix, at compile time. Panics when a slice is too short.
+pub fn pack_rows(k: usize, n: usize, b: &[f32], out: &mut [f32]) {
+    assert!(b.len() >= k * n && out.len() >= packed_len(k, n), "the slices hold the matrix and its panels; this is a bug");
+    // SAFETY: the lengths were just checked, and every machine has the portable instruction set.
+    unsafe { pack_b(Isa::Portable, k, n, b.as_ptr(), n, 1, out.as_mut_ptr()) }
+}
+
 /// Packs `rows` rows of A into rows of unit stride and [`a_pitch`].
 ///
 /// # Safety

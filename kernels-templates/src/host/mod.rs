@@ -47,6 +47,7 @@ host! {
     "dft" => signal::dft;
     "dropout" => random::dropout;
     "expand" => tensor::expand;
+    "identity" => sequence::identity;
     "label_encoder" => words::encode;
     "max_unpool" => spatial::max_unpool;
     "mel_weights" => signal::mel_weights;

@@ -19,6 +19,12 @@ fn index(inputs: &[Option<&Value>], i: usize, len: usize, default: i64) -> Resul
     position(at, len)
 }
 
+/// The operand itself.
+pub(super) fn identity(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
+    let x = inputs.first().copied().flatten().ok_or_else(|| Fault::Domain("there is no operand".into()))?;
+    Ok(vec![x.clone()])
+}
+
 /// The operands in order: [SequenceConstruct](https://onnx.ai/onnx/operators/onnx__SequenceConstruct.html).
 pub(super) fn construct(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
     Ok(vec![Value::Sequence(inputs.iter().flatten().map(|v| (*v).clone()).collect())])

@@ -1,0 +1,150 @@
+//! `compile`: a model in, source and weights out; every door (the macro, build.rs, the command) goes through it.
+
+use crate::diagnostics::{Diagnostic, Diagnostics, Result};
+use crate::emit::{self, Names};
+use crate::import::{self, Dims};
+use crate::ir::{Graph, print};
+use crate::onnx::{self, Limits};
+use crate::pipeline;
+use crate::plan::{self, Arena, Plan};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// What to compile, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The model file.
+    pub model: PathBuf,
+    /// Dimensions closed or bounded by the user.
+    pub dims: Dims,
+    /// Bounds on what a file may ask for.
+    pub limits: Limits,
+    /// The pass after which the graph is kept as text in [`Output::dump`]: `import` or a name of [`pipeline::PASSES`].
+    pub dump_after: Option<String>,
+}
+
+/// A compiled model.
+#[derive(Debug)]
+pub struct Output {
+    /// The plan, with the graph it computes.
+    pub plan: Plan,
+    /// What was found and decided.
+    pub report: Report,
+    /// Data files beside the model; a rebuild is due when one changes.
+    pub data_files: Vec<PathBuf>,
+    /// The graph as text after the pass asked for.
+    pub dump: Option<String>,
+}
+
+/// Seconds that the stages took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seconds {
+    /// Reading and importing.
+    pub read: f64,
+    /// Rewriting.
+    pub rewrite: f64,
+    /// Planning.
+    pub plan: f64,
+}
+
+/// Numbers of a compilation.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Computing steps executed by an inference; a loop's body counts once.
+    pub kernels: usize,
+    /// Layout copies that are no part of a kernel.
+    pub copies: usize,
+    /// Bytes of the arena; `None` when dims are open.
+    pub arena_bytes: Option<i64>,
+    /// The theoretical lower bound of the arena.
+    pub arena_bound_bytes: Option<i64>,
+    /// Sum of every node result that depends on an input; open dims count as their upper bound, or 64.
+    pub intermediates_bytes: i64,
+    /// Bytes of packed weights.
+    pub weights_bytes: usize,
+    /// How often each rule applied.
+    pub rules_applied: BTreeMap<String, usize>,
+    /// Time by stage.
+    pub seconds: Seconds,
+}
+
+/// Compiles a model to a plan.
+///
+/// # Errors
+/// Everything wrong with the model that one stage can see, together.
+pub fn compile(options: &Options) -> Result<Output> {
+    let file = options.model.display().to_string();
+    let named = |mut d: Diagnostics| {
+        d.file.clone_from(&file);
+        d
+    };
+    let mut report = Report::default();
+    let start = Instant::now();
+    let model = onnx::read_file(&options.model, &options.limits).map_err(named)?;
+    let mut graph = import::import(&model, &options.dims).map_err(named)?;
+    let data_files = model.data_files.clone();
+    drop(model);
+    report.seconds.read = start.elapsed().as_secs_f64();
+    check("import", &graph).map_err(named)?;
+    report.intermediates_bytes = intermediates(&graph);
+    let mut dump = None;
+    let mut keep = |pass: &str, g: &Graph| {
+        if options.dump_after.as_deref() == Some(pass) {
+            dump = Some(print(g));
+        }
+    };
+    keep("import", &graph);
+    let start = Instant::now();
+    let applied = pipeline::optimize(&mut graph, &mut keep)
+        .map_err(|e| named(Diagnostic::new(e).help("please report this with the model").into()))?;
+    report.rules_applied = applied.rules.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
+    report.seconds.rewrite = start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    let plan = plan::schedule(graph);
+    report.seconds.plan = start.elapsed().as_secs_f64();
+    report.weights_bytes = plan.weights.bytes;
+    for k in plan.kernels() {
+        if k.origins.is_empty() { report.copies += 1 } else { report.kernels += 1 }
+    }
+    if let Arena::Fixed { bytes, bound, .. } = plan.arena {
+        (report.arena_bytes, report.arena_bound_bytes) = (Some(bytes), Some(bound));
+    }
+    Ok(Output { plan, report, data_files, dump })
+}
+
+fn check(pass: &str, g: &Graph) -> Result<()> {
+    if cfg!(debug_assertions) {
+        crate::ir::verify(g).map_err(|e| Diagnostic::new(format!("after {pass}: {e}; this is a bug in the compiler")))?;
+    }
+    Ok(())
+}
+
+fn intermediates(g: &Graph) -> i64 {
+    let mut sum = 0i64;
+    for n in g.live_nodes() {
+        for v in &g[n].outputs {
+            let count = g.shape(*v).iter().map(|d| g.range(d).hi.unwrap_or(64)).fold(1i64, i64::saturating_mul);
+            sum = sum.saturating_add(count.saturating_mul(g.dtype(*v).size() as i64));
+        }
+    }
+    sum
+}
+
+impl Output {
+    /// The Rust source.
+    ///
+    /// # Errors
+    /// Ports whose fields would have one name.
+    pub fn rust(&self, names: &Names) -> Result<String> {
+        emit::rust(&self.plan, names)
+    }
+    /// Writes the weights file.
+    ///
+    /// # Errors
+    /// What the writer reports.
+    pub fn write_weights(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        self.plan.weights.write(&self.plan.graph, out)
+    }
+}

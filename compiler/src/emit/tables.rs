@@ -1,0 +1,224 @@
+//! What generated code says of its model: ports, symbols, memory, weights, tables of nodes and kernels, and the struct.
+
+use super::kernels::Listed;
+use super::{Names, Printer, WeightsAt, dtype_path, ident, int, names};
+use crate::ir::{Dim, Type, ValueId};
+use crate::plan::{Arena, Place};
+use proc_macro2::{Ident, Literal, Span, TokenStream};
+use quote::quote;
+
+/// Everything before the functions.
+pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStream {
+    let rt = names::rt();
+    let g = &p.plan.graph;
+    let abi = Literal::u32_unsuffixed(ABI);
+    let version = env!("CARGO_PKG_VERSION");
+    let inputs = g.body.inputs.iter().zip(&g.inputs).map(|(v, port)| p.port(*v, &port.name, port.optional));
+    let outputs = g.body.outputs.iter().zip(&g.outputs).map(|(v, port)| p.port(*v, &port.name, false));
+    let places = g.body.outputs.iter().map(|v| p.out_place(*v));
+    let dims = g.body.outputs.iter().enumerate().map(|(i, v)| {
+        let (i, shape) = (int(i), g.shape(*v));
+        let lets = p.symbol_lets(shape);
+        let each = shape.iter().map(|d| p.dim(d));
+        quote!(#i => { #lets out.copy_from_slice(&[#(#each),*]); })
+    });
+    let symbols = g.symbols.iter().map(|s| {
+        let (name, lo, entry) = (&s.name, Literal::i64_unsuffixed(s.range.lo), s.input.is_some());
+        let hi = match s.range.hi {
+            Some(h) => {
+                let h = Literal::i64_unsuffixed(h);
+                quote!(Some(#h))
+            }
+            None => quote!(None),
+        };
+        quote!(#rt::Symbol { name: #name, lo: #lo, hi: #hi, entry: #entry })
+    });
+    let arena = match &p.plan.arena {
+        Arena::Fixed { bytes, .. } => {
+            let b = int(*bytes as usize);
+            quote!(#rt::ArenaSpec::Fixed(#b))
+        }
+        Arena::Open => {
+            let lives = p.plan.buffers.iter().map(|b| {
+                let (from, to) = (Literal::u32_unsuffixed(b.life.from), Literal::u32_unsuffixed(b.life.to));
+                quote!(#rt::Life { from: #from, to: #to })
+            });
+            quote!(#rt::ArenaSpec::Open { sizes, lives: &[#(#lives),*] })
+        }
+    };
+    let sizes = match &p.plan.arena {
+        Arena::Fixed { .. } => quote!(),
+        Arena::Open => {
+            let all: Vec<&Dim> = p.plan.buffers.iter().map(|b| &b.bytes).collect();
+            let lets = p.symbol_lets(all);
+            let each = p.plan.buffers.iter().enumerate().map(|(i, b)| {
+                let (i, d) = (int(i), p.dim(&b.bytes));
+                quote!(out[#i] = #d;)
+            });
+            quote!(fn sizes(syms: &[i64], out: &mut [usize]) { let _ = syms; #lets #(#each)* })
+        }
+    };
+    let mut scratch_dims: Vec<Dim> = Vec::new();
+    let mut scratch_terms: Vec<TokenStream> = Vec::new();
+    for k in p.plan.kernels() {
+        if let Some((d, t)) = p.scratch(k) {
+            // Scratch is sized on entry; what depends on counts that steps define is sized by their bounds there.
+            scratch_dims.extend(d);
+            scratch_terms.push(t);
+        }
+    }
+    scratch_terms.sort_by_key(|t| t.to_string());
+    scratch_terms.dedup_by_key(|t| t.to_string());
+    let scratch_lets = p.symbol_lets(&scratch_dims);
+    let nodes = &p.plan.lines;
+    let listed = kernels.iter().map(|k| {
+        let (name, what) = (&k.name, &k.what);
+        let lines = k.nodes.iter().map(|n| Literal::u32_unsuffixed(*n as u32));
+        quote!(#rt::Kernel { name: #name, what: #what, nodes: &[#(#lines),*] })
+    });
+    let model = Ident::new(&n.model, Span::call_site());
+    let model_name = &n.model;
+    let bytes = int(p.plan.weights.bytes);
+    let (blob, weights) = match &n.weights {
+        WeightsAt::Embedded(path) if p.plan.weights.bytes > 0 => {
+            let path: TokenStream = path.parse().unwrap_or_default();
+            let symbol = format!("kiln_weights_{}", p.hash());
+            (quote!(#rt::embed! { #symbol, #path }), quote!(Some(embedded)))
+        }
+        WeightsAt::Embedded(_) => (quote!(), quote!(Some(|| core::ptr::NonNull::<u64>::dangling().as_ptr().cast_const().cast()))),
+        WeightsAt::Given => (quote!(), quote!(None)),
+    };
+    let slots = int(p.plan.slots);
+    let hash = p.hash();
+    quote! {
+        const _: () = #rt::abi(#abi, #version);
+
+        #blob
+
+        impl #rt::Model for #model {
+            const SPEC: &'static #rt::Spec = &SPEC;
+            fn from_instance(instance: #rt::Instance) -> Self { #model(instance) }
+            fn instance(&self) -> &#rt::Instance { &self.0 }
+            fn instance_mut(&mut self) -> &mut #rt::Instance { &mut self.0 }
+        }
+
+        static SPEC: #rt::Spec = #rt::Spec {
+            name: #model_name,
+            hash: #hash,
+            inputs: &[#(#inputs),*],
+            outputs: &[#(#outputs),*],
+            out_places: &[#(#places),*],
+            out_dims,
+            symbols: &[#(#symbols),*],
+            arena: #arena,
+            slots: #slots,
+            scratch,
+            weights_bytes: #bytes,
+            weights: #weights,
+            run,
+            nodes: &[#(#nodes),*],
+            kernels: &[#(#listed),*],
+        };
+
+        fn out_dims(i: usize, syms: &[i64], out: &mut [usize]) {
+            let _ = syms;
+            match i { #(#dims)* _ => {} }
+        }
+
+        #sizes
+
+        fn scratch(syms: &[i64]) -> usize {
+            let _ = syms;
+            #scratch_lets
+            let mut most = 0usize;
+            #(most = most.max(#scratch_terms);)*
+            most
+        }
+    }
+}
+
+/// The version of the contract between generated code and the runtime.
+pub const ABI: u32 = 1;
+
+impl Printer<'_> {
+    /// Bindings of symbols from the slice `syms`.
+    fn symbol_lets<'d>(&self, dims: impl IntoIterator<Item = &'d Dim>) -> TokenStream {
+        let mut all = Default::default();
+        dims.into_iter().for_each(|d| d.symbols(&mut all));
+        let lets = all.iter().map(|s| {
+            let (name, n) = (ident("s", s.0 as usize), int(s.0 as usize));
+            quote!(let #name = syms[#n].max(0) as usize;)
+        });
+        quote!(#(#lets)*)
+    }
+    fn port(&self, v: ValueId, name: &str, optional: bool) -> TokenStream {
+        let rt = names::rt();
+        fn dtype(t: &Type) -> kiln_kernels::dtype::DType {
+            match t {
+                Type::Tensor(d, _) | Type::AnyTensor(d) => *d,
+                Type::Sequence(t) | Type::Optional(t) | Type::Map(_, t) => dtype(t),
+            }
+        }
+        let ty = self.plan.graph.ty(v);
+        let kind = match ty {
+            Type::Tensor(..) => quote!(Tensor),
+            Type::AnyTensor(_) => quote!(AnyTensor),
+            _ => quote!(Value),
+        };
+        let dims = ty.shape().unwrap_or(&[]).iter().map(|d| match (d.as_int(), d.as_sym()) {
+            (Some(n), _) => {
+                let n = int(n.max(0) as usize);
+                quote!(#rt::PortDim::Closed(#n))
+            }
+            (None, Some(s)) => {
+                let s = int(s.0 as usize);
+                quote!(#rt::PortDim::Symbol(#s))
+            }
+            _ => quote!(#rt::PortDim::Computed),
+        });
+        let d = dtype_path(dtype(ty));
+        quote!(#rt::Port { name: #name, kind: #rt::PortKind::#kind, dtype: #d, dims: &[#(#dims),*], optional: #optional })
+    }
+    fn out_place(&self, v: ValueId) -> TokenStream {
+        let rt = names::rt();
+        match self.plan.places.get(&v) {
+            Some(Place::Buffer(b)) => match &self.plan.arena {
+                Arena::Fixed { offsets, .. } => {
+                    let o = int(offsets[*b] as usize);
+                    quote!(#rt::OutPlace::Arena(#o))
+                }
+                Arena::Open => {
+                    let b = int(*b);
+                    quote!(#rt::OutPlace::Buffer(#b))
+                }
+            },
+            Some(Place::Weight(w)) => {
+                let o = int(self.plan.weights.blobs[*w].offset);
+                quote!(#rt::OutPlace::Weight(#o))
+            }
+            Some(Place::Input(i)) => {
+                let i = int(*i);
+                quote!(#rt::OutPlace::Input(#i))
+            }
+            Some(Place::Slot(k)) => {
+                let k = int(*k);
+                quote!(#rt::OutPlace::Slot(#k))
+            }
+            None => quote!(#rt::OutPlace::Arena(0)),
+        }
+    }
+    /// A hash of the recipes and offsets of the weights: weights of another plan do not fit.
+    pub(super) fn hash(&self) -> String {
+        let mut h = 0xcbf2_9ce4_8422_2325u64;
+        let mut add = |text: &str| {
+            for b in text.bytes() {
+                h = (h ^ b as u64).wrapping_mul(0x100_0000_01b3);
+            }
+        };
+        for b in &self.plan.weights.blobs {
+            add(&format!("{:?} {} {} {:x};", b.packed.recipe, b.offset, b.bytes, b.hash));
+        }
+        add(&crate::ir::print(&self.plan.graph));
+        format!("{h:016x}")
+    }
+}

@@ -1,0 +1,237 @@
+//! Which nodes share a kernel: every node of a block ends up in exactly one `Cluster`.
+
+use crate::ir::{Block, Graph, NodeId, ValueId};
+use crate::kernel::{At, Expr};
+use crate::ops::Op;
+use kiln_kernels::dtype::DType;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Nodes that become one kernel: an anchor with a pointwise tail, or a pointwise region alone.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// The node that is not pointwise, if there is one.
+    pub anchor: Option<NodeId>,
+    /// All nodes, in execution order.
+    pub nodes: Vec<NodeId>,
+    /// The pointwise part, when there is one.
+    pub tail: Option<Tail>,
+    /// What the cluster hands to others.
+    pub outputs: Vec<ValueId>,
+}
+
+/// The pointwise part of a cluster.
+#[derive(Clone, Debug)]
+pub struct Tail {
+    /// The expression; input `i` is an element of `inputs[i]`.
+    pub expr: Expr,
+    /// The values it reads. With an anchor, its result comes first.
+    pub inputs: Vec<ValueId>,
+}
+
+/// A pointwise region may have this many nodes: enough for any activation, small enough for registers.
+const MAX_NODES: usize = 48;
+/// A region may read this many values: pointers beyond the general registers are spilled.
+const MAX_INPUTS: usize = 12;
+/// How far back a search for a dependency goes before it gives up and keeps the nodes apart.
+const MAX_SEARCH: usize = 512;
+
+/// Groups the nodes of a block into clusters, in an order in which they can run.
+pub fn cluster(g: &Graph, block: &Block) -> Vec<Cluster> {
+    let uses = g.uses();
+    let position: BTreeMap<NodeId, usize> = block.nodes.iter().enumerate().map(|(i, n)| (*n, i)).collect();
+    let mut users: BTreeMap<ValueId, Vec<NodeId>> = BTreeMap::new();
+    let mut producer: BTreeMap<ValueId, NodeId> = BTreeMap::new();
+    for &n in &block.nodes {
+        for v in g[n].inputs.iter().flatten() {
+            users.entry(*v).or_default().push(n);
+        }
+        g[n].outputs.iter().for_each(|v| {
+            producer.insert(*v, n);
+        });
+    }
+    let cx = Cx { g, uses, users, producer, position };
+    let mut taken: BTreeSet<NodeId> = BTreeSet::new();
+    let mut out: Vec<(usize, Cluster)> = Vec::new();
+    for &n in &block.nodes {
+        if taken.contains(&n) {
+            continue;
+        }
+        let c = cx.grow(n, &taken);
+        taken.extend(&c.nodes);
+        let last = c.nodes.iter().map(|n| cx.position[n]).max().unwrap_or(0);
+        out.push((last, c));
+    }
+    out.sort_by_key(|(last, _)| *last);
+    out.into_iter().map(|(_, c)| c).collect()
+}
+
+struct Cx<'a> {
+    g: &'a Graph,
+    uses: BTreeMap<ValueId, usize>,
+    users: BTreeMap<ValueId, Vec<NodeId>>,
+    producer: BTreeMap<ValueId, NodeId>,
+    position: BTreeMap<NodeId, usize>,
+}
+
+impl Cx<'_> {
+    /// Whether an anchor's kernel takes a pointwise tail.
+    fn takes_tail(&self, n: NodeId) -> bool {
+        let node = &self.g[n];
+        let is_f32 = node.outputs.len() == 1 && self.g.dtype(node.outputs[0]) == DType::F32;
+        is_f32 && matches!(node.op, Op::Conv(_) | Op::MatMul(_)) && crate::target::cpu::packs(self.g, node)
+    }
+    /// Whether computing `v` needs a value of the set.
+    fn depends(&self, v: ValueId, set: &BTreeSet<ValueId>, first: usize) -> bool {
+        let mut stack = vec![v];
+        let mut seen = BTreeSet::new();
+        while let Some(v) = stack.pop() {
+            if set.contains(&v) {
+                return true;
+            }
+            let Some(&n) = self.producer.get(&v) else { continue };
+            if self.position[&n] < first || !seen.insert(n) {
+                continue;
+            }
+            if seen.len() > MAX_SEARCH || !self.g[n].blocks.is_empty() {
+                return true;
+            }
+            stack.extend(self.g[n].inputs.iter().flatten());
+        }
+        false
+    }
+    /// The cluster that starts at a node: as many pointwise nodes behind it as leave one value to hand out.
+    fn grow(&self, start: NodeId, taken: &BTreeSet<NodeId>) -> Cluster {
+        let node = &self.g[start];
+        let pointwise = matches!(node.op, Op::Pointwise(_));
+        let alone = Cluster {
+            anchor: (!pointwise).then_some(start),
+            nodes: vec![start],
+            tail: pointwise.then(|| self.tail(&[start], None)),
+            outputs: node.outputs.clone(),
+        };
+        if !pointwise && !self.takes_tail(start) {
+            return alone;
+        }
+        let root = node.outputs[0];
+        let shape = self.g.shape(root);
+        let first = self.position[&start];
+        let mut set: Vec<NodeId> = vec![start];
+        let mut values = BTreeSet::from([root]);
+        let mut best = alone;
+        let mut queue: BTreeSet<(usize, NodeId)> = BTreeSet::new();
+        let push = |v: ValueId, queue: &mut BTreeSet<(usize, NodeId)>| {
+            for n in self.users.get(&v).into_iter().flatten() {
+                queue.insert((self.position[n], *n));
+            }
+        };
+        push(root, &mut queue);
+        while let Some((_, n)) = queue.pop_first() {
+            if set.len() >= MAX_NODES {
+                break;
+            }
+            let node = &self.g[n];
+            let fits = matches!(node.op, Op::Pointwise(_))
+                && !taken.contains(&n)
+                && !set.contains(&n)
+                && self.g.shape(node.outputs[0]) == shape
+                && node.inputs.iter().flatten().all(|v| values.contains(v) || !self.depends(*v, &values, first));
+            if !fits {
+                continue;
+            }
+            set.push(n);
+            values.insert(node.outputs[0]);
+            push(node.outputs[0], &mut queue);
+            let escaping: Vec<ValueId> = values.iter().copied().filter(|v| self.escapes(*v, &set)).collect();
+            if let [only] = escaping[..] {
+                let anchor = (!pointwise).then_some(start);
+                let tail = self.tail(&set, anchor);
+                if tail.inputs.len() > MAX_INPUTS {
+                    break;
+                }
+                if only == node.outputs[0] && (pointwise || self.addressable(start, &tail)) {
+                    best = Cluster { anchor, nodes: set.clone(), tail: Some(tail), outputs: vec![only] };
+                }
+            }
+        }
+        best
+    }
+    /// Whether a value is read outside of the set.
+    fn escapes(&self, v: ValueId, set: &[NodeId]) -> bool {
+        let inside: usize = set.iter().map(|n| self.g[*n].inputs.iter().flatten().filter(|x| **x == v).count()).sum();
+        self.uses.get(&v).copied().unwrap_or(0) > inside
+    }
+    /// The expression of the nodes of a set, in order.
+    fn tail(&self, set: &[NodeId], anchor: Option<NodeId>) -> Tail {
+        let mut expr = Expr::default();
+        let mut inputs: Vec<ValueId> = Vec::new();
+        let mut at: BTreeMap<ValueId, At> = BTreeMap::new();
+        if let Some(a) = anchor {
+            let v = self.g[a].outputs[0];
+            inputs.push(v);
+            at.insert(v, expr.input(0, self.g.dtype(v)));
+        }
+        let mut last = None;
+        for &n in set.iter().filter(|n| Some(**n) != anchor) {
+            let node = &self.g[n];
+            let Op::Pointwise(p) = &node.op else { continue };
+            let operands: Vec<At> = node
+                .inputs
+                .iter()
+                .flatten()
+                .map(|v| match at.get(v) {
+                    Some(a) => *a,
+                    None => {
+                        let a = match self.literal(*v) {
+                            Some(x) => expr.constant_of(x, self.g.dtype(*v)),
+                            None => {
+                                inputs.push(*v);
+                                expr.input(inputs.len() - 1, self.g.dtype(*v))
+                            }
+                        };
+                        at.insert(*v, a);
+                        a
+                    }
+                })
+                .collect();
+            let results = expr.inline(&p.expr, &operands);
+            node.outputs.iter().zip(results).for_each(|(v, a)| {
+                at.insert(*v, a);
+            });
+            last = node.outputs.first().map(|v| at[v]);
+        }
+        expr.results.extend(last);
+        // Literals replace inputs, so numbers are closed up after dead instructions are gone.
+        Tail { expr, inputs }.tidied(anchor.is_some())
+    }
+    /// The value of a constant of one element.
+    fn literal(&self, v: ValueId) -> Option<crate::kernel::Literal> {
+        use crate::kernel::Literal;
+        let t = self.g[v].constant.as_ref().filter(|t| t.len() == 1)?;
+        Some(match t.dtype {
+            DType::Bool => Literal::Bool(t.bytes()[0] != 0),
+            d if d.is_float() => Literal::float(t.to_f64s()?[0]),
+            _ => Literal::Int(t.to_i64s()?[0]),
+        })
+    }
+    /// Whether a tail's other operands can be read from the rows and columns that the anchor's kernel hands to it.
+    fn addressable(&self, anchor: NodeId, tail: &Tail) -> bool {
+        tail.inputs[1..].iter().all(|v| crate::target::cpu::tail_operand(self.g, anchor, *v).is_some())
+            && tail.expr.results.iter().all(|r| tail.expr.ty(*r) == DType::F32)
+    }
+}
+
+impl Tail {
+    /// Without dead instructions, and with inputs numbered without gaps.
+    fn tidied(self, anchored: bool) -> Tail {
+        use crate::kernel::Scalar;
+        let mut expr = self.expr.pruned();
+        let used: BTreeSet<u32> = expr.code.iter().filter_map(|(s, _)| if let Scalar::In(i) = s { Some(*i) } else { None }).collect();
+        let keep: Vec<u32> = (0..self.inputs.len() as u32).filter(|i| used.contains(i) || (anchored && *i == 0)).collect();
+        for (s, _) in &mut expr.code {
+            if let Scalar::In(i) = s {
+                *i = keep.iter().position(|k| k == i).unwrap_or(0) as u32;
+            }
+        }
+        Tail { expr, inputs: keep.iter().map(|k| self.inputs[*k as usize]).collect() }
+    }
+}

@@ -1,0 +1,349 @@
+//! `Kernel`: a template of the kernel library chosen for a cluster, with its parameters.
+
+use super::Expr;
+use crate::ir::{Dim, ValueId};
+use crate::ops::{Call, host::Host};
+use kiln_kernels::dtype::DType;
+
+/// How an operand is stepped through along one axis of an iteration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stride {
+    /// Always this many elements.
+    By(Dim),
+    /// This many elements, or none where the operand's extent turns out to be 1 at run time.
+    Unless1 {
+        /// The operand's extent.
+        extent: Dim,
+        /// The step otherwise.
+        stride: Dim,
+    },
+}
+
+impl Stride {
+    /// No step.
+    pub fn none() -> Stride {
+        Stride::By(Dim::int(0))
+    }
+    /// Whether it is the constant `n`.
+    pub fn is(&self, n: i64) -> bool {
+        matches!(self, Stride::By(d) if d.is(n))
+    }
+}
+
+/// A value read by an expression, with a stride for each axis of the iteration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Operand {
+    /// The value.
+    pub value: ValueId,
+    /// The steps.
+    pub strides: Vec<Stride>,
+}
+
+/// A pointwise tail that runs on blocks of a matrix kernel's result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Epilogue {
+    /// The expression; input 0 is the matrix kernel's result.
+    pub expr: Expr,
+    /// Operands of the inputs from 1 on: steps along the batch axes, then rows, then columns.
+    pub operands: Vec<Operand>,
+}
+
+/// How constant bytes become what a kernel reads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Recipe {
+    /// As they are.
+    Raw,
+    /// f32 padded with zeros to a multiple of this many elements.
+    Padded(usize),
+    /// A `[k, n]` matrix in panels of 16 columns, from a row-major one (or its transpose).
+    Gemm {
+        /// Rows.
+        k: usize,
+        /// Columns.
+        n: usize,
+    },
+    /// Convolution weights as `kiln_kernels::conv::Conv::pack_weights` wants them.
+    Conv {
+        /// Input channels.
+        c: usize,
+        /// Output channels.
+        k: usize,
+        /// Window extents.
+        kernel: [usize; 3],
+        /// Groups.
+        groups: usize,
+        /// Packed for the depthwise kernel.
+        depthwise: bool,
+    },
+}
+
+/// A constant as a kernel reads it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Packed {
+    /// The constant.
+    pub value: ValueId,
+    /// What is made of it.
+    pub recipe: Recipe,
+}
+
+/// Parameters of a convolution or pool over three spatial axes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// Images.
+    pub n: Dim,
+    /// Input channels.
+    pub c: Dim,
+    /// Input extents.
+    pub in_dims: [Dim; 3],
+    /// Output extents.
+    pub out_dims: [Dim; 3],
+    /// Window extents.
+    pub kernel: [usize; 3],
+    /// Steps.
+    pub stride: [usize; 3],
+    /// Leading pads.
+    pub pad: [usize; 3],
+    /// Trailing pads.
+    pub pad_end: [usize; 3],
+    /// Distances of taps.
+    pub dilation: [usize; 3],
+    /// Element strides of the input along image, channel, depth, height, width.
+    pub x_strides: [Dim; 5],
+}
+
+/// A copied region, with element strides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Copy {
+    /// The operand (position among the step's inputs).
+    pub input: usize,
+    /// The result (position among the step's outputs).
+    pub output: usize,
+    /// Extents.
+    pub dims: Vec<Dim>,
+    /// Steps through the operand.
+    pub from: Vec<Dim>,
+    /// The operand's first element.
+    pub from_start: Dim,
+    /// Steps through the result.
+    pub to: Vec<Dim>,
+    /// The result's first element.
+    pub to_start: Dim,
+}
+
+/// A kernel with its parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kernel {
+    /// An expression over an iteration; results are written contiguously.
+    Map {
+        /// The expression.
+        expr: Expr,
+        /// Extents, outermost first.
+        dims: Vec<Dim>,
+        /// Operands.
+        operands: Vec<Operand>,
+        /// Pairs of extents that must be equal or 1 at run time.
+        meets: Vec<(Dim, Dim)>,
+    },
+    /// A convolution with channels-last result.
+    Conv {
+        /// Its geometry.
+        window: Window,
+        /// Output channels.
+        k: usize,
+        /// Groups.
+        groups: usize,
+        /// Whether every channel is convolved alone.
+        depthwise: bool,
+        /// The operand.
+        x: ValueId,
+        /// Packed weights.
+        weights: Packed,
+        /// Bias padded to panels.
+        bias: Option<Packed>,
+        /// The pointwise tail.
+        epilogue: Option<Epilogue>,
+    },
+    /// A matrix product with packed constant right side.
+    Gemm {
+        /// Rows.
+        m: Dim,
+        /// Columns.
+        n: usize,
+        /// Depth.
+        k: usize,
+        /// The left side, row-major.
+        a: ValueId,
+        /// The right side.
+        b: Packed,
+        /// Bias padded to panels.
+        bias: Option<Packed>,
+        /// The pointwise tail.
+        epilogue: Option<Epilogue>,
+    },
+    /// Matrix products of two computed operands.
+    MatMul {
+        /// Batch extents.
+        batch: Vec<Dim>,
+        /// Rows.
+        m: Dim,
+        /// Columns.
+        n: Dim,
+        /// Depth.
+        k: Dim,
+        /// The left side: steps along the batch axes, rows, columns.
+        a: Operand,
+        /// The right side: steps along the batch axes, rows, columns.
+        b: Operand,
+        /// The pointwise tail.
+        epilogue: Option<Epilogue>,
+    },
+    /// A max or average pool over channels-last tensors.
+    Pool {
+        /// Its geometry.
+        window: Window,
+        /// `Max`, `Mean` or `MeanPadded`.
+        kind: &'static str,
+        /// The operand.
+        x: ValueId,
+    },
+    /// The mean over the spatial axes of a channels-last tensor.
+    GlobalMean {
+        /// Images.
+        n: Dim,
+        /// Pixels.
+        pixels: Dim,
+        /// Channels.
+        c: Dim,
+        /// The operand.
+        x: ValueId,
+    },
+    /// A softmax along the middle of three axes.
+    Softmax {
+        /// Extents before, at and after the axis.
+        dims: [Dim; 3],
+        /// Whether its logarithm is wanted.
+        log: bool,
+        /// The operand.
+        x: ValueId,
+    },
+    /// A layer normalization of rows.
+    LayerNorm {
+        /// Rows.
+        rows: Dim,
+        /// Elements of a row.
+        n: Dim,
+        /// Added to the variance.
+        epsilon: f32,
+        /// The operand.
+        x: ValueId,
+        /// The scale.
+        scale: ValueId,
+        /// The bias.
+        bias: Option<ValueId>,
+    },
+    /// Regions copied.
+    Move {
+        /// The regions.
+        copies: Vec<Copy>,
+        /// The type of the elements.
+        dtype: DType,
+    },
+    /// A kernel of the table.
+    Call(Call),
+    /// Extents written out as integers.
+    Dims {
+        /// The integers.
+        elements: Vec<Dim>,
+        /// i64 or i32.
+        dtype: DType,
+    },
+    /// A host function.
+    Host(Host),
+}
+
+impl Kernel {
+    /// A word for reports and comments.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Kernel::Map { .. } => "map",
+            Kernel::Conv { depthwise: true, .. } => "depthwise conv",
+            Kernel::Conv { .. } => "conv",
+            Kernel::Gemm { .. } => "gemm",
+            Kernel::MatMul { .. } => "matmul",
+            Kernel::Pool { .. } => "pool",
+            Kernel::GlobalMean { .. } => "global mean",
+            Kernel::Softmax { .. } => "softmax",
+            Kernel::LayerNorm { .. } => "layer norm",
+            Kernel::Move { .. } => "copy",
+            Kernel::Call(c) => c.entry,
+            Kernel::Dims { .. } => "dims",
+            Kernel::Host(h) => h.name,
+        }
+    }
+    /// The packed constants it reads.
+    pub fn packed(&self) -> Vec<&Packed> {
+        match self {
+            Kernel::Conv { weights, bias, .. } | Kernel::Gemm { b: weights, bias, .. } => std::iter::once(weights).chain(bias).collect(),
+            _ => Vec::new(),
+        }
+    }
+    /// The pointwise tail.
+    pub fn epilogue(&self) -> Option<&Epilogue> {
+        match self {
+            Kernel::Conv { epilogue, .. } | Kernel::Gemm { epilogue, .. } | Kernel::MatMul { epilogue, .. } => epilogue.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl Kernel {
+    /// Replaces the values it reads.
+    pub fn map_values(&mut self, of: &dyn Fn(ValueId) -> ValueId) {
+        let operands = |e: &mut Option<Epilogue>| {
+            for o in e.iter_mut().flat_map(|e| &mut e.operands) {
+                o.value = of(o.value);
+            }
+        };
+        match self {
+            Kernel::Map { operands, .. } => operands.iter_mut().for_each(|o| o.value = of(o.value)),
+            Kernel::Conv { x, epilogue, .. } => {
+                *x = of(*x);
+                operands(epilogue);
+            }
+            Kernel::Gemm { a, epilogue, .. } => {
+                *a = of(*a);
+                operands(epilogue);
+            }
+            Kernel::MatMul { a, b, epilogue, .. } => {
+                a.value = of(a.value);
+                b.value = of(b.value);
+                operands(epilogue);
+            }
+            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } => *x = of(*x),
+            Kernel::LayerNorm { x, scale, bias, .. } => {
+                *x = of(*x);
+                *scale = of(*scale);
+                if let Some(b) = bias {
+                    *b = of(*b);
+                }
+            }
+            Kernel::Move { .. } | Kernel::Call(_) | Kernel::Dims { .. } | Kernel::Host(_) => {}
+        }
+    }
+    /// The values it reads by pointer, beside the operands of its step.
+    pub fn values(&self) -> Vec<ValueId> {
+        let tail = || self.epilogue().into_iter().flat_map(|e| e.operands.iter().map(|o| o.value));
+        match self {
+            Kernel::Map { operands, .. } => operands.iter().map(|o| o.value).collect(),
+            Kernel::Conv { x, .. } | Kernel::Gemm { a: x, .. } => std::iter::once(*x).chain(tail()).collect(),
+            Kernel::MatMul { a, b, .. } => [a.value, b.value].into_iter().chain(tail()).collect(),
+            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } => vec![*x],
+            Kernel::LayerNorm { x, scale, bias, .. } => [*x, *scale].into_iter().chain(*bias).collect(),
+            Kernel::Move { .. } | Kernel::Call(_) | Kernel::Dims { .. } | Kernel::Host(_) => Vec::new(),
+        }
+    }
+    /// Whether it reads the operands of its step by position, rather than the values it names.
+    pub fn by_position(&self) -> bool {
+        matches!(self, Kernel::Move { .. } | Kernel::Call(_) | Kernel::Dims { .. } | Kernel::Host(_))
+    }
+}

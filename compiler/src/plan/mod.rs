@@ -1,0 +1,169 @@
+//! `Plan`: when and where. A tree of steps over placed buffers; everything is decided here, printers only print.
+
+mod memory;
+mod schedule;
+mod weights;
+
+pub use memory::{Arena, Life};
+pub use schedule::schedule;
+pub use weights::{Blob, Weights};
+
+use crate::ir::{Dim, Graph, Sym, ValueId};
+use crate::kernel::Kernel;
+use crate::layout::Layouts;
+use std::collections::BTreeMap;
+
+/// Where a value lies at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A blob of the weights.
+    Weight(usize),
+    /// The memory of input `i`.
+    Input(usize),
+    /// A buffer of the arena.
+    Buffer(usize),
+    /// A slot beside the arena: its size depends on data, or it is no dense tensor.
+    Slot(usize),
+}
+
+/// A buffer of the arena.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    /// Bytes.
+    pub bytes: Dim,
+    /// When it is in use.
+    pub life: Life,
+}
+
+/// One step.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A kernel.
+    Kernel(KernelStep),
+    /// Slots given extents, symbols defined, before a kernel writes to them.
+    If {
+        /// The condition.
+        cond: ValueId,
+        /// The steps of the two branches.
+        branches: [Vec<Step>; 2],
+        /// Results of each branch, and where they go.
+        results: [Vec<Transfer>; 2],
+        /// Symbols of the results, defined from the slots they land in.
+        defines: Vec<Define>,
+        /// The line of the node in the table.
+        line: usize,
+    },
+    /// A loop.
+    Loop(Box<LoopStep>),
+}
+
+/// A kernel run.
+#[derive(Clone, Debug)]
+pub struct KernelStep {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Operands by position.
+    pub inputs: Vec<Option<ValueId>>,
+    /// Results by position.
+    pub outputs: Vec<ValueId>,
+    /// ONNX nodes it covers.
+    pub origins: Vec<usize>,
+    /// The line of its first node in the table.
+    pub line: usize,
+    /// Symbols that a host function's results define.
+    pub defines: Vec<Define>,
+    /// Its position in time.
+    pub time: u32,
+}
+
+/// A symbol that becomes the extent of a value in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Define {
+    /// The symbol.
+    pub sym: Sym,
+    /// The slot.
+    pub slot: usize,
+    /// The axis.
+    pub axis: usize,
+    /// The rank the slot must have.
+    pub rank: usize,
+}
+
+/// A value moved as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// From.
+    pub from: ValueId,
+    /// To.
+    pub to: ValueId,
+}
+
+/// A loop of steps.
+#[derive(Clone, Debug)]
+pub struct LoopStep {
+    /// The trip count, if there is one.
+    pub trips: Option<ValueId>,
+    /// The condition on entry, if there is one.
+    pub cond: Option<ValueId>,
+    /// The iteration number inside.
+    pub iteration: ValueId,
+    /// The condition inside, and the one the body gives.
+    pub conds: (ValueId, ValueId),
+    /// Initial values into carried ones.
+    pub enter: Vec<Transfer>,
+    /// The body.
+    pub body: Vec<Step>,
+    /// Symbols of carried values, defined anew before each iteration.
+    pub carried: Vec<Define>,
+    /// Values of an iteration into carried ones; `staged` when one overwrites what another still reads.
+    pub next: Vec<Transfer>,
+    /// Whether `next` must be read whole before it is written.
+    pub staged: bool,
+    /// Slices that stack up: the body's value, and the result.
+    pub stacks: Vec<Transfer>,
+    /// Symbols of the results.
+    pub defines: Vec<Define>,
+    /// The line of the node in the table.
+    pub line: usize,
+}
+
+/// Everything a printer needs.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The graph the plan computes; for types, names and constants.
+    pub graph: Graph,
+    /// The steps.
+    pub steps: Vec<Step>,
+    /// Where values lie.
+    pub places: BTreeMap<ValueId, Place>,
+    /// Layouts that are not row-major.
+    pub layouts: Layouts,
+    /// Buffers.
+    pub buffers: Vec<Buffer>,
+    /// Number of slots.
+    pub slots: usize,
+    /// Constants as kernels read them.
+    pub weights: Weights,
+    /// Offsets of the buffers.
+    pub arena: Arena,
+    /// The ONNX nodes that steps name, as text.
+    pub lines: Vec<String>,
+}
+
+impl Plan {
+    /// Every kernel step, in order of time.
+    pub fn kernels(&self) -> Vec<&KernelStep> {
+        fn walk<'a>(steps: &'a [Step], out: &mut Vec<&'a KernelStep>) {
+            for s in steps {
+                match s {
+                    Step::Kernel(k) => out.push(k),
+                    Step::If { branches, .. } => branches.iter().for_each(|b| walk(b, out)),
+                    Step::Loop(l) => walk(&l.body, out),
+                }
+            }
+        }
+        let mut out = Vec::new();
+        walk(&self.steps, &mut out);
+        out
+    }
+}

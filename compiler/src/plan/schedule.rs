@@ -1,0 +1,472 @@
+//! Clusters to steps: the order of the graph, layouts made to agree, a place for every value, and lifetimes.
+
+use super::memory::{self, Life};
+use super::{Buffer, Define, KernelStep, LoopStep, Place, Plan, Step, Transfer, Weights};
+use crate::fusion::{self, Cluster};
+use crate::ir::{Block, Graph, Node, Type, ValueId, product};
+use crate::kernel::{Kernel, Packed, Recipe, Stride};
+use crate::layout::{self, Layout, Layouts};
+use crate::ops::{Op, control};
+use crate::target::cpu;
+use kiln_kernels::dtype::DType;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Makes the plan of a graph.
+pub fn schedule(g: Graph) -> Plan {
+    let clusters = fusion::cluster(&g, &g.body);
+    let layouts = layout::choose(&g, &clusters);
+    let lines = g.origins.iter().map(|o| o.to_string()).collect();
+    let uses = g.uses();
+    let mut s = Scheduler {
+        g,
+        layouts,
+        places: BTreeMap::new(),
+        buffers: Vec::new(),
+        owner: Vec::new(),
+        slots: 0,
+        weights: Weights::default(),
+        time: 0,
+        uses,
+        copies: BTreeMap::new(),
+        loops: Vec::new(),
+        depth: 0,
+    };
+    for (i, v) in s.g.body.inputs.clone().into_iter().enumerate() {
+        s.places.insert(v, Place::Input(i));
+    }
+    let body = s.g.body.clone();
+    let mut steps = Vec::new();
+    for c in clusters {
+        s.cluster(&c, &mut steps);
+    }
+    for (i, v) in body.outputs.iter().enumerate() {
+        let w = s.wanted(*v, Layout::RowMajor, &mut steps);
+        s.place_constant(w);
+        let w = s.own_output(w, &mut steps);
+        s.g.body.outputs[i] = w;
+        s.touch(w, u32::MAX - 1);
+    }
+    // Lifetimes of outputs end with the last step.
+    let end = s.time;
+    s.buffers.iter_mut().for_each(|b| b.life.to = b.life.to.min(end));
+    let arena = memory::place(&s.buffers, &s.g.symbols);
+    Plan { graph: s.g, steps, places: s.places, layouts: s.layouts, buffers: s.buffers, slots: s.slots, weights: s.weights, arena, lines }
+}
+
+struct Scheduler {
+    g: Graph,
+    layouts: Layouts,
+    places: BTreeMap<ValueId, Place>,
+    buffers: Vec<Buffer>,
+    /// How deep in blocks each buffer was made.
+    owner: Vec<usize>,
+    slots: usize,
+    weights: Weights,
+    time: u32,
+    /// Reads of each value that are still to come.
+    uses: BTreeMap<ValueId, usize>,
+    copies: BTreeMap<(ValueId, Layout), ValueId>,
+    /// For each loop around: its first step, and the buffers from outside that it reads.
+    loops: Vec<(u32, BTreeSet<usize>)>,
+    depth: usize,
+}
+
+impl Scheduler {
+    fn block(&mut self, b: &Block) -> Vec<Step> {
+        let mut steps = Vec::new();
+        self.depth += 1;
+        for c in fusion::cluster(&self.g, b) {
+            self.cluster(&c, &mut steps);
+        }
+        self.depth -= 1;
+        steps
+    }
+
+    /// Whether a value fits the arena: a dense tensor whose extents the inputs settle.
+    fn dense(&self, v: ValueId) -> bool {
+        match self.g.ty(v) {
+            Type::Tensor(d, shape) => *d != DType::Str && d.bits() >= 8 && shape.iter().all(|d| self.g.known_at_entry(d)),
+            _ => false,
+        }
+    }
+    fn new_buffer(&mut self, v: ValueId) -> Place {
+        let bytes = product(self.g.shape(v)) * (self.g.dtype(v).size() as i64).into();
+        self.buffers.push(Buffer { bytes, life: Life { from: self.time, to: self.time } });
+        self.owner.push(self.depth);
+        Place::Buffer(self.buffers.len() - 1)
+    }
+    /// Gives a value a place of its own.
+    fn define(&mut self, v: ValueId) {
+        let place = if self.dense(v) {
+            self.new_buffer(v)
+        } else {
+            self.slots += 1;
+            Place::Slot(self.slots - 1)
+        };
+        self.places.insert(v, place);
+    }
+    fn define_slot(&mut self, v: ValueId) {
+        self.slots += 1;
+        self.places.insert(v, Place::Slot(self.slots - 1));
+    }
+    /// Notes that a value is read at a time.
+    fn touch(&mut self, v: ValueId, time: u32) {
+        if let Some(Place::Buffer(b)) = self.places.get(&v).copied() {
+            let life = &mut self.buffers[b].life;
+            life.to = life.to.max(time);
+            for (start, outside) in &mut self.loops {
+                if life.from < *start {
+                    outside.insert(b);
+                }
+            }
+        }
+    }
+    fn place_constant(&mut self, v: ValueId) {
+        if self.g[v].constant.is_some() && !self.places.contains_key(&v) {
+            let place = if self.g.dtype(v) == DType::Str {
+                // Strings have no bytes to lie among the weights; the printer makes them.
+                self.slots += 1;
+                Place::Slot(self.slots - 1)
+            } else {
+                Place::Weight(self.weights.intern(&self.g, Packed { value: v, recipe: Recipe::Raw }))
+            };
+            self.places.insert(v, place);
+        }
+    }
+    /// The value in a layout: itself, or a copy, made once.
+    fn wanted(&mut self, v: ValueId, layout: Layout, steps: &mut Vec<Step>) -> ValueId {
+        let own = layout::of(&self.layouts, v);
+        let shape = self.g.shape(v);
+        let moves = shape.len() >= 3 && shape[2..].iter().any(|d| !d.is(1)) && !shape[1].is(1);
+        if own == layout || !moves {
+            return v;
+        }
+        if let Some(copy) = self.copies.get(&(v, layout)) {
+            return *copy;
+        }
+        let kernel = cpu::relayout(&self.g, v, own, layout);
+        let (fact, name) = (self.g[v].fact.clone(), self.g[v].name.clone());
+        let copy = self.g.add_value(fact, name);
+        if layout == Layout::ChannelsLast {
+            self.layouts.insert(copy, layout);
+        }
+        self.place_constant(v);
+        self.time += 1;
+        self.define(copy);
+        self.touch(v, self.time);
+        steps.push(Step::Kernel(KernelStep {
+            kernel,
+            inputs: vec![Some(v)],
+            outputs: vec![copy],
+            origins: vec![],
+            line: 0,
+            defines: vec![],
+            time: self.time,
+        }));
+        if self.depth == 0 {
+            self.copies.insert((v, layout), copy);
+        }
+        copy
+    }
+
+    /// An output that is an input handed through, as a copy: outputs are views that outlive the inputs.
+    fn own_output(&mut self, v: ValueId, steps: &mut Vec<Step>) -> ValueId {
+        if !matches!(self.places.get(&v), Some(Place::Input(_))) {
+            return v;
+        }
+        let fact = self.g[v].fact.clone();
+        let copy = self.g.add_value(fact, "");
+        self.time += 1;
+        let kernel = if self.dense(v) {
+            self.define(copy);
+            cpu::relayout(&self.g, v, Layout::RowMajor, Layout::RowMajor)
+        } else {
+            self.define_slot(copy);
+            let op = crate::ops::host::Host { name: "identity", ints: vec![], text: vec![], results: vec![self.g.ty(v).clone()] };
+            Kernel::Host(op)
+        };
+        let (inputs, outputs) = (vec![Some(v)], vec![copy]);
+        steps.push(Step::Kernel(KernelStep { kernel, inputs, outputs, origins: vec![], line: 0, defines: vec![], time: self.time }));
+        copy
+    }
+
+    fn cluster(&mut self, c: &Cluster, steps: &mut Vec<Step>) {
+        let first = c.nodes[0];
+        let node = self.g[first].clone();
+        // Reads by this cluster are no longer to come.
+        for n in &c.nodes {
+            for v in self.g[*n].inputs.iter().flatten() {
+                if let Some(u) = self.uses.get_mut(v) {
+                    *u = u.saturating_sub(1);
+                }
+            }
+        }
+        match &node.op {
+            Op::If(_) => return self.branch(&node, steps),
+            Op::Loop(l) => return self.repeat(&node, l, steps),
+            Op::Reshape(_) => return self.view(&node, steps),
+            _ => {}
+        }
+        let (mut kernel, wants) = cpu::select(&self.g, c, &self.layouts);
+        let mut replaced: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+        for (v, layout) in wants {
+            let w = self.wanted(v, layout, steps);
+            replaced.insert(v, w);
+        }
+        let of = |v: ValueId| replaced.get(&v).copied().unwrap_or(v);
+        kernel.map_values(&of);
+        let by_position = kernel.by_position();
+        let inputs: Vec<Option<ValueId>> =
+            if by_position { node.inputs.iter().map(|v| v.map(of)).collect() } else { kernel.values().into_iter().map(Some).collect() };
+        let packed: Vec<Packed> = kernel.packed().into_iter().cloned().collect();
+        for p in packed {
+            self.weights.intern(&self.g, p);
+        }
+        inputs.iter().flatten().for_each(|v| self.place_constant(*v));
+        self.time += 1;
+        let time = self.time;
+        let mut defines = Vec::new();
+        let host = matches!(kernel, Kernel::Host(_));
+        for &v in &c.outputs {
+            match self.in_place(&kernel, v) {
+                Some(b) => {
+                    self.places.insert(v, Place::Buffer(b));
+                    self.touch(v, time);
+                }
+                None if host => {
+                    self.define_slot(v);
+                    defines.extend(self.defines_of(v, v));
+                }
+                None => self.define(v),
+            }
+        }
+        inputs.iter().flatten().for_each(|v| self.touch(*v, time));
+        let mut origins: Vec<usize> = Vec::new();
+        for o in c.nodes.iter().flat_map(|n| &self.g[*n].origins) {
+            if !origins.contains(o) {
+                origins.push(*o);
+            }
+        }
+        let line = origins.first().copied().unwrap_or(0);
+        steps.push(Step::Kernel(KernelStep { kernel, inputs, outputs: c.outputs.clone(), origins, line, defines, time }));
+    }
+
+    /// The buffer of an operand that a pointwise kernel may overwrite with its result: read at the same places, and never again.
+    fn in_place(&self, kernel: &Kernel, out: ValueId) -> Option<usize> {
+        let Kernel::Map { expr, dims, operands, .. } = kernel else { return None };
+        if !self.dense(out) || expr.results.len() != 1 {
+            return None;
+        }
+        let mut contiguous = vec![Stride::none(); dims.len()];
+        let mut step = crate::ir::Dim::int(1);
+        for (s, d) in contiguous.iter_mut().zip(dims).rev() {
+            *s = Stride::By(step.clone());
+            step = step * d.clone();
+        }
+        operands.iter().find_map(|o| match self.places.get(&o.value) {
+            Some(Place::Buffer(b))
+                if o.strides == contiguous
+                    && self.owner[*b] == self.depth
+                    && self.g.dtype(o.value).size() == self.g.dtype(out).size()
+                    && self.idle(*b) =>
+            {
+                Some(*b)
+            }
+            _ => None,
+        })
+    }
+    /// Whether no value in the buffer is read again.
+    fn idle(&self, b: usize) -> bool {
+        let held = self.places.iter().filter(|(_, p)| **p == Place::Buffer(b));
+        let mut values = held.map(|(v, _)| *v);
+        values.all(|v| {
+            let copy_source = self.copies.iter().any(|((from, _), to)| *to == v && self.uses.get(from).copied().unwrap_or(0) > 0);
+            self.uses.get(&v).copied().unwrap_or(0) == 0 && !copy_source && !self.g.body.outputs.contains(&v)
+        })
+    }
+
+    /// Symbols that the extents of `v` define, read from the slot of `at`.
+    fn defines_of(&self, v: ValueId, at: ValueId) -> Vec<Define> {
+        let Some(Place::Slot(slot)) = self.places.get(&at).copied() else { return vec![] };
+        let shape = self.g.shape(v);
+        (shape.iter().enumerate())
+            .filter_map(|(axis, d)| {
+                let sym = d.as_sym()?;
+                self.g.symbols[sym.0 as usize].input.is_none().then_some(Define { sym, slot, axis, rank: shape.len() })
+            })
+            .collect()
+    }
+
+    /// A view shares its operand's memory where that is row-major and fixed in size; a slot's shape is part of it, so it is copied.
+    fn view(&mut self, node: &Node, steps: &mut Vec<Step>) {
+        let (Some(x), out) = (node.inputs[0], node.outputs[0]) else { return };
+        let x = self.wanted(x, Layout::RowMajor, steps);
+        self.place_constant(x);
+        let fixed = !matches!(self.places.get(&x), Some(Place::Slot(_)) | None);
+        if fixed && self.dense(out) {
+            let place = self.places[&x];
+            self.places.insert(out, place);
+            return;
+        }
+        self.time += 1;
+        self.define(out);
+        self.touch(x, self.time);
+        let n = product(self.g.shape(out));
+        let one = crate::ir::Dim::int(1);
+        let zero = crate::ir::Dim::int(0);
+        let copy = crate::kernel::Copy {
+            input: 0,
+            output: 0,
+            dims: vec![n],
+            from: vec![one.clone()],
+            from_start: zero.clone(),
+            to: vec![one],
+            to_start: zero,
+        };
+        steps.push(Step::Kernel(KernelStep {
+            kernel: Kernel::Move { copies: vec![copy], dtype: self.g.dtype(x) },
+            inputs: vec![Some(x)],
+            outputs: vec![out],
+            origins: node.origins.clone(),
+            line: node.origins.first().copied().unwrap_or(0),
+            defines: vec![],
+            time: self.time,
+        }));
+    }
+
+    /// Makes row-major copies of the values that blocks capture from here, and rewrites the blocks to read them.
+    fn captured(&mut self, node: &Node, steps: &mut Vec<Step>) -> Vec<Block> {
+        let mut map = BTreeMap::new();
+        let outer: Vec<ValueId> = self.layouts.keys().copied().collect();
+        for v in outer {
+            let used = node.blocks.iter().any(|b| self.reads(b, v));
+            if used {
+                let w = self.wanted(v, Layout::RowMajor, steps);
+                if w != v {
+                    map.insert(v, w);
+                }
+            }
+        }
+        let mut blocks = node.blocks.clone();
+        if !map.is_empty() {
+            blocks.iter_mut().for_each(|b| self.rename(b, &map));
+        }
+        blocks
+    }
+    fn reads(&self, b: &Block, v: ValueId) -> bool {
+        b.outputs.contains(&v)
+            || b.nodes.iter().any(|n| {
+                let node = &self.g[*n];
+                node.inputs.contains(&Some(v)) || node.blocks.iter().any(|b| self.reads(b, v))
+            })
+    }
+    fn rename(&mut self, b: &mut Block, map: &BTreeMap<ValueId, ValueId>) {
+        let of = |v: &mut ValueId| *v = map.get(v).copied().unwrap_or(*v);
+        b.outputs.iter_mut().for_each(of);
+        for n in b.nodes.clone() {
+            let mut inner = std::mem::take(&mut self.g[n].blocks);
+            inner.iter_mut().for_each(|b| self.rename(b, map));
+            self.g[n].blocks = inner;
+            self.g[n].inputs.iter_mut().flatten().for_each(of);
+        }
+    }
+
+    fn branch(&mut self, node: &Node, steps: &mut Vec<Step>) {
+        let Some(cond) = node.inputs[0] else { return };
+        let blocks = self.captured(node, steps);
+        self.place_constant(cond);
+        self.time += 1;
+        self.touch(cond, self.time);
+        let outs = node.outputs.clone();
+        outs.iter().for_each(|v| self.define(*v));
+        let mut branches = Vec::new();
+        let mut results = Vec::new();
+        for b in &blocks {
+            branches.push(self.block(b));
+            self.time += 1;
+            let mut moved = Vec::new();
+            for (from, to) in b.outputs.iter().zip(&outs) {
+                self.place_constant(*from);
+                self.touch(*from, self.time);
+                self.touch(*to, self.time);
+                moved.push(Transfer { from: *from, to: *to });
+            }
+            results.push(moved);
+        }
+        let defines = outs.iter().flat_map(|v| self.defines_of(*v, *v)).collect();
+        let (Some(no), Some(yes)) = (branches.pop(), branches.pop()) else { return };
+        let (Some(no_results), Some(yes_results)) = (results.pop(), results.pop()) else { return };
+        let line = node.origins.first().copied().unwrap_or(0);
+        steps.push(Step::If { cond, branches: [yes, no], results: [yes_results, no_results], defines, line });
+    }
+
+    fn repeat(&mut self, node: &Node, l: &control::Loop, steps: &mut Vec<Step>) {
+        let blocks = self.captured(node, steps);
+        let Some(body) = blocks.into_iter().next() else { return };
+        let initial: Vec<ValueId> = node.inputs[2..].iter().flatten().map(|v| self.wanted(*v, Layout::RowMajor, steps)).collect();
+        node.inputs.iter().flatten().chain(&initial).for_each(|v| self.place_constant(*v));
+        self.time += 1;
+        let start = self.time;
+        node.inputs.iter().flatten().chain(&initial).for_each(|v| self.touch(*v, start));
+        body.inputs.iter().for_each(|v| self.define(*v));
+        let carried = &body.inputs[2..2 + l.carried];
+        let mut enter = Vec::new();
+        for (from, to) in initial.iter().zip(carried) {
+            enter.push(Transfer { from: *from, to: *to });
+        }
+        // Results that stack up are written while the loop runs.
+        let (finals, stacked) = node.outputs.split_at(l.carried);
+        stacked.iter().for_each(|v| self.define(*v));
+        self.loops.push((start + 1, BTreeSet::new()));
+        let inner = self.block(&body);
+        self.time += 1;
+        let end = self.time;
+        body.outputs.iter().for_each(|v| {
+            self.place_constant(*v);
+            self.touch(*v, end);
+        });
+        body.inputs.iter().for_each(|v| self.touch(*v, end));
+        stacked.iter().for_each(|v| self.touch(*v, end));
+        node.inputs.iter().flatten().for_each(|v| self.touch(*v, end));
+        if let Some((_, outside)) = self.loops.pop() {
+            for b in outside {
+                self.buffers[b].life.to = self.buffers[b].life.to.max(end);
+                for (s, outer) in &mut self.loops {
+                    if self.buffers[b].life.from < *s {
+                        outer.insert(b);
+                    }
+                }
+            }
+        }
+        let next: Vec<Transfer> = body.outputs[1..=l.carried].iter().zip(carried).map(|(f, t)| Transfer { from: *f, to: *t }).collect();
+        // A carried value handed on to another place would be overwritten before it is read.
+        let staged = next.iter().any(|t| next.iter().any(|o| o.to != t.to && self.places.get(&o.to) == self.places.get(&t.from)));
+        let next = next.into_iter().filter(|t| self.places.get(&t.from) != self.places.get(&t.to)).collect();
+        let mut defines = Vec::new();
+        for (v, p) in finals.iter().zip(carried) {
+            let place = self.places[p];
+            self.places.insert(*v, place);
+            if let Place::Buffer(b) = place {
+                self.owner[b] = self.depth;
+            }
+            defines.extend(self.defines_of(*v, *p));
+        }
+        let stacks: Vec<Transfer> = body.outputs[1 + l.carried..].iter().zip(stacked).map(|(f, t)| Transfer { from: *f, to: *t }).collect();
+        defines.extend(stacked.iter().flat_map(|v| self.defines_of(*v, *v)));
+        let carried_defines = carried.iter().flat_map(|v| self.defines_of(*v, *v)).collect();
+        steps.push(Step::Loop(Box::new(LoopStep {
+            trips: node.inputs[0],
+            cond: node.inputs[1],
+            iteration: body.inputs[0],
+            conds: (body.inputs[1], body.outputs[0]),
+            enter,
+            body: inner,
+            carried: carried_defines,
+            next,
+            staged,
+            stacks,
+            defines,
+            line: node.origins.first().copied().unwrap_or(0),
+        })));
+    }
+}

@@ -1,0 +1,139 @@
+//! Constants as kernels read them: each packed once by its recipe, equal ones stored once, written out in a stream.
+
+use crate::ir::Graph;
+use crate::kernel::{Packed, Recipe};
+use kiln_kernels::conv::Conv;
+use kiln_kernels::depthwise::Depthwise;
+use kiln_kernels::gemm;
+use kiln_kernels::value::Tensor;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+/// Blobs start at multiples of this many bytes.
+const ALIGN: usize = 64;
+
+/// One packed constant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blob {
+    /// What it is made of, and how: replaying it on new weights gives a new blob.
+    pub packed: Packed,
+    /// Offset in the file.
+    pub offset: usize,
+    /// Bytes.
+    pub bytes: usize,
+    /// A hash of the constant's contents.
+    pub hash: u64,
+}
+
+/// All blobs of a plan.
+#[derive(Clone, Debug, Default)]
+pub struct Weights {
+    /// Blobs in the order of their offsets.
+    pub blobs: Vec<Blob>,
+    /// Bytes of the whole file.
+    pub bytes: usize,
+    index: BTreeMap<(usize, u64, Recipe), Vec<usize>>,
+}
+
+/// A hash of contents: equal blobs are found by it and then compared.
+fn fingerprint(t: &Tensor) -> u64 {
+    let (words, rest) = t.bytes().as_chunks::<8>();
+    let mut h = 0xcbf2_9ce4_8422_2325u64 ^ t.bytes().len() as u64;
+    for w in words {
+        h = (h ^ u64::from_le_bytes(*w)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        h ^= h >> 29;
+    }
+    for b in rest {
+        h = (h ^ *b as u64).wrapping_mul(0x100_0000_01b3);
+    }
+    h
+}
+
+impl Weights {
+    /// The blob of a packed constant; made when there is none of the same contents and recipe.
+    pub fn intern(&mut self, g: &Graph, p: Packed) -> usize {
+        let Some(t) = &g[p.value].constant else { return 0 };
+        let hash = fingerprint(t);
+        let key = (t.bytes().len(), hash, p.recipe.clone());
+        let same = |b: &Blob| {
+            let other = g[b.packed.value].constant.as_ref();
+            other.is_some_and(|o| o.dtype == t.dtype && o.bytes() == t.bytes())
+        };
+        if let Some(found) = self.index.get(&key).and_then(|v| v.iter().find(|i| same(&self.blobs[**i]))) {
+            return *found;
+        }
+        let bytes = packed_bytes(t, &p.recipe);
+        let offset = self.bytes.next_multiple_of(ALIGN);
+        // Kernels may read a whole vector past the end of the last element.
+        self.bytes = offset + bytes;
+        self.blobs.push(Blob { packed: p, offset, bytes, hash });
+        self.index.entry(key).or_default().push(self.blobs.len() - 1);
+        self.blobs.len() - 1
+    }
+    /// Writes the file, one blob in memory at a time.
+    ///
+    /// # Errors
+    /// What the writer reports.
+    pub fn write(&self, g: &Graph, out: &mut dyn Write) -> io::Result<()> {
+        let mut at = 0;
+        for b in &self.blobs {
+            out.write_all(&[0; ALIGN][..b.offset - at])?;
+            let Some(t) = &g[b.packed.value].constant else { continue };
+            match &b.packed.recipe {
+                Recipe::Raw => out.write_all(t.bytes())?,
+                recipe => out.write_all(&bytes_of(&pack(t, recipe)))?,
+            }
+            at = b.offset + b.bytes;
+        }
+        Ok(())
+    }
+}
+
+fn bytes_of(x: &[f32]) -> Vec<u8> {
+    x.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn geometry(c: usize, k: usize, kernel: [usize; 3], groups: usize) -> Conv {
+    Conv {
+        n: 1,
+        c,
+        in_dims: kernel,
+        k,
+        kernel,
+        stride: [1; 3],
+        pad: [0; 3],
+        dilation: [1; 3],
+        out_dims: [1; 3],
+        groups,
+        x_strides: [0; 5],
+        out_pitch: k,
+        out_batch: k,
+    }
+}
+
+fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
+    4 * match recipe {
+        Recipe::Raw => return t.bytes().len(),
+        Recipe::Padded(to) => t.len().next_multiple_of(*to),
+        Recipe::Gemm { k, n } => gemm::packed_len(*k, *n),
+        Recipe::Conv { c, k, kernel, groups, depthwise } => {
+            let conv = geometry(*c, *k, *kernel, *groups);
+            if *depthwise { Depthwise(conv).packed_len() } else { conv.packed_len() }
+        }
+    }
+}
+
+/// Carries a recipe out on a constant of f32.
+fn pack(t: &Tensor, recipe: &Recipe) -> Vec<f32> {
+    let x: &[f32] = t.slice();
+    let mut out = vec![0f32; packed_bytes(t, recipe) / 4];
+    match recipe {
+        Recipe::Raw | Recipe::Padded(_) => out[..x.len()].copy_from_slice(x),
+        Recipe::Gemm { k, n } => gemm::pack_rows(*k, *n, x, &mut out),
+        Recipe::Conv { c, k, kernel, groups, depthwise } => {
+            let conv = geometry(*c, *k, *kernel, *groups);
+            if *depthwise { Depthwise(conv).pack_weights(x, &mut out) } else { conv.pack_weights(x, &mut out) }
+        }
+    }
+    out
+}

@@ -1,0 +1,452 @@
+//! Moves that cancel, merge, or move nothing.
+
+use crate::ir::{Dim, NodeId, ValueId};
+use crate::ops::Op;
+use crate::ops::movement::{Concat, Expand, Slice, Transpose};
+use crate::ops::shape::Reshape;
+use crate::rewrite::{Class, Found, Rewriter, Rule, head};
+use kiln_kernels::dtype::DType;
+
+/// Rules about operators that move elements.
+#[rustfmt::skip]
+pub const RULES: &[Rule] = &[
+    Rule { name: "transpose-none", on: &["Transpose"], equation: "Transpose(x; identity) => x", class: Class::Exact, apply: transpose_none },
+    Rule { name: "transpose-transpose", on: &["Transpose"], equation: "Transpose(Transpose(x; q); p) => Transpose(x; q.p)", class: Class::Exact, apply: transpose_transpose },
+    Rule { name: "transpose-units", on: &["Transpose"], equation: "Transpose(x; p) => Reshape(x)  where p moves only axes of extent 1", class: Class::Exact, apply: transpose_units },
+    Rule { name: "reshape-none", on: &["Reshape"], equation: "Reshape(x, shape of x) => x", class: Class::Exact, apply: same },
+    Rule { name: "reshape-reshape", on: &["Reshape"], equation: "Reshape(Reshape(x, s), t) => Reshape(x, t)", class: Class::Exact, apply: reshape_reshape },
+    Rule { name: "expand-none", on: &["Expand"], equation: "Expand(x, shape of x) => x", class: Class::Exact, apply: same },
+    Rule { name: "expand-expand", on: &["Expand"], equation: "Expand(Expand(x, s), t) => Expand(x, t)", class: Class::Exact, apply: expand_expand },
+    Rule { name: "expand-broadcast", on: &["Pointwise", "MatMul"], equation: "f(.., Expand(x), ..) => f(.., x, ..)  where the shape stays", class: Class::Exact, apply: expand_broadcast },
+    Rule { name: "tile-none", on: &["Tile"], equation: "Tile(x, ones) => x", class: Class::Exact, apply: tile_none },
+    Rule { name: "pad-none", on: &["Pad"], equation: "Pad(x, zeros) => x", class: Class::Exact, apply: pad_none },
+    Rule { name: "concat-empty", on: &["Concat"], equation: "Concat(.., x, ..) => Concat(.., ..)  where x has no element along the axis", class: Class::Exact, apply: concat_empty },
+    Rule { name: "concat-one", on: &["Concat"], equation: "Concat(x) => x", class: Class::Exact, apply: |rw, n| if rw.node(n).inputs.len() == 1 { same(rw, n) } else { None } },
+    Rule { name: "concat-concat", on: &["Concat"], equation: "Concat(.., Concat(x, y), ..) => Concat(.., x, y, ..)  along one axis", class: Class::Exact, apply: concat_concat },
+    Rule { name: "concat-split", on: &["Concat"], equation: "Concat(Split(x)) => x  along one axis, all pieces in order", class: Class::Exact, apply: concat_split },
+    Rule { name: "split-one", on: &["Split"], equation: "Split(x) into one => x", class: Class::Exact, apply: |rw, n| if rw.node(n).outputs.len() == 1 { same(rw, n) } else { None } },
+    Rule { name: "split-concat", on: &["Split"], equation: "Split(Concat(x, y, ..)) => x, y, ..  along one axis, of the same extents", class: Class::Exact, apply: split_concat },
+    Rule { name: "slice-none", on: &["Slice"], equation: "Slice(x, all) => x", class: Class::Exact, apply: slice_none },
+    Rule { name: "slice-slice", on: &["Slice"], equation: "Slice(Slice(x, r), s) => Slice(x, r.s)", class: Class::Exact, apply: slice_slice },
+    Rule { name: "gather-slice", on: &["Gather"], equation: "Gather(x, c) => Slice(x, c)  where the constant indices c are evenly spaced", class: Class::Exact, apply: gather_slice },
+];
+
+/// The operand; the driver takes it only if it has the type of the result.
+fn same(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (x, y) = (rw.input(n, 0)?, *rw.node(n).outputs.first()?);
+    (rw.ty(x) == rw.ty(y)).then_some(vec![x])
+}
+
+/// The permutation of a Transpose.
+fn perm(rw: &Rewriter<'_>, n: NodeId) -> Option<Vec<usize>> {
+    match &rw.node(n).op {
+        Op::Transpose(t) => Some(t.perm.clone()),
+        _ => None,
+    }
+}
+
+fn transpose_none(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let p = perm(rw, n)?;
+    p.iter().enumerate().all(|(i, p)| i == *p).then_some(vec![rw.input(n, 0)?])
+}
+
+fn transpose_transpose(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let inner = rw.made_by(rw.input(n, 0)?, "Transpose")?;
+    let (p, q, x) = (perm(rw, n)?, perm(rw, inner)?, rw.input(inner, 0)?);
+    let perm: Vec<usize> = p.iter().map(|i| q.get(*i).copied()).collect::<Option<_>>()?;
+    if perm.iter().enumerate().all(|(i, p)| i == *p) {
+        return Some(vec![x]);
+    }
+    Some(vec![rw.add(Transpose { perm }, &[x])?])
+}
+
+fn transpose_units(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (p, x) = (perm(rw, n)?, rw.input(n, 0)?);
+    let from = rw.shape(x);
+    let long: Vec<usize> = p.iter().copied().filter(|i| from.get(*i).is_some_and(|d| !d.is(1))).collect();
+    if !long.is_sorted() {
+        return None;
+    }
+    let shape = rw.shape(*rw.node(n).outputs.first()?).to_vec();
+    Some(vec![rw.add(Reshape { shape }, &[x])?])
+}
+
+fn reshape_reshape(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let inner = rw.made_by(rw.input(n, 0)?, "Reshape")?;
+    let (op, x) = (rw.node(n).op.clone(), rw.input(inner, 0)?);
+    Some(vec![rw.add(op, &[x])?])
+}
+
+fn expand_expand(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let inner = rw.made_by(rw.input(n, 0)?, "Expand")?;
+    let shape = rw.shape(*rw.node(n).outputs.first()?).to_vec();
+    let x = rw.input(inner, 0)?;
+    Some(vec![rw.add(Expand { shape }, &[x])?])
+}
+
+fn expand_broadcast(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let node = rw.node(n);
+    let ty = rw.ty(*node.outputs.first()?).clone();
+    let product = head(&node.op) == "MatMul";
+    for i in 0..node.inputs.len() {
+        let y = rw.input(n, i)?;
+        let Some(inner) = rw.made_by(y, "Expand") else { continue };
+        let x = rw.input(inner, 0)?;
+        // The matrices themselves do not broadcast.
+        let (a, b) = (rw.shape(x), rw.shape(y));
+        if product && (a.len() < 2 || a[a.len() - 2..] != b[b.len() - 2..]) {
+            continue;
+        }
+        let (op, mut inputs, results) = (rw.node(n).op.clone(), rw.node(n).inputs.clone(), rw.node(n).outputs.len());
+        inputs[i] = Some(x);
+        if rw.infer(&op, &inputs, results).is_some_and(|f| f.first().is_some_and(|f| f.ty == ty)) {
+            return rw.add_all(op, inputs, results);
+        }
+    }
+    None
+}
+
+fn tile_none(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    match &rw.node(n).op {
+        Op::Tile(t) if t.repeats.iter().all(|r| r.is(1)) => same(rw, n),
+        _ => None,
+    }
+}
+
+fn pad_none(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    match &rw.node(n).op {
+        Op::Pad(p) if p.pads.iter().all(|p| *p == 0) => same(rw, n),
+        _ => None,
+    }
+}
+
+/// The axis and the operands of a Concat.
+fn parts(rw: &Rewriter<'_>, n: NodeId) -> Option<(usize, Vec<ValueId>)> {
+    match &rw.node(n).op {
+        Op::Concat(c) => Some((c.axis, rw.node(n).inputs.iter().copied().collect::<Option<_>>()?)),
+        _ => None,
+    }
+}
+
+fn concat_empty(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (axis, mut inputs) = parts(rw, n)?;
+    let (before, first) = (inputs.len(), *inputs.first()?);
+    inputs.retain(|v| rw.shape(*v).get(axis).is_none_or(|d| !d.is(0)));
+    if inputs.is_empty() {
+        inputs.push(first);
+    }
+    if inputs.len() == before {
+        return None;
+    }
+    Some(vec![rw.add(Concat { axis }, &inputs)?])
+}
+
+fn concat_concat(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (axis, inputs) = parts(rw, n)?;
+    let mut flat = Vec::new();
+    for v in &inputs {
+        match rw.made_by(*v, "Concat").filter(|_| rw.used_once(*v)).and_then(|m| parts(rw, m)) {
+            Some((a, inner)) if a == axis => flat.extend(inner),
+            _ => flat.push(*v),
+        }
+    }
+    if flat.len() == inputs.len() {
+        return None;
+    }
+    Some(vec![rw.add(Concat { axis }, &flat)?])
+}
+
+fn concat_split(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (axis, inputs) = parts(rw, n)?;
+    let split = rw.made_by(*inputs.first()?, "Split")?;
+    let along = matches!(&rw.node(split).op, Op::Split(s) if s.axis == axis);
+    (along && rw.node(split).outputs == inputs).then_some(vec![rw.input(split, 0)?])
+}
+
+fn split_concat(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let Op::Split(s) = &rw.node(n).op else { return None };
+    let (axis, inputs) = parts(rw, rw.made_by(rw.input(n, 0)?, "Concat")?)?;
+    let fits =
+        axis == s.axis && inputs.len() == s.sizes.len() && inputs.iter().zip(&s.sizes).all(|(v, d)| rw.shape(*v).get(axis) == Some(d));
+    fits.then_some(inputs)
+}
+
+fn slice(rw: &Rewriter<'_>, n: NodeId) -> Option<Slice> {
+    match &rw.node(n).op {
+        Op::Slice(s) => Some(s.clone()),
+        _ => None,
+    }
+}
+
+fn slice_none(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let s = slice(rw, n)?;
+    if s.starts.iter().all(|d| d.is(0)) && s.steps.iter().all(|t| *t == 1) { same(rw, n) } else { None }
+}
+
+fn slice_slice(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let inner = rw.made_by(rw.input(n, 0)?, "Slice")?;
+    let (outer, first, x) = (slice(rw, n)?, slice(rw, inner)?, rw.input(inner, 0)?);
+    let rank = outer.steps.len();
+    let steps: Vec<i64> = (0..rank).map(|i| first.steps[i].checked_mul(outer.steps[i])).collect::<Option<_>>()?;
+    let starts = (0..rank).map(|i| first.starts[i].clone() + Dim::int(first.steps[i]) * outer.starts[i].clone()).collect();
+    Some(vec![rw.add(Slice { starts, steps, sizes: outer.sizes }, &[x])?])
+}
+
+fn gather_slice(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let Op::Gather(op) = &rw.node(n).op else { return None };
+    let (axis, x, i) = (op.axis, rw.input(n, 0)?, rw.input(n, 1)?);
+    let at = rw.constant(i).filter(|t| t.dims.len() <= 1 && !t.is_empty())?.to_i64s()?;
+    // Only against a known extent is an index known to be inside.
+    let extent = rw.shape(x).get(axis)?.as_int()?;
+    let at: Vec<i64> = at.into_iter().map(|i| if i < 0 { i + extent } else { i }).collect();
+    if at.iter().any(|i| !(0..extent).contains(i)) || rw.dtype(x) == DType::Str {
+        return None;
+    }
+    let step = if at.len() > 1 { at[1] - at[0] } else { 1 };
+    if step == 0 || at.windows(2).any(|w| w[1] - w[0] != step) {
+        return None;
+    }
+    let mut sizes = rw.shape(x).to_vec();
+    let rank = sizes.len();
+    sizes[axis] = at.len().into();
+    let (mut starts, mut steps) = (vec![Dim::int(0); rank], vec![1; rank]);
+    (starts[axis], steps[axis]) = (Dim::int(at[0]), step);
+    let y = rw.add(Slice { starts, steps, sizes }, &[x])?;
+    let shape = rw.shape(*rw.node(n).outputs.first()?).to_vec();
+    if rw.shape(y) == shape {
+        return Some(vec![y]);
+    }
+    Some(vec![rw.add(Reshape { shape }, &[y])?])
+}
+
+#[cfg(test)]
+pub(in crate::rewrite) mod tests {
+    use super::*;
+    use crate::ops::gather::Gather;
+    use crate::ops::matmul::MatMul;
+    use crate::ops::movement::Split;
+    use crate::ops::pad::{Pad, Tile};
+    use crate::rewrite::tests::{Case, Example};
+    use kiln_kernels::value::Tensor;
+
+    const ANY: &[DType] = &[DType::F32, DType::F64, DType::I64, DType::U8, DType::F16];
+
+    fn closed(dims: &[usize]) -> Vec<Dim> {
+        dims.iter().map(|d| (*d).into()).collect()
+    }
+    fn shuffled(c: &mut Case, rank: usize) -> Vec<usize> {
+        let mut perm: Vec<usize> = (0..rank).collect();
+        (1..rank).for_each(|i| perm.swap(i, c.rng.below(i + 1)));
+        perm
+    }
+    /// An input, with open extents now and then.
+    fn given(c: &mut Case, dims: &[usize]) -> ValueId {
+        let d = c.rng.pick(ANY);
+        if c.rng.below(3) == 0 { c.open(d, dims) } else { c.input(d, dims) }
+    }
+    fn part(c: &mut Case, dims: &[usize]) -> (Slice, Vec<usize>) {
+        let mut op = Slice { starts: vec![], steps: vec![], sizes: vec![] };
+        let mut sizes = Vec::new();
+        for &d in dims {
+            let step = c.rng.pick(&[1, 2, -1, -2]);
+            let start = if d == 0 { 0 } else { c.rng.below(d) as i64 };
+            let room = if d == 0 {
+                0
+            } else if step > 0 {
+                (d as i64 - start + step - 1) / step
+            } else {
+                start / -step + 1
+            };
+            let size = c.rng.below(room as usize + 1);
+            op.starts.push(Dim::int(start));
+            op.steps.push(step);
+            op.sizes.push(size.into());
+            sizes.push(size);
+        }
+        (op, sizes)
+    }
+    /// Shapes of tensors to stand side by side along an axis.
+    fn beside(c: &mut Case, n: usize) -> (usize, Vec<Vec<usize>>) {
+        let rank = 1 + c.rng.below(3);
+        let (axis, shape) = (c.rng.below(rank), c.shape(rank));
+        let shapes = (0..n).map(|_| {
+            let mut s = shape.clone();
+            s[axis] = c.rng.below(4);
+            s
+        });
+        (axis, shapes.collect())
+    }
+    fn inputs(c: &mut Case, shapes: &[Vec<usize>]) -> Vec<ValueId> {
+        let d = c.rng.pick(ANY);
+        shapes.iter().map(|s| c.input(d, s)).collect()
+    }
+
+    pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
+        ("transpose-none", |c| {
+            let shape = c.any_shape();
+            let x = given(c, &shape);
+            let y = c.op(Transpose { perm: (0..shape.len()).collect() }, &[x]);
+            c.output(y);
+        }),
+        ("transpose-transpose", |c| {
+            let shape = c.any_shape();
+            let (p, q, x) = (shuffled(c, shape.len()), shuffled(c, shape.len()), given(c, &shape));
+            let y = c.op(Transpose { perm: q }, &[x]);
+            let z = c.op(Transpose { perm: p }, &[y]);
+            c.output(z);
+        }),
+        ("transpose-units", |c| {
+            let rank = c.rng.below(5);
+            let long = c.rng.below(rank + 1);
+            let shape: Vec<usize> = (0..rank).map(|i| if i == long { 4 } else { 1 }).collect();
+            let d = c.rng.pick(ANY);
+            let (p, x) = (shuffled(c, rank), c.input(d, &shape));
+            let y = c.op(Transpose { perm: p }, &[x]);
+            c.output(y);
+        }),
+        ("reshape-none", |c| {
+            let shape = c.any_shape();
+            let x = given(c, &shape);
+            let y = c.op(Reshape { shape: c.g.shape(x).to_vec() }, &[x]);
+            c.output(y);
+        }),
+        ("reshape-reshape", |c| {
+            let shape = c.any_shape();
+            let x = given(c, &shape);
+            let all = crate::ir::product(c.g.shape(x));
+            let mut longer = c.g.shape(x).to_vec();
+            longer.push(Dim::int(1));
+            let y = c.op(Reshape { shape: vec![all] }, &[x]);
+            let z = c.op(Reshape { shape: longer }, &[y]);
+            c.output(z);
+        }),
+        ("expand-none", |c| {
+            let shape = c.any_shape();
+            let x = given(c, &shape);
+            let y = c.op(Expand { shape: c.g.shape(x).to_vec() }, &[x]);
+            c.output(y);
+        }),
+        ("expand-expand", |c| {
+            let shape = c.any_shape();
+            let wide = c.narrower(&shape);
+            let narrow = c.narrower(&wide);
+            let d = c.rng.pick(ANY);
+            let x = c.input(d, &narrow);
+            let y = c.op(Expand { shape: closed(&wide) }, &[x]);
+            let z = c.op(Expand { shape: closed(&shape) }, &[y]);
+            c.output(z);
+        }),
+        ("expand-broadcast", |c| {
+            if c.rng.below(3) == 0 {
+                let (a, b) = (c.input(DType::F32, &[2, 3]), c.input(DType::F32, &[4, 3, 5]));
+                let e = c.op(Expand { shape: closed(&[4, 2, 3]) }, &[a]);
+                let y = c.op(MatMul, &[e, b]);
+                return c.output(y);
+            }
+            let shape = c.any_shape();
+            let narrow = c.narrower(&shape);
+            let d = c.float();
+            let (x, y) = (c.input(d, &shape), c.input(d, &narrow));
+            let e = c.op(Expand { shape: closed(&shape) }, &[y]);
+            let name = c.rng.pick(&["Add", "Mul", "Sub", "Max"]);
+            let z = c.pointwise(name, &[e, x]);
+            c.output(z);
+        }),
+        ("tile-none", |c| {
+            let shape = c.any_shape();
+            let x = given(c, &shape);
+            let y = c.op(Tile { repeats: vec![Dim::int(1); shape.len()] }, &[x]);
+            c.output(y);
+        }),
+        ("pad-none", |c| {
+            let shape = c.any_shape();
+            let d = c.float();
+            let (x, zero) = (c.input(d, &shape), c.filled(d, &[], 0.0));
+            let y = c.op(Pad { pads: vec![0; 2 * shape.len()], mode: "constant" }, &[x, zero]);
+            c.output(y);
+        }),
+        ("concat-empty", |c| {
+            let (axis, mut shapes) = beside(c, 3);
+            let k = c.rng.below(3);
+            shapes[k][axis] = 0;
+            let parts = inputs(c, &shapes);
+            let y = c.op(Concat { axis }, &parts);
+            c.output(y);
+        }),
+        ("concat-one", |c| {
+            let (axis, shapes) = beside(c, 1);
+            let parts = inputs(c, &shapes);
+            let y = c.op(Concat { axis }, &parts);
+            c.output(y);
+        }),
+        ("concat-concat", |c| {
+            let (axis, shapes) = beside(c, 4);
+            let v = inputs(c, &shapes);
+            let inner = c.op(Concat { axis }, &v[1..3]);
+            let y = c.op(Concat { axis }, &[v[0], inner, v[3]]);
+            c.output(y);
+        }),
+        ("concat-split", |c| {
+            let (axis, shapes) = beside(c, 3);
+            let sizes: Vec<usize> = shapes.iter().map(|s| s[axis]).collect();
+            let mut whole = shapes[0].clone();
+            whole[axis] = sizes.iter().sum();
+            let d = c.rng.pick(ANY);
+            let x = c.input(d, &whole);
+            let v = c.all(Split { axis, sizes: closed(&sizes) }, &[x], 3);
+            let y = c.op(Concat { axis }, &v);
+            c.output(y);
+        }),
+        ("split-one", |c| {
+            let (axis, shapes) = beside(c, 1);
+            let v = inputs(c, &shapes);
+            let y = c.op(Split { axis, sizes: closed(&shapes[0][axis..=axis]) }, &v);
+            c.output(y);
+        }),
+        ("split-concat", |c| {
+            let (axis, shapes) = beside(c, 3);
+            let v = inputs(c, &shapes);
+            let x = c.op(Concat { axis }, &v);
+            let sizes: Vec<usize> = shapes.iter().map(|s| s[axis]).collect();
+            for y in c.all(Split { axis, sizes: closed(&sizes) }, &[x], 3) {
+                c.output(y);
+            }
+        }),
+        ("slice-none", |c| {
+            let shape = c.any_shape();
+            let x = given(c, &shape);
+            let rank = shape.len();
+            let y = c.op(Slice { starts: vec![Dim::int(0); rank], steps: vec![1; rank], sizes: c.g.shape(x).to_vec() }, &[x]);
+            c.output(y);
+        }),
+        ("slice-slice", |c| {
+            let shape = c.any_shape();
+            let d = c.rng.pick(ANY);
+            let x = c.input(d, &shape);
+            let (first, sizes) = part(c, &shape);
+            let (second, _) = part(c, &sizes);
+            let y = c.op(first, &[x]);
+            let z = c.op(second, &[y]);
+            c.output(z);
+        }),
+        ("gather-slice", |c| {
+            let rank = 1 + c.rng.below(3);
+            let mut shape = c.shape(rank);
+            let axis = c.rng.below(rank);
+            shape[axis] = 2 + c.rng.below(5);
+            let n = shape[axis] as i64;
+            let at: Vec<i64> = match c.rng.below(3) {
+                0 => vec![-1],
+                1 => (0..n).rev().collect(),
+                _ => vec![0, n - 1],
+            };
+            let scalar = at.len() == 1 && c.rng.below(2) == 0;
+            let dims = if scalar { vec![] } else { vec![at.len()] };
+            let i = c.g.add_constant(Tensor::new(&dims, &at), "");
+            let d = c.rng.pick(ANY);
+            let x = c.input(d, &shape);
+            let y = c.op(Gather { axis }, &[x, i]);
+            c.output(y);
+        }),
+    ];
+}

@@ -1,0 +1,95 @@
+//! Matrix products: constant factors taken into constant matrices.
+
+use super::{SHARED, along, folds, rounded};
+use crate::ir::{NodeId, ValueId};
+use crate::rewrite::{Class, Found, Rewriter, Rule};
+use kiln_kernels::value::Tensor;
+
+/// Rules about matrix products.
+#[rustfmt::skip]
+pub const RULES: &[Rule] = &[
+    Rule { name: "matmul-mul", on: &["Mul"], equation: "(x @ w) * c => x @ (w*c)  where w is constant and c is per column and constant", class: Class::Reassociating, apply: |rw, n| scale(rw, n, |w, c| w * c) },
+    Rule { name: "matmul-div", on: &["Div"], equation: "(x @ w) / c => x @ (w/c)  where w is constant and c is per column and constant", class: Class::Reassociating, apply: |rw, n| scale(rw, n, |w, c| w / c) },
+    Rule { name: "matmul-input-mul", on: &["MatMul"], equation: "(x * c) @ w => x @ (c*w)  where w is constant and c is per column of x and constant", class: Class::Reassociating, apply: scale_input },
+];
+
+/// Weights of two axes at least, constant, and not shared when they are large.
+fn matrix(rw: &Rewriter<'_>, w: ValueId) -> Option<Tensor> {
+    let t = rw.constant(w).filter(|t| folds(t.dtype) && t.dims.len() >= 2)?;
+    (rw.uses(w) == 1 || t.len() <= SHARED).then(|| t.clone())
+}
+
+fn scale(rw: &mut Rewriter<'_>, n: NodeId, f: fn(f64, f64) -> f64) -> Found {
+    let y = rw.input(n, 0)?;
+    let product = rw.made_by(y, "MatMul").filter(|_| rw.used_once(y))?;
+    let (x, w) = (rw.input(product, 0)?, matrix(rw, rw.input(product, 1)?)?);
+    let rank = rw.shape(y).len();
+    let columns = w.dims[w.dims.len() - 1];
+    let c = along(rw.constant(rw.input(n, 1)?)?, rank, rank - 1, columns)?;
+    let mut v = w.to_f64s()?;
+    v.iter_mut().enumerate().for_each(|(i, x)| *x = f(*x, c[i % columns]));
+    let w = rounded(&w.dims, &v, w.dtype)?;
+    let w = rw.tensor(w);
+    let op = rw.node(product).op.clone();
+    Some(vec![rw.add(op, &[x, w])?])
+}
+
+fn scale_input(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let y = rw.input(n, 0)?;
+    let mul = rw.made_by(y, "Mul").filter(|_| rw.used_once(y))?;
+    let (x, c, w) = (rw.input(mul, 0)?, rw.input(mul, 1)?, matrix(rw, rw.input(n, 1)?)?);
+    if rw.ty(x) != rw.ty(y) {
+        return None;
+    }
+    let rank = rw.shape(y).len();
+    let (rows, columns) = (w.dims[w.dims.len() - 2], w.dims[w.dims.len() - 1]);
+    let c = along(rw.constant(c)?, rank, rank - 1, rows)?;
+    let mut v = w.to_f64s()?;
+    v.iter_mut().enumerate().for_each(|(i, x)| *x *= c[i / columns % rows]);
+    let w = rounded(&w.dims, &v, w.dtype)?;
+    let w = rw.tensor(w);
+    let op = rw.node(n).op.clone();
+    Some(vec![rw.add(op, &[x, w])?])
+}
+
+#[cfg(test)]
+pub(in crate::rewrite) mod tests {
+    use super::*;
+    use crate::ops::matmul::MatMul;
+    use crate::rewrite::tests::{Case, Example};
+
+    /// Operand and weights of a product, and its extents m, k, n.
+    fn operands(c: &mut Case) -> (ValueId, ValueId, [usize; 3]) {
+        let [m, k, n] = [c.rng.below(5), 1 + c.rng.below(5), 1 + c.rng.below(5)];
+        let rank = c.rng.below(2);
+        let batch = c.shape(rank);
+        let d = c.wide();
+        let x = c.input(d, &[batch.clone(), vec![m, k]].concat());
+        let shape = if c.rng.below(2) == 0 { [batch, vec![k, n]].concat() } else { vec![k, n] };
+        let w = c.factor(d, &shape);
+        (x, w, [m, k, n])
+    }
+    fn columns(c: &mut Case, like: ValueId, n: usize) -> ValueId {
+        let (d, shape) = (c.g.dtype(like), c.rng.below(3));
+        c.factor(d, &[vec![], vec![n], vec![1, n]][shape])
+    }
+    fn followed(c: &mut Case, name: &'static str) {
+        let (x, w, [_, _, n]) = operands(c);
+        let y = c.op(MatMul, &[x, w]);
+        let k = columns(c, x, n);
+        let z = c.pointwise(name, &[y, k]);
+        c.output(z);
+    }
+
+    pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
+        ("matmul-mul", |c| followed(c, "Mul")),
+        ("matmul-div", |c| followed(c, "Div")),
+        ("matmul-input-mul", |c| {
+            let (x, w, [_, k, _]) = operands(c);
+            let s = columns(c, x, k);
+            let y = c.pointwise("Mul", &[x, s]);
+            let z = c.op(MatMul, &[y, w]);
+            c.output(z);
+        }),
+    ];
+}

@@ -1,0 +1,375 @@
+//! Every rule against the reference evaluator on random graphs, and the driver on large and nested ones.
+
+use super::{Class, Rewriter, Rule, apply, merge, prune, rules, simplify};
+use crate::eval::{Evaluator, from_f64s};
+use crate::ir::{Block, Dim, Graph, Node, NodeId, Port, Range, Symbol, Type, ValueId, verify};
+use crate::ops::{Op, control::If, host::Host, pointwise::Pointwise, shape::Dims};
+use kiln_kernels::dtype::DType;
+use kiln_kernels::value::{Tensor, Value};
+
+/// Random numbers that are the same in every run.
+pub(super) struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+    /// A number below `n`.
+    pub(super) fn below(&mut self, n: usize) -> usize {
+        ((self.next() >> 33) as usize) % n
+    }
+    /// One of several.
+    pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())]
+    }
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// A random graph to which a rule applies.
+pub(super) struct Case {
+    pub(super) g: Graph,
+    pub(super) rng: Rng,
+    /// Whether values that are not finite occur.
+    special: bool,
+    inputs: Vec<Value>,
+}
+
+/// Builds a case of a rule.
+pub(super) type Example = (&'static str, fn(&mut Case));
+
+impl Case {
+    fn new(seed: u64, special: bool) -> Case {
+        let rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        Case { g: Graph::default(), rng, special, inputs: vec![] }
+    }
+    /// A float type.
+    pub(super) fn float(&mut self) -> DType {
+        self.rng.pick(&[DType::F32, DType::F64, DType::F16, DType::Bf16])
+    }
+    /// A type wide enough to compare roundings in.
+    pub(super) fn wide(&mut self) -> DType {
+        self.rng.pick(&[DType::F32, DType::F64])
+    }
+    /// A shape of few elements; axes of extent 1 and 0 occur.
+    pub(super) fn shape(&mut self, rank: usize) -> Vec<usize> {
+        (0..rank).map(|_| self.rng.pick(&[1, 1, 2, 3, 4, 5, 0])).collect()
+    }
+    /// A shape of rank 0 to 4.
+    pub(super) fn any_shape(&mut self) -> Vec<usize> {
+        let rank = self.rng.below(5);
+        self.shape(rank)
+    }
+    /// A shape that broadcasts to `shape` without changing it, and has elements.
+    pub(super) fn narrower(&mut self, shape: &[usize]) -> Vec<usize> {
+        let skip = self.rng.below(shape.len() + 1);
+        shape[skip..].iter().map(|&d| if d == 0 || self.rng.below(2) == 0 { 1 } else { d }).collect()
+    }
+    /// Random contents.
+    pub(super) fn tensor(&mut self, dtype: DType, dims: &[usize]) -> Tensor {
+        let n = dims.iter().product();
+        let specials = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 0.0, 1e-40, f64::MAX];
+        let x: Vec<f64> = (0..n)
+            .map(|_| match (dtype.is_float(), self.rng.below(4)) {
+                (true, 0) if self.special => self.rng.pick(&specials),
+                (true, 1) => self.rng.pick(&[-0.0, 0.0, 1.0, -1.0, 2.5]),
+                (true, _) => self.rng.unit() * 6.0 - 3.0,
+                _ if dtype == DType::Bool => self.rng.below(2) as f64,
+                _ => {
+                    self.rng.below(400) as f64 - if matches!(dtype, DType::I8 | DType::I16 | DType::I32 | DType::I64) { 200.0 } else { 0.0 }
+                }
+            })
+            .collect();
+        from_f64s(dims, &x, dtype)
+    }
+    /// A constant of random contents.
+    pub(super) fn constant(&mut self, dtype: DType, dims: &[usize]) -> ValueId {
+        let t = self.tensor(dtype, dims);
+        self.g.add_constant(t, "")
+    }
+    /// A constant of random finite contents without zeros.
+    pub(super) fn factor(&mut self, dtype: DType, dims: &[usize]) -> ValueId {
+        let n = dims.iter().product();
+        let x: Vec<f64> = (0..n).map(|_| (self.rng.unit() + 0.5) * self.rng.pick(&[-1.0, 1.0])).collect();
+        self.g.add_constant(from_f64s(dims, &x, dtype), "")
+    }
+    /// A constant of equal elements.
+    pub(super) fn filled(&mut self, dtype: DType, dims: &[usize], x: f64) -> ValueId {
+        self.g.add_constant(from_f64s(dims, &vec![x; dims.iter().product()], dtype), "")
+    }
+    /// An input of random contents.
+    pub(super) fn input(&mut self, dtype: DType, dims: &[usize]) -> ValueId {
+        let shape = dims.iter().map(|d| (*d).into()).collect();
+        self.bind(dtype, dims, shape)
+    }
+    /// An input whose extents are symbols.
+    pub(super) fn open(&mut self, dtype: DType, dims: &[usize]) -> ValueId {
+        let port = self.g.inputs.len();
+        let symbol = |axis| Symbol { name: String::new(), range: Range { lo: 0, hi: None }, input: Some((port, axis)) };
+        let shape = (0..dims.len()).map(|axis| Dim::sym(self.g.add_symbol(symbol(axis)))).collect();
+        self.bind(dtype, dims, shape)
+    }
+    fn bind(&mut self, dtype: DType, dims: &[usize], shape: Vec<Dim>) -> ValueId {
+        let t = self.tensor(dtype, dims);
+        self.inputs.push(t.into());
+        let v = self.g.add_value(Type::Tensor(dtype, shape).into(), "");
+        self.g.body.inputs.push(v);
+        self.g.inputs.push(Port { name: String::new(), field: String::new(), optional: false });
+        v
+    }
+    /// A node with all its results.
+    pub(super) fn all(&mut self, op: impl Into<Op>, inputs: &[ValueId], results: usize) -> Vec<ValueId> {
+        let op = op.into();
+        let inputs: Vec<Option<ValueId>> = inputs.iter().map(|v| Some(*v)).collect();
+        let facts = Rewriter::new(&mut self.g).infer(&op, &inputs, results).expect("the example is well formed");
+        let outputs: Vec<ValueId> = facts.into_iter().map(|f| self.g.add_value(f, "")).collect();
+        let origins = vec![self.g.nodes.len()];
+        let n = self.g.add_node(Node { op, inputs, outputs: outputs.clone(), blocks: vec![], origins });
+        self.g.body.nodes.push(n);
+        outputs
+    }
+    /// A node of one result.
+    pub(super) fn op(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> ValueId {
+        self.all(op, inputs, 1)[0]
+    }
+    /// An elementwise node.
+    pub(super) fn pointwise(&mut self, name: &'static str, inputs: &[ValueId]) -> ValueId {
+        let types: Vec<DType> = inputs.iter().map(|v| self.g.dtype(*v)).collect();
+        self.op(Pointwise::of(name, &[], &types).expect("the formula is there"), inputs)
+    }
+    /// Hands a value out, directly or through a reader.
+    pub(super) fn output(&mut self, v: ValueId) {
+        let read = self.g.dtype(v).is_float() && self.rng.below(2) == 0;
+        let out = match read {
+            true => vec![self.pointwise("IsNaN", &[v]), self.op(Pointwise::cast(self.g.dtype(v), DType::F64, true), &[v])],
+            false => vec![v],
+        };
+        out.into_iter().for_each(|v| self.hand_out(v));
+    }
+    fn hand_out(&mut self, v: ValueId) {
+        self.g.body.outputs.push(v);
+        self.g.outputs.push(Port { name: String::new(), field: String::new(), optional: false });
+    }
+}
+
+/// Largest difference that a class allows, relative to the greatest magnitude of the tensor (at least 1).
+fn bound(class: Class, dtype: DType) -> f64 {
+    match (class, dtype) {
+        (Class::Exact | Class::ExactOnFinite, _) => 0.0,
+        (_, DType::F32 | DType::F64) => 1e-4,
+        _ => 2e-2,
+    }
+}
+
+fn agree(class: Class, a: &Value, b: &Value) -> Result<(), String> {
+    let (Value::Tensor(a), Value::Tensor(b)) = (a, b) else { return if a == b { Ok(()) } else { Err("values differ".into()) } };
+    if (a.dtype, &a.dims) != (b.dtype, &b.dims) {
+        return Err(format!("{}{:?} became {}{:?}", a.dtype, a.dims, b.dtype, b.dims));
+    }
+    if let (Some(x), Some(y)) = (a.to_i64s(), b.to_i64s()) {
+        return if x == y { Ok(()) } else { Err(format!("{x:?} became {y:?}")) };
+    }
+    let (x, y) = (a.to_f64s().expect("numbers"), b.to_f64s().expect("numbers"));
+    let scale = x.iter().filter(|v| v.is_finite()).fold(1.0f64, |m, v| m.max(v.abs()));
+    for (p, q) in x.iter().zip(&y) {
+        let same = (p.is_nan() && q.is_nan())
+            || match class {
+                Class::Exact => p.to_bits() == q.to_bits(),
+                _ => p == q || (p - q).abs() <= bound(class, a.dtype) * scale,
+            };
+        if !same {
+            return Err(format!("{p} became {q}"));
+        }
+    }
+    Ok(())
+}
+
+fn run(g: &Graph, inputs: &[Value]) -> Vec<Value> {
+    Evaluator::new(g, inputs.to_vec()).and_then(|mut e| e.run()).expect("the graph runs")
+}
+
+fn examples() -> Vec<Example> {
+    use rules::{algebra, constants, conv, layout, matmul};
+    let tables: [&[Example]; 5] =
+        [constants::tests::EXAMPLES, algebra::tests::EXAMPLES, layout::tests::EXAMPLES, conv::tests::EXAMPLES, matmul::tests::EXAMPLES];
+    tables.concat()
+}
+
+#[test]
+fn every_rule_has_an_example() {
+    let rules: Vec<&str> = rules::all().iter().map(|r| r.name).collect();
+    let mut unique = rules.clone();
+    unique.sort();
+    unique.dedup();
+    assert_eq!(unique.len(), rules.len(), "rules have names of their own");
+    for r in &rules {
+        assert!(examples().iter().any(|(name, _)| name == r), "the rule {r} has no example");
+    }
+    for (name, _) in examples() {
+        assert!(rules.contains(&name), "there is no rule {name}");
+    }
+}
+
+#[test]
+fn rules_keep_what_they_claim() {
+    let rules = rules::all();
+    for (name, build) in examples() {
+        let rule: &Rule = rules.iter().find(|r| r.name == name).expect("the example has a rule");
+        for seed in 1..=64 {
+            let mut case = Case::new(seed, rule.class == Class::Exact);
+            build(&mut case);
+            let before = run(&case.g, &case.inputs);
+            verify(&case.g).expect("the example is well formed");
+            let mut one = case.g.clone();
+            let report = apply(&mut one, &[rule]);
+            let shown = || format!("{name}, seed {seed}:\n{}\nbecame\n{}", crate::ir::print(&case.g), crate::ir::print(&one));
+            assert!(report.rules.get(name).is_some_and(|n| *n > 0), "the rule does not apply: {}", shown());
+            verify(&one).unwrap_or_else(|e| panic!("{e}: {}", shown()));
+            for (a, b) in before.iter().zip(run(&one, &case.inputs)) {
+                agree(rule.class, a, &b).unwrap_or_else(|e| panic!("{e}: {}", shown()));
+            }
+            // All rules together, on finite operands.
+            if rule.class != Class::Exact {
+                let mut all = case.g.clone();
+                merge(&mut all);
+                simplify(&mut all);
+                prune(&mut all);
+                verify(&all).unwrap_or_else(|e| panic!("{e}: {}", shown()));
+                for (a, b) in before.iter().zip(run(&all, &case.inputs)) {
+                    agree(Class::Reassociating, a, &b).unwrap_or_else(|e| panic!("{e}: {}", shown()));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn equal_nodes_and_constants_are_merged() {
+    let mut c = Case::new(1, false);
+    let x = c.input(DType::F32, &[4, 4]);
+    let (p, q) = (c.filled(DType::F32, &[4, 4], 3.0), c.filled(DType::F32, &[4, 4], 3.0));
+    let other = c.filled(DType::F32, &[4, 4], 4.0);
+    let (a, b) = (c.pointwise("Mul", &[x, p]), c.pointwise("Mul", &[q, x]));
+    let d = c.pointwise("Mul", &[x, other]);
+    for v in [a, b, d] {
+        c.hand_out(v);
+    }
+    let before = run(&c.g, &c.inputs);
+    let report = merge(&mut c.g);
+    verify(&c.g).unwrap();
+    assert_eq!((report.rules["merge-constants"], report.rules["merge-nodes"]), (1, 1));
+    assert_eq!(c.g.body.outputs[0], c.g.body.outputs[1]);
+    assert_eq!(c.g.body.nodes.len(), 2);
+    assert_eq!(c.g[c.g.body.nodes[0]].origins, vec![0, 1]);
+    assert_eq!(run(&c.g, &c.inputs), before);
+    prune(&mut c.g);
+    assert_eq!(c.g.values.iter().filter(|v| v.constant.is_some()).count(), 2);
+}
+
+/// A model with an If whose branches read values from outside; `then` builds the first branch.
+fn branches(then: impl FnOnce(&mut Case, ValueId) -> ValueId) -> Case {
+    let mut c = Case::new(7, false);
+    let cond = c.input(DType::Bool, &[]);
+    let x = c.input(DType::F32, &[3]);
+    let outside = c.pointwise("Exp", &[x]);
+    let outer = std::mem::take(&mut c.g.body.nodes);
+    let a = then(&mut c, x);
+    let yes = Block { inputs: vec![], nodes: std::mem::take(&mut c.g.body.nodes), outputs: vec![a] };
+    let b = c.pointwise("Neg", &[x]);
+    let no = Block { inputs: vec![], nodes: std::mem::replace(&mut c.g.body.nodes, outer), outputs: vec![b] };
+    let out = c.g.add_value(c.g[x].fact.clone(), "");
+    let n = c.g.add_node(Node { op: If.into(), inputs: vec![Some(cond)], outputs: vec![out], blocks: vec![yes, no], origins: vec![] });
+    c.g.body.nodes.push(n);
+    for v in [out, outside] {
+        c.hand_out(v);
+    }
+    c
+}
+
+#[test]
+fn inner_blocks_are_rewritten() {
+    let mut c = branches(|c, x| {
+        let one = c.filled(DType::F32, &[], 1.0);
+        let y = c.pointwise("Mul", &[one, x]);
+        let e = c.pointwise("Exp", &[y]);
+        c.pointwise("Add", &[e, e])
+    });
+    let before = run(&c.g, &c.inputs);
+    simplify(&mut c.g);
+    verify(&c.g).unwrap();
+    let report = merge(&mut c.g);
+    verify(&c.g).unwrap();
+    // The branch reads the exponential that the body computes anyway.
+    assert_eq!(report.rules["merge-nodes"], 1);
+    prune(&mut c.g);
+    verify(&c.g).unwrap();
+    assert_eq!(c.g.live_nodes().len(), 4);
+    assert_eq!(run(&c.g, &c.inputs), before);
+}
+
+#[test]
+fn a_branch_may_hand_out_what_a_rule_forwards() {
+    let mut c = branches(|c, x| {
+        let one = c.filled(DType::F32, &[], 1.0);
+        let y = c.pointwise("Mul", &[x, one]);
+        let z = c.pointwise("Neg", &[y]);
+        c.pointwise("Neg", &[z])
+    });
+    c.inputs[0] = Tensor::with_dtype(DType::Bool, &[], &[1u8]).into();
+    let before = run(&c.g, &c.inputs);
+    simplify(&mut c.g);
+    verify(&c.g).unwrap();
+    assert_eq!(c.g[c.g.body.nodes[1]].blocks[0].outputs, vec![c.g.body.inputs[1]]);
+    assert_eq!(run(&c.g, &c.inputs), before);
+}
+
+#[test]
+fn nodes_that_define_symbols_in_use_stay() {
+    let mut c = Case::new(3, false);
+    let x = c.input(DType::F32, &[5]);
+    let s = c.g.add_symbol(Symbol { name: "n".into(), range: Range { lo: 0, hi: None }, input: None });
+    let ty = Type::Tensor(DType::I64, vec![Dim::int(1), Dim::sym(s)]);
+    c.op(Host { name: "nonzero", ints: vec![], text: vec![], results: vec![ty.clone()] }, &[x]);
+    c.op(Host { name: "nonzero", ints: vec![], text: vec![], results: vec![Type::Tensor(DType::I64, vec![1.into(), 3.into()])] }, &[x]);
+    let n = c.op(Dims { elements: vec![Dim::sym(s)], scalar: true, dtype: DType::I64 }, &[]);
+    c.hand_out(n);
+    prune(&mut c.g);
+    verify(&c.g).unwrap();
+    // The count is read, the indices are not; the other search is needed by nobody.
+    assert_eq!(c.g.body.nodes, vec![NodeId(0), NodeId(2)]);
+}
+
+#[test]
+fn long_chains_take_linear_work() {
+    let n = 100_000;
+    for kind in 0..4 {
+        let mut c = Case::new(9, false);
+        let x = c.input(DType::F32, &[2]);
+        let one = c.filled(DType::F32, &[], if kind == 1 { 1.0 + 1e-6 } else { 1.0 });
+        let mut v = x;
+        // Built by hand: a rewriter a node would be quadratic itself.
+        let (mul, neg) = (Pointwise::of("Mul", &[], &[DType::F32; 2]).unwrap(), Pointwise::of("Neg", &[], &[DType::F32]).unwrap());
+        for _ in 0..n {
+            let out = c.g.add_value(c.g[x].fact.clone(), "");
+            let (op, inputs): (Op, Vec<_>) = match kind {
+                0 | 1 => (mul.clone().into(), vec![Some(v), Some(one)]),
+                2 => (neg.clone().into(), vec![Some(v)]),
+                _ => (mul.clone().into(), vec![Some(x), Some(one)]),
+            };
+            let node = c.g.add_node(Node { op, inputs, outputs: vec![out], blocks: vec![], origins: vec![] });
+            c.g.body.nodes.push(node);
+            v = out;
+        }
+        c.hand_out(v);
+        let report = simplify(&mut c.g);
+        verify(&c.g).unwrap();
+        assert!(report.work < 8 * n as u64, "kind {kind}: {} visits and moves", report.work);
+        merge(&mut c.g);
+        prune(&mut c.g);
+        assert!(c.g.live_nodes().len() <= 1, "kind {kind} leaves {} nodes", c.g.live_nodes().len());
+    }
+}

@@ -1,0 +1,116 @@
+//! The CPU: which clusters have a vector kernel, and what those kernels can read.
+
+mod select;
+
+pub use select::{relayout, select};
+
+use crate::ir::{Dim, Graph, Node, NodeId, ValueId, product};
+use crate::kernel::Stride;
+use crate::ops::{Op, resize::Resize};
+use kiln_kernels::dtype::DType;
+
+/// Whether a convolution or matrix product runs on the register tiles, which also take a pointwise tail.
+pub fn packs(g: &Graph, node: &Node) -> bool {
+    let constant = |i: usize| node.inputs.get(i).copied().flatten().is_none_or(|v| g[v].constant.is_some());
+    let Some(x) = node.inputs[0] else { return false };
+    if g.dtype(x) != DType::F32 {
+        return false;
+    }
+    match &node.op {
+        Op::Conv(c) => {
+            let rank = g.shape(x).len();
+            constant(1) && constant(2) && (3..=5).contains(&rank) && c.pads.iter().all(|p| *p >= 0)
+        }
+        Op::MatMul(_) => true,
+        _ => false,
+    }
+}
+
+/// Whether a pool has a channels-last kernel.
+pub fn pools(g: &Graph, node: &Node) -> bool {
+    let Op::Pool(p) = &node.op else { return false };
+    let Some(x) = node.inputs[0] else { return false };
+    g.dtype(x) == DType::F32
+        && node.outputs.len() == 1
+        && (3..=5).contains(&g.shape(x).len())
+        && p.pads.iter().all(|p| *p >= 0)
+        && (p.mode == "max" || (p.mode.starts_with("average") && p.dilations.iter().all(|d| *d == 1)))
+}
+
+/// Whether a Resize only repeats elements a whole number of times, so that it is a few strided copies.
+pub fn whole_nearest(g: &Graph, node: &Node, r: &Resize) -> bool {
+    let Some(x) = node.inputs[0] else { return false };
+    r.repeats(g.shape(x)).is_some()
+}
+
+/// The matrix product whose right side is a constant matrix that can be packed: depth and columns.
+pub fn constant_right(g: &Graph, node: &Node) -> Option<(usize, usize)> {
+    let b = node.inputs.get(1).copied().flatten()?;
+    let t = g[b].constant.as_ref()?;
+    match t.dims[..] {
+        [k, n] => Some((k, n)),
+        _ => None,
+    }
+}
+
+/// Steps of an operand of an anchor's tail along the batch axes, rows and columns of the anchor's result; `None` when it has no
+/// such steps.
+pub fn tail_operand(g: &Graph, anchor: NodeId, v: ValueId) -> Option<Vec<Stride>> {
+    let node = &g[anchor];
+    let out = g.shape(node.outputs[0]);
+    let shape = g.shape(v);
+    if shape.len() > out.len() || !matches!(g.ty(v), crate::ir::Type::Tensor(..)) {
+        return None;
+    }
+    let mut padded = vec![Dim::int(1); out.len() - shape.len()];
+    padded.extend_from_slice(shape);
+    // An extent that may or may not be 1 at run time has no fixed step.
+    if padded.iter().zip(out).any(|(p, o)| !p.is(1) && p != o) {
+        return None;
+    }
+    let ones = |r: std::ops::Range<usize>| padded[r].iter().all(|d| d.is(1));
+    let full = |r: std::ops::Range<usize>| padded[r.clone()] == out[r];
+    let rank = out.len();
+    let by = |n: Dim| Stride::By(n);
+    match &node.op {
+        Op::Conv(_) => {
+            if full(0..rank) {
+                Some(vec![by(out[1].clone()), by(Dim::int(1))])
+            } else if ones(0..1) && ones(2..rank) {
+                Some(vec![Stride::none(), by(Dim::int(if padded[1].is(1) { 0 } else { 1 }))])
+            } else {
+                None
+            }
+        }
+        Op::MatMul(_) if constant_right(g, node).is_some() => {
+            let n = &out[rank - 1];
+            let column = if padded[rank - 1].is(1) && !n.is(1) { Dim::int(0) } else { Dim::int(1) };
+            if ones(0..rank - 1) {
+                Some(vec![Stride::none(), by(column)])
+            } else if full(0..rank - 1) {
+                let row = if padded[rank - 1] == *n { n.clone() } else { Dim::int(1) };
+                Some(vec![by(row), by(column)])
+            } else {
+                None
+            }
+        }
+        Op::MatMul(_) => {
+            let mut step = Dim::int(1);
+            let mut out_strides = vec![Stride::none(); rank];
+            for i in (0..rank).rev() {
+                if !padded[i].is(1) {
+                    out_strides[i] = by(step.clone());
+                }
+                step = step * padded[i].clone();
+            }
+            Some(out_strides)
+        }
+        _ => None,
+    }
+}
+
+/// The rows of a matrix product by a constant: all axes of the left side but the last.
+pub fn rows(g: &Graph, a: ValueId) -> Dim {
+    let s = g.shape(a);
+    product(&s[..s.len() - 1])
+}

@@ -1,0 +1,3 @@
+//! Machines that kernels are chosen for.
+
+pub mod cpu;

@@ -1,0 +1,433 @@
+//! `Instance`: a compiled model with its memory, and how a run goes: inputs checked, symbols bound, memory placed, steps run.
+
+use crate::error::{Error, Fail, Result};
+use crate::frame::Frame;
+use crate::memory::{ALIGN, Region, place};
+use crate::options::{Options, Weights};
+use crate::spec::{ArenaSpec, OutPlace, Port, PortDim, PortKind, Spec};
+use crate::threads::Threads;
+use kiln_kernels::isa::Isa;
+use kiln_kernels::value::{Tensor, Value};
+use std::sync::Arc;
+
+/// One compiled model: its weights (shared), threads (shared), arena, scratch and slots (its own).
+#[derive(Debug)]
+pub struct Instance {
+    spec: &'static Spec,
+    weights: Arc<Blob>,
+    threads: Threads,
+    isa: Isa,
+    arena: Region,
+    scratch: Region,
+    scratch_stride: usize,
+    syms: Vec<i64>,
+    sizes: Vec<usize>,
+    offsets: Vec<usize>,
+    order: Vec<u32>,
+    placed: Vec<i64>,
+    slots: Vec<Value>,
+    inputs: Vec<*const u8>,
+    values: Vec<Option<Value>>,
+    staged: Vec<Option<Region>>,
+    poisoned: bool,
+}
+
+// SAFETY: the pointers in `inputs` are written and read only inside of a run, which holds the instance uniquely.
+unsafe impl Send for Instance {}
+// SAFETY: as above; a shared instance reads nothing through them.
+unsafe impl Sync for Instance {}
+
+/// What stands for a value that no run has made yet.
+static NOTHING: Value = Value::Sequence(Vec::new());
+
+/// What a model runs on, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// `cpu`.
+    pub device: &'static str,
+    /// The instruction set in use.
+    pub isa: Isa,
+    /// Workers.
+    pub threads: usize,
+    /// Why it is this device.
+    pub why: &'static str,
+}
+
+/// The bytes of the weights, wherever they are.
+#[derive(Debug)]
+enum Blob {
+    Embedded(*const u8),
+    Owned(Region),
+}
+
+// SAFETY: weights are never written after they are made.
+unsafe impl Send for Blob {}
+// SAFETY: as above.
+unsafe impl Sync for Blob {}
+
+impl Blob {
+    fn start(&self) -> *const u8 {
+        match self {
+            Blob::Embedded(p) => *p,
+            Blob::Owned(r) => r.start(),
+        }
+    }
+}
+
+/// An input: the elements of a dense tensor with its extents, or any value.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Elements in row-major order, as many as the extents say.
+    Tensor {
+        /// The first element; aligned for its type.
+        data: *const u8,
+        /// The element type.
+        dtype: kiln_kernels::dtype::DType,
+        /// The extents.
+        dims: &'a [usize],
+    },
+    /// A value of any type.
+    Value(&'a Value),
+    /// Left out.
+    Absent,
+}
+
+impl Instance {
+    /// An instance with memory of its own.
+    ///
+    /// # Errors
+    /// Weights that are missing or do not fit, memory that cannot be had.
+    pub fn new(spec: &'static Spec, options: &Options) -> Result<Instance> {
+        let weights = match (&options.weights, spec.weights) {
+            (Weights::Default, Some(embedded)) => Blob::Embedded(embedded()),
+            (Weights::Default, None) => {
+                return Err(Error::Weights { message: "this model was compiled without its weights; hand them over in Options".into() });
+            }
+            (Weights::Bytes(bytes), _) => Blob::Owned(copied(bytes, spec)?),
+            (Weights::File(path), _) => {
+                let bytes = std::fs::read(path).map_err(|e| Error::Weights { message: format!("{}: {e}", path.display()) })?;
+                Blob::Owned(copied(&bytes, spec)?)
+            }
+        };
+        let threads = options.threads.clone().unwrap_or_default();
+        Instance::with_shared(spec, Arc::new(weights), threads, options.isa.map_or(Isa::detect(), |i| Isa::detect().capped(i)))
+    }
+    fn with_shared(spec: &'static Spec, weights: Arc<Blob>, threads: Threads, isa: Isa) -> Result<Instance> {
+        let (arena, buffers) = match spec.arena {
+            ArenaSpec::Fixed(bytes) => (Region::new(bytes)?, 0),
+            ArenaSpec::Open { lives, .. } => (Region::new(0)?, lives.len()),
+        };
+        let mut out = Instance {
+            spec,
+            weights,
+            threads,
+            isa,
+            arena,
+            scratch: Region::new(0)?,
+            scratch_stride: 0,
+            syms: spec.symbols.iter().map(|s| s.hi.unwrap_or(s.lo)).collect(),
+            sizes: vec![0; buffers],
+            offsets: vec![0; buffers],
+            order: vec![0; buffers],
+            placed: Vec::with_capacity(spec.symbols.len()),
+            slots: vec![Value::Sequence(Vec::new()); spec.slots],
+            inputs: vec![std::ptr::null(); spec.inputs.len()],
+            values: vec![None; spec.inputs.len()],
+            staged: Vec::new(),
+            poisoned: false,
+        };
+        // Closed and bounded models get all their memory here; open ones when they see their first extents.
+        if spec.symbols.iter().all(|s| s.hi.is_some()) {
+            out.fit_scratch()?;
+        }
+        Ok(out)
+    }
+    /// Another instance of the same weights and threads, with memory and state of its own.
+    ///
+    /// # Errors
+    /// Memory that cannot be had.
+    pub fn fork(&self) -> Result<Instance> {
+        Instance::with_shared(self.spec, self.weights.clone(), self.threads.clone(), self.isa)
+    }
+    /// What the model says of itself.
+    pub fn spec(&self) -> &'static Spec {
+        self.spec
+    }
+    /// The threads it runs on.
+    pub fn threads(&self) -> &Threads {
+        &self.threads
+    }
+    /// The instruction set it uses.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+    /// Bytes of arena at present.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.len()
+    }
+    fn fit_scratch(&mut self) -> Result<()> {
+        let stride = (self.spec.scratch)(&self.syms).next_multiple_of(ALIGN);
+        if stride > self.scratch_stride {
+            self.scratch = Region::new(0)?;
+            self.scratch = Region::new(stride * self.threads.workers())?;
+            self.scratch_stride = stride;
+        }
+        Ok(())
+    }
+    /// Touches every page of the arena and of the scratch, and starts the threads.
+    ///
+    /// # Errors
+    /// A worker panicked.
+    pub fn warm_up(&mut self) -> Result<()> {
+        for r in [&self.arena, &self.scratch] {
+            for at in (0..r.len()).step_by(4096) {
+                // SAFETY: `at` is inside of the region, which this instance owns.
+                unsafe { r.start().add(at).write_volatile(0) };
+            }
+        }
+        let weights = self.weights.start();
+        let mut sum = 0u8;
+        for at in (0..self.spec.weights_bytes).step_by(4096) {
+            // SAFETY: the weights hold that many bytes.
+            sum = sum.wrapping_add(unsafe { weights.add(at).read_volatile() });
+        }
+        std::hint::black_box(sum);
+        self.threads.run(self.threads.workers(), &|_, _| {}).map_err(|_| Error::Poisoned)
+    }
+
+    /// Runs the model on inputs in the order of its ports.
+    ///
+    /// # Errors
+    /// Inputs that do not fit the ports, values that an operator does not allow, memory that cannot be had.
+    pub fn run(&mut self, inputs: &[Input<'_>]) -> Result<()> {
+        if self.poisoned {
+            return Err(Error::Poisoned);
+        }
+        self.bind(inputs)?;
+        self.fit()?;
+        let active = self.threads.enter();
+        let mut frame = Frame {
+            isa: self.isa,
+            threads: &self.threads,
+            arena: self.arena.start(),
+            weights: self.weights.start(),
+            inputs: &self.inputs,
+            values: &self.values,
+            offsets: &self.offsets,
+            syms: &mut self.syms,
+            slots: &mut self.slots,
+            scratch: self.scratch.start(),
+            scratch_stride: self.scratch_stride,
+        };
+        // SAFETY: `spec` made this instance, and `fit` gave it the memory that the specification asks for.
+        let result = unsafe { (self.spec.run)(&mut frame) };
+        drop(active);
+        result.map_err(|f| {
+            self.poisoned |= matches!(f, Fail::Panicked);
+            f.into_error(self.spec.nodes)
+        })
+    }
+
+    /// Checks the inputs, keeps their addresses, and binds the symbols of their extents.
+    fn bind(&mut self, inputs: &[Input<'_>]) -> Result<()> {
+        let spec = self.spec;
+        if inputs.len() != spec.inputs.len() {
+            let message = format!("the model takes {} inputs, {} were given", spec.inputs.len(), inputs.len());
+            return Err(Error::Port { port: String::new(), message });
+        }
+        self.syms.iter_mut().zip(spec.symbols).for_each(|(s, d)| *s = if d.entry { -1 } else { 0 });
+        for (i, (input, port)) in inputs.iter().zip(spec.inputs).enumerate() {
+            self.values[i] = None;
+            self.inputs[i] = std::ptr::null();
+            match input {
+                Input::Tensor { data, dtype, dims } => {
+                    self.bind_tensor(port, *dtype, dims)?;
+                    self.inputs[i] = *data;
+                    if port.kind != PortKind::Tensor || dtype.bits() < 8 {
+                        // SAFETY: a tensor input points to as many elements as its extents say.
+                        self.values[i] = Some(unsafe { Frame::tensor(*data, *dtype, dims) });
+                    }
+                }
+                Input::Value(v) => {
+                    if let Value::Tensor(t) = v {
+                        self.bind_tensor(port, t.dtype, &t.dims)?;
+                        self.inputs[i] = t.bytes().as_ptr();
+                    } else if port.kind == PortKind::Tensor {
+                        return Err(Error::Shape { port: port.name.into(), message: "a tensor is expected".into() });
+                    }
+                    let plain = matches!(v, Value::Tensor(t) if t.dtype.bits() >= 8) && port.kind == PortKind::Tensor;
+                    if !plain {
+                        self.values[i] = Some((*v).clone());
+                    }
+                }
+                Input::Absent if port.optional => {}
+                Input::Absent => return Err(Error::Port { port: port.name.into(), message: "the model needs this input".into() }),
+            }
+        }
+        Ok(())
+    }
+    fn bind_tensor(&mut self, port: &Port, dtype: kiln_kernels::dtype::DType, dims: &[usize]) -> Result<()> {
+        let shape = |message: String| Error::Shape { port: port.name.into(), message };
+        if dtype != port.dtype {
+            return Err(shape(format!("found {dtype}, expected {}", port.dtype)));
+        }
+        if port.kind != PortKind::Tensor {
+            return Ok(());
+        }
+        if dims.len() != port.dims.len() {
+            return Err(shape(format!("found rank {}, expected {}", dims.len(), port.dims.len())));
+        }
+        for (axis, (&n, d)) in dims.iter().zip(port.dims).enumerate() {
+            match *d {
+                PortDim::Closed(m) if m != n => return Err(shape(format!("found {dims:?}, expected {m} at axis {axis}"))),
+                PortDim::Closed(_) | PortDim::Computed => {}
+                PortDim::Symbol(s) => {
+                    let sym = &self.spec.symbols[s];
+                    let n = n as i64;
+                    if n < sym.lo || sym.hi.is_some_and(|h| n > h) {
+                        let hi = sym.hi.map_or("any".to_string(), |h| h.to_string());
+                        return Err(Error::Dim { name: sym.name.into(), message: format!("found {n}, expected {} to {hi}", sym.lo) });
+                    }
+                    if self.syms[s] >= 0 && self.syms[s] != n {
+                        let message = format!("found {n} in input \"{}\", and {} before", port.name, self.syms[s]);
+                        return Err(Error::Dim { name: sym.name.into(), message });
+                    }
+                    self.syms[s] = n;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives an open model memory for the extents just bound.
+    fn fit(&mut self) -> Result<()> {
+        if self.placed == self.syms && !self.syms.is_empty() {
+            return Ok(());
+        }
+        if let ArenaSpec::Open { sizes, lives } = self.spec.arena {
+            sizes(&self.syms, &mut self.sizes);
+            let bytes = place(&self.sizes, lives, &mut self.offsets, &mut self.order);
+            if bytes > self.arena.len() {
+                self.arena = Region::new(0)?;
+                self.arena = Region::new(bytes)?;
+            }
+        }
+        self.fit_scratch()?;
+        self.placed.clear();
+        self.placed.extend_from_slice(&self.syms);
+        Ok(())
+    }
+
+    /// The extents of an output after a run.
+    pub fn output_dims(&self, i: usize) -> Vec<usize> {
+        let mut dims = Vec::new();
+        match (self.spec.out_places[i], self.spec.outputs[i].kind) {
+            (OutPlace::Slot(k), _) => {
+                if let Value::Tensor(t) = &self.slots[k] {
+                    dims.clone_from(&t.dims);
+                }
+            }
+            _ => {
+                dims.resize(self.spec.outputs[i].dims.len(), 0);
+                (self.spec.out_dims)(i, &self.syms, &mut dims);
+            }
+        }
+        dims
+    }
+    /// Writes the extents of a tensor output of known rank; whether it has that rank.
+    pub fn output_extents(&self, i: usize, dims: &mut [usize]) -> bool {
+        if let OutPlace::Slot(k) = self.spec.out_places[i] {
+            return match &self.slots[k] {
+                Value::Tensor(t) if t.dims.len() == dims.len() => {
+                    dims.copy_from_slice(&t.dims);
+                    true
+                }
+                _ => false,
+            };
+        }
+        self.spec.outputs[i].dims.len() == dims.len() && {
+            (self.spec.out_dims)(i, &self.syms, dims);
+            true
+        }
+    }
+    /// The value of an output that is no dense tensor; an empty sequence before the first run.
+    pub fn value(&self, i: usize) -> &Value {
+        match self.spec.out_places[i] {
+            OutPlace::Slot(k) => &self.slots[k],
+            _ => &NOTHING,
+        }
+    }
+    /// What the instance runs on.
+    pub fn device(&self) -> DeviceInfo {
+        DeviceInfo { device: "cpu", isa: self.isa, threads: self.threads.workers(), why: "the model was compiled for the CPU" }
+    }
+    /// Memory of the instance for an input of closed extents, to be filled before a run on it.
+    ///
+    /// # Errors
+    /// The port has open extents, or no memory can be had.
+    pub fn staging(&mut self, i: usize) -> Result<*mut u8> {
+        let port = &self.spec.inputs[i];
+        let mut len = port.dtype.size();
+        for d in port.dims {
+            match d {
+                PortDim::Closed(n) => len *= n,
+                _ => {
+                    let message = "only inputs of closed extents have memory of their own".into();
+                    return Err(Error::Shape { port: port.name.into(), message });
+                }
+            }
+        }
+        if self.staged.is_empty() {
+            self.staged = (0..self.spec.inputs.len()).map(|_| None).collect();
+        }
+        if self.staged[i].is_none() {
+            self.staged[i] = Some(Region::new(len)?);
+        }
+        Ok(self.staged[i].as_ref().map_or(std::ptr::null_mut(), Region::start))
+    }
+    /// The first element of a dense output after a run.
+    pub fn output_ptr(&self, i: usize) -> *const u8 {
+        match self.spec.out_places[i] {
+            OutPlace::Arena(o) => self.arena.start().wrapping_add(o),
+            OutPlace::Buffer(b) => self.arena.start().wrapping_add(self.offsets[b]),
+            OutPlace::Weight(o) => self.weights.start().wrapping_add(o),
+            OutPlace::Input(k) => self.inputs[k],
+            OutPlace::Slot(k) => match &self.slots[k] {
+                Value::Tensor(t) => t.bytes().as_ptr(),
+                _ => std::ptr::null(),
+            },
+        }
+    }
+    /// A copy of an output after a run. Outputs that are inputs handed through are copied from where the inputs were, so this must
+    /// be called while they still are there.
+    ///
+    /// # Safety
+    /// The inputs of the last run are still alive.
+    pub unsafe fn output_value(&self, i: usize) -> Value {
+        match self.spec.out_places[i] {
+            OutPlace::Slot(k) => self.slots[k].clone(),
+            OutPlace::Input(k) if self.values[k].is_some() => self.values[k].clone().unwrap_or(Value::Sequence(Vec::new())),
+            _ => {
+                let dims = self.output_dims(i);
+                let dtype = self.spec.outputs[i].dtype;
+                if dtype == kiln_kernels::dtype::DType::Str {
+                    return Tensor::zeros(dtype, &dims).into();
+                }
+                // SAFETY: the plan keeps the output's elements there until the next run.
+                unsafe { Frame::tensor(self.output_ptr(i), dtype, &dims) }
+            }
+        }
+    }
+}
+
+fn copied(bytes: &[u8], spec: &Spec) -> Result<Region> {
+    if bytes.len() != spec.weights_bytes {
+        let message = format!("{} bytes were given, the model has {}", bytes.len(), spec.weights_bytes);
+        return Err(Error::Weights { message });
+    }
+    let r = Region::new(bytes.len())?;
+    // SAFETY: the region was just made with as many bytes.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), r.start(), bytes.len()) };
+    Ok(r)
+}

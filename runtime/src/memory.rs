@@ -1,0 +1,130 @@
+//! Aligned memory: arenas and scratch, and the placement of buffers whose sizes are known only at run time.
+
+use crate::error::{Error, Result};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+
+/// Buffers start at multiples of this: a cache line, and a vector register of the widest instruction set.
+pub const ALIGN: usize = 64;
+/// Large regions start at a page, so that the system can back them by huge pages.
+const PAGE: usize = 4096;
+
+/// Zeroed memory that does not move.
+#[derive(Debug)]
+pub struct Region {
+    start: *mut u8,
+    layout: Option<Layout>,
+}
+
+// SAFETY: a region owns its memory alone; access goes through the instance that holds it, which is used by one run at a time.
+unsafe impl Send for Region {}
+// SAFETY: as above; a shared region hands out no access.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// `bytes` zero bytes.
+    ///
+    /// # Errors
+    /// The system has no such memory.
+    pub fn new(bytes: usize) -> Result<Region> {
+        if bytes == 0 {
+            return Ok(Region { start: std::ptr::without_provenance_mut(ALIGN), layout: None });
+        }
+        let align = if bytes >= 1 << 16 { PAGE } else { ALIGN };
+        let layout = Layout::from_size_align(bytes, align).map_err(|_| Error::Memory { bytes })?;
+        // SAFETY: the layout has a size above zero.
+        let start = unsafe { alloc_zeroed(layout) };
+        if start.is_null() { Err(Error::Memory { bytes }) } else { Ok(Region { start, layout: Some(layout) }) }
+    }
+    /// The first byte.
+    pub fn start(&self) -> *mut u8 {
+        self.start
+    }
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.layout.map_or(0, |l| l.size())
+    }
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if let Some(layout) = self.layout {
+            // SAFETY: the memory came from `alloc_zeroed` with this layout and is freed once.
+            unsafe { dealloc(self.start, layout) }
+        }
+    }
+}
+
+/// When a buffer of an open model is in use: from the step that writes it to the last one that reads it.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    /// The first step.
+    pub from: u32,
+    /// The last step.
+    pub to: u32,
+}
+
+/// Places buffers of the given sizes so that no two that live at once overlap, largest first, each at the lowest offset that is
+/// free for its whole life. Writes the offsets; gives the size of the arena. `order` is working memory of the same length.
+pub fn place(sizes: &[usize], lives: &[Life], offsets: &mut [usize], order: &mut [u32]) -> usize {
+    for (i, o) in order.iter_mut().enumerate() {
+        *o = i as u32;
+    }
+    order.sort_unstable_by_key(|&i| (std::cmp::Reverse(sizes[i as usize]), i));
+    let mut total = 0;
+    for (done, &i) in order.iter().enumerate() {
+        let (size, life) = (sizes[i as usize].next_multiple_of(ALIGN), lives[i as usize]);
+        let mut at = 0;
+        // A conflict moves the candidate behind the buffer it meets; the scan starts again until none is left.
+        loop {
+            let hit = order[..done].iter().find(|&&j| {
+                let (l, o, s) = (lives[j as usize], offsets[j as usize], sizes[j as usize].next_multiple_of(ALIGN));
+                l.from <= life.to && life.from <= l.to && at < o + s && o < at + size
+            });
+            match hit {
+                Some(&j) if size > 0 => at = offsets[j as usize] + sizes[j as usize].next_multiple_of(ALIGN),
+                _ => break,
+            }
+        }
+        offsets[i as usize] = at;
+        total = total.max(at + size);
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_that_live_at_once_do_not_overlap() {
+        let mut seed = 7u64;
+        let mut next = |n: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % n
+        };
+        for _ in 0..200 {
+            let n = next(40) as usize + 1;
+            let sizes: Vec<usize> = (0..n).map(|_| next(1000) as usize).collect();
+            let lives: Vec<Life> = (0..n)
+                .map(|_| {
+                    let from = next(30) as u32;
+                    Life { from, to: from + next(8) as u32 }
+                })
+                .collect();
+            let (mut offsets, mut order) = (vec![0; n], vec![0; n]);
+            let total = place(&sizes, &lives, &mut offsets, &mut order);
+            for i in 0..n {
+                assert!(offsets[i] + sizes[i] <= total && offsets[i] % ALIGN == 0);
+                for j in 0..i {
+                    let meet = lives[i].from <= lives[j].to && lives[j].from <= lives[i].to;
+                    let apart = offsets[i] + sizes[i] <= offsets[j] || offsets[j] + sizes[j] <= offsets[i];
+                    assert!(!meet || apart || sizes[i] == 0 || sizes[j] == 0);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! `Model`: what every compiled model can do, whatever its ports are.
+
+use crate::error::{Error, Result};
+use crate::instance::{Input, Instance};
+use crate::options::Options;
+use crate::spec::{Port, Spec};
+use kiln_kernels::value::Value;
+
+/// A compiled model. Generated code implements it; servers and pools use it.
+pub trait Model: Sized + Send + Sync {
+    /// What the compiler says of the model.
+    const SPEC: &'static Spec;
+    /// The model over an instance of [`Model::SPEC`].
+    fn from_instance(instance: Instance) -> Self;
+    /// Its instance.
+    fn instance(&self) -> &Instance;
+    /// Its instance.
+    fn instance_mut(&mut self) -> &mut Instance;
+
+    /// Its inputs.
+    fn inputs() -> &'static [Port] {
+        Self::SPEC.inputs
+    }
+    /// Its outputs.
+    fn outputs() -> &'static [Port] {
+        Self::SPEC.outputs
+    }
+    /// A new instance.
+    ///
+    /// # Errors
+    /// Weights that are missing or do not fit, memory that cannot be had.
+    fn with(options: &Options) -> Result<Self> {
+        Ok(Self::from_instance(Instance::new(Self::SPEC, options)?))
+    }
+    /// Runs on inputs by name; gives the outputs in order.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    fn run_dyn(&mut self, inputs: &[(&str, &Value)]) -> Result<Vec<Value>> {
+        let ports = Self::SPEC.inputs;
+        if let Some((name, _)) = inputs.iter().find(|(n, _)| !ports.iter().any(|p| p.name == *n)) {
+            let known: Vec<&str> = ports.iter().map(|p| p.name).collect();
+            return Err(Error::Port {
+                port: name.to_string(),
+                message: format!("the model has no such input; it has {}", known.join(", ")),
+            });
+        }
+        let given: Vec<Input<'_>> =
+            ports.iter().map(|p| inputs.iter().find(|(n, _)| *n == p.name).map_or(Input::Absent, |(_, v)| Input::Value(v))).collect();
+        self.instance_mut().run(&given)?;
+        // SAFETY: the inputs are borrowed until this call returns.
+        Ok((0..Self::SPEC.outputs.len()).map(|i| unsafe { self.instance().output_value(i) }).collect())
+    }
+}
