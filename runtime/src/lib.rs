@@ -2,6 +2,9 @@
 
 mod error;
 mod frame;
+#[cfg(feature = "harness")]
+#[doc(hidden)]
+pub mod harness;
 mod instance;
 mod memory;
 mod model;
