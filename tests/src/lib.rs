@@ -2,4 +2,4 @@
 
 pub mod hostile;
 pub mod models;
-pub mod suite;
+pub use kiln_cli::suite;
