@@ -14,7 +14,7 @@ const MAX_FIELD: usize = 48;
 
 /// The field name of a port: the only identifier that is made from a name in the model. Lower case, each run of other characters one
 /// `_`, `p_` before a digit or nothing, `_` behind a keyword, cut to a length.
-pub fn field_name(name: &str) -> String {
+pub(super) fn field_name(name: &str) -> String {
     let mut out = String::new();
     for c in name.chars() {
         let c = c.to_ascii_lowercase();
@@ -153,7 +153,9 @@ pub(super) fn api(p: &Printer<'_>, n: &Names) -> Result<TokenStream> {
         }
         _ => quote!(),
     };
-    let unit = in_fields.is_empty().then(|| quote!(impl From<()> for #inputs<'_> { fn from(_: ()) -> Self { #inputs { inputs: core::marker::PhantomData } } }));
+    let unit = in_fields
+        .is_empty()
+        .then(|| quote!(impl From<()> for #inputs<'_> { fn from(_: ()) -> Self { #inputs { inputs: core::marker::PhantomData } } }));
     let no_inputs = in_fields.is_empty().then(|| quote!(#[doc(hidden)] pub inputs: core::marker::PhantomData<&'a ()>));
     let no_outputs = out_fields.is_empty().then(|| quote!(#[doc(hidden)] pub outputs: core::marker::PhantomData<&'m ()>));
     let no_outputs_value = out_fields.is_empty().then(|| quote!(outputs: core::marker::PhantomData));
