@@ -2,4 +2,5 @@
 
 pub mod hostile;
 pub mod models;
+pub mod samples;
 pub use kiln_cli::suite;
