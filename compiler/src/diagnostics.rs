@@ -23,7 +23,7 @@ pub struct Diagnostic {
     /// What is wrong: found and expected, in one sentence.
     pub message: String,
     /// The node it is about, where it is about one.
-    pub origin: Option<Origin>,
+    pub origin: Option<Box<Origin>>,
     /// Facts that help to see the cause, one line each.
     pub notes: Vec<String>,
     /// What the user can do.
@@ -37,7 +37,7 @@ impl Diagnostic {
     }
     /// Names the node this is about.
     pub fn at(mut self, origin: Origin) -> Self {
-        self.origin = Some(origin);
+        self.origin = Some(Box::new(origin));
         self
     }
     /// Adds a line of context.

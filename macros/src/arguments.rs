@@ -24,13 +24,8 @@ pub(crate) struct Arguments {
 
 impl Parse for Arguments {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let mut out = Arguments {
-            path: LitStr::new("", Span::call_site()),
-            item: None,
-            dims: Dims::default(),
-            fields: BTreeMap::new(),
-            embed: true,
-        };
+        let mut out =
+            Arguments { path: LitStr::new("", Span::call_site()), item: None, dims: Dims::default(), fields: BTreeMap::new(), embed: true };
         if input.peek(LitStr) {
             out.path = input.parse()?;
             let _: Option<Token![,]> = input.parse()?;
@@ -69,8 +64,7 @@ impl Parse for Arguments {
 /// One of some words.
 fn word(input: ParseStream<'_>, words: &[&'static str]) -> Result<&'static str> {
     let w: Ident = input.call(Ident::parse_any)?;
-    (words.iter().find(|x| w == **x).copied())
-        .ok_or_else(|| syn::Error::new(w.span(), format!("expected one of {}", words.join(", "))))
+    (words.iter().find(|x| w == **x).copied()).ok_or_else(|| syn::Error::new(w.span(), format!("expected one of {}", words.join(", "))))
 }
 
 fn target_clause(input: ParseStream<'_>) -> Result<()> {

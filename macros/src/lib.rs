@@ -63,7 +63,9 @@ fn expand(a: &Arguments) -> TokenStream {
 /// Tells cargo that a file decides the expansion; the bytes are dropped at once.
 fn marker(file: &Path) -> TokenStream {
     let file = file.display().to_string();
-    quote!(const _: &[u8] = ::core::include_bytes!(#file);)
+    quote!(
+        const _: &[u8] = ::core::include_bytes!(#file);
+    )
 }
 
 fn too_large(a: &Arguments, len: u64) -> String {

@@ -205,13 +205,13 @@ impl Window {
     pub fn resolve(&mut self, spatial: &[Dim]) -> Result<(), Diagnostic> {
         let Some(upper) = self.auto else { return Ok(()) };
         let axes = self.kernel.len();
-        for i in 0..axes {
+        for (i, extent) in spatial.iter().enumerate().take(axes) {
             let window = (self.kernel[i] - 1) * self.dilations[i] + 1;
-            let total = match spatial[i].as_int() {
+            let total = match extent.as_int() {
                 Some(n) => ((n + self.strides[i] - 1) / self.strides[i] - 1) * self.strides[i] + window - n,
                 None if self.strides[i] == 1 => window - 1,
                 None => {
-                    return Err(Diagnostic::new(format!("auto_pad needs the extent of axis {}, which is {}", 2 + i, spatial[i]))
+                    return Err(Diagnostic::new(format!("auto_pad needs the extent of axis {}, which is {extent}", 2 + i))
                         .help("close the dimension, with --dim or --shape"));
                 }
             }
