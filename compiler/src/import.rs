@@ -34,6 +34,11 @@ pub enum Extent {
 const FOLD_BUDGET: usize = 640 << 20;
 /// A single constant no larger than this may be folded from nothing; one fold may not spend the whole budget.
 const FOLD_ONE: usize = 448 << 20;
+/// Host functions whose results are no larger than their operands, and fold even where their size is not known before.
+const SHRINKING: &[&str] = &["compress", "nonzero", "reduce", "reshape", "slice", "split", "squeeze", "top_k", "unique", "unsqueeze"];
+/// Further ones that take time in proportion to their results, and fold where the size of those is known.
+const LINEAR: &[&str] =
+    &["cast", "expand", "label_encoder", "one_hot", "pad", "range", "scan", "string_concat", "string_equal", "string_normalizer", "tile"];
 /// How deep bodies of control flow may nest.
 const MAX_DEPTH: usize = 64;
 
@@ -417,9 +422,12 @@ impl<'m> Builder<'m> {
         for f in facts {
             if let (Some(d), Some(dims)) = (f.ty.dtype(), f.ty.closed_dims()) {
                 bytes = bytes.checked_add(d.bytes(dims.iter().try_fold(1usize, |a, b| a.checked_mul(*b))?)?)?;
-            } else if !matches!(op, Op::Host(_)) {
+            } else if !matches!(op, Op::Host(h) if SHRINKING.contains(&h.name)) {
                 return None;
             }
+        }
+        if matches!(op, Op::Host(h) if !SHRINKING.contains(&h.name) && !LINEAR.contains(&h.name)) {
+            return None;
         }
         let given: usize = constants.iter().flatten().filter_map(Value::as_tensor).map(|t| t.bytes().len()).sum();
         let grown = bytes.saturating_sub(4 * given);

@@ -358,18 +358,18 @@ mod tests {
 
     #[test]
     fn equal_polynomials_are_equal() {
-        assert_eq!((s(0) + 1.into()) * (s(0) - 1.into()), s(0) * s(0) - 1.into());
+        assert_eq!((s(0) + Dim::int(1)) * (s(0) - Dim::int(1)), s(0) * s(0) - Dim::int(1));
         assert_eq!((s(0) * s(1)).exact_div(&s(1)), Some(s(0)));
-        assert_eq!((s(0) * 12.into()).floor_div(&4.into()), s(0) * 3.into());
-        assert_eq!((s(0) * 4.into() + 7.into()).floor_div(&4.into()), s(0) + 1.into());
-        assert_eq!(s(0).most(&(s(0) + 1.into())), s(0) + 1.into());
+        assert_eq!((s(0) * Dim::int(12)).floor_div(&Dim::int(4)), s(0) * Dim::int(3));
+        assert_eq!((s(0) * Dim::int(4) + Dim::int(7)).floor_div(&Dim::int(4)), s(0) + Dim::int(1));
+        assert_eq!(s(0).most(&(s(0) + Dim::int(1))), s(0) + Dim::int(1));
         assert_eq!((s(0) - s(0)).as_int(), Some(0));
-        assert_eq!((s(0) * 2.into() + 1.into()).to_string(), "2*s0 + 1");
+        assert_eq!((s(0) * Dim::int(2) + Dim::int(1)).to_string(), "2*s0 + 1");
     }
 
     #[test]
     fn ranges_hold_every_value() {
-        let d = (s(0) * 3.into() - s(1)).floor_div(&2.into()).most(&0.into());
+        let d = (s(0) * Dim::int(3) - s(1)).floor_div(&Dim::int(2)).most(&Dim::int(0));
         let range = d.range(&|_| Range { lo: 1, hi: Some(9) });
         for a in 1..=9 {
             for b in 1..=9 {

@@ -132,6 +132,9 @@ fn bias(r: &mut Reader<'_, '_>, dtype: DType, queries: &Dim, keys: &Dim, past: D
     if let Some(mut mask) = r.opt(3) {
         let is_bool = r.dtype(mask) == DType::Bool;
         let shape = r.shape(mask)?;
+        if shape.is_empty() {
+            return Err(Diagnostic::new("the mask of Attention is a scalar, expected rank 2 or more"));
+        }
         let missing = shape.last().and_then(|d| (keys.clone() - d.clone()).as_int()).unwrap_or(0);
         if missing > 0 {
             let mut pads = vec![0; 2 * shape.len()];
@@ -227,9 +230,11 @@ fn through(r: &mut Reader<'_, '_>, name: &str, x: ValueId) -> Result<ValueId, Di
     match r.node.attribute(name) {
         None => Ok(x),
         Some(Attribute::Graph(g)) => {
+            let rank = r.rank(x)?;
             let out = r.b.inline_with(g, &[x])?;
             match out[..] {
-                [y] => r.cast(y, dtype),
+                [y] if r.rank(y)? == rank => r.cast(y, dtype),
+                [y] => Err(Diagnostic::new(format!("the graph {name} gives rank {}, expected {rank}", r.rank(y)?))),
                 _ => Err(Diagnostic::new(format!("the graph {name} gives {} results, expected 1", out.len()))),
             }
         }

@@ -65,14 +65,17 @@ impl Reader<'_, '_> {
     /// Every `step`-th of the elements from `start` on along an axis, `size` of them.
     pub fn cut(&mut self, x: ValueId, axis: usize, start: Dim, size: Dim, step: i64) -> Result<ValueId> {
         let shape = self.shape(x)?;
+        if axis >= shape.len() {
+            return Err(Diagnostic::new(format!("a tensor of rank {} has no axis {axis}", shape.len())));
+        }
         let mut op = Slice { starts: vec![Dim::int(0); shape.len()], steps: vec![1; shape.len()], sizes: shape.clone() };
         (op.starts[axis], op.steps[axis], op.sizes[axis]) = (start, step, size);
         if op.sizes == shape && step == 1 { Ok(x) } else { self.emit(op, &[x]) }
     }
-    /// A new axis of extent 1.
+    /// A new axis of extent 1, at the end when `axis` is beyond.
     pub fn unsqueeze(&mut self, x: ValueId, axis: usize) -> Result<ValueId> {
         let mut shape = self.shape(x)?;
-        shape.insert(axis, Dim::int(1));
+        shape.insert(axis.min(shape.len()), Dim::int(1));
         self.reshape(x, shape)
     }
     /// One element of an axis, which goes.

@@ -52,10 +52,13 @@ pub fn read_constant_of_shape(r: &mut Reader<'_, '_>) -> Read {
 pub fn read_range(r: &mut Reader<'_, '_>) -> Read {
     let inputs = [r.input(0)?, r.input(1)?, r.input(2)?];
     let dtype = r.dtype(inputs[0]);
+    let known: Option<Vec<f64>> = inputs.iter().map(|v| r.constant(*v)?.to_f64s()?.first().copied()).collect();
     // `Range(0, n, 1)` over an extent: as long as the extent.
     let n = match (r.dims(inputs[0]), r.dims(inputs[1]), r.dims(inputs[2])) {
         (Some([start]), Some([limit]), Some([step])) if step.is(1) => Some((limit.clone() - start.clone()).most(&Dim::int(0))),
-        _ => None,
+        _ => {
+            known.filter(|v| v[2] != 0.0).map(|v| ((v[1] - v[0]) / v[2]).ceil().max(0.0)).filter(|n| *n < 1e12).map(|n| Dim::int(n as i64))
+        }
     };
     super::host::range(r, inputs, dtype, n)
 }

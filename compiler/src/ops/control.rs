@@ -117,11 +117,11 @@ fn widen(r: &mut Reader<'_, '_>, before: &Type, after: &Type) -> Option<Type> {
     }
 }
 
-/// What builds a body over values of the facts given.
-type BodyOf<'f, 'm> = dyn FnMut(&mut Reader<'_, 'm>, &[Fact]) -> Result<Block, Diagnostic> + 'f;
+/// Builds a body from the facts of its inputs.
+type Build<'a, 'm> = dyn FnMut(&mut Reader<'_, 'm>, &[Fact]) -> Result<Block, Diagnostic> + 'a;
 
 /// Builds the body of a loop over carried values of the types that hold in every iteration.
-fn fixed_point<'m>(r: &mut Reader<'_, 'm>, mut carried: Vec<Type>, build: &mut BodyOf<'_, 'm>) -> Result<Block, Diagnostic> {
+fn fixed_point<'m>(r: &mut Reader<'_, 'm>, mut carried: Vec<Type>, build: &mut Build<'_, 'm>) -> Result<Block, Diagnostic> {
     for _ in 0..8 {
         let mark = r.b.mark();
         let mut facts = vec![Fact::tensor(DType::I64, vec![]), Fact::tensor(DType::Bool, vec![])];

@@ -59,7 +59,7 @@ fn diagonal(r: &mut Reader<'_, '_>, mut t: Term) -> Result<Term, Diagnostic> {
         let rest: Vec<usize> = (0..shape.len()).filter(|k| *k != i && *k != j).collect();
         let y = r.transpose(t.value, [rest.clone(), vec![i, j]].concat())?;
         let mut flat: Vec<Dim> = rest.iter().map(|&k| shape[k].clone()).collect();
-        flat.push(Dim::int(n * n));
+        flat.push(Dim::int(n) * Dim::int(n));
         let y = r.reshape(y, flat)?;
         let value = r.cut(y, rest.len(), Dim::int(0), Dim::int(n), n + 1)?;
         let mut labels: Vec<Label> = rest.iter().map(|&k| t.labels[k]).collect();

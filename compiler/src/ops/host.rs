@@ -27,6 +27,9 @@ impl Operator for Host {
     }
 }
 
+/// Beyond this rank types do not list extents; files state no more either.
+pub const MAX_RANK: usize = 64;
+
 type Read = Result<Vec<ValueId>, Diagnostic>;
 
 /// Adds a host function without attributes.
@@ -36,7 +39,7 @@ pub fn call(r: &mut Reader<'_, '_>, name: &'static str, inputs: &[ValueId], ints
 }
 
 /// A tensor type of fresh extents.
-pub fn fresh(r: &mut Reader<'_, '_>, dtype: DType, rank: usize, what: &str) -> Type {
+fn fresh(r: &mut Reader<'_, '_>, dtype: DType, rank: usize, what: &str) -> Type {
     Type::Tensor(dtype, (0..rank).map(|_| r.b.fresh(what)).collect())
 }
 
@@ -45,10 +48,8 @@ pub fn dynamic(r: &mut Reader<'_, '_>, name: &'static str, inputs: &[ValueId], s
     let dtype = r.dtype(inputs[0]);
     let given = r.shape(shape)?.first().and_then(Dim::as_int);
     let own = r.rank(inputs[0])?;
-    let ty = match given {
-        Some(n) => fresh(r, dtype, (n as usize).max(if name == "expand" { own } else { 0 }), "extent"),
-        None => Type::AnyTensor(dtype),
-    };
+    let rank = given.map(|n| (n as usize).max(if name == "expand" { own } else { 0 }));
+    let ty = rank_type(r, dtype, rank);
     call(r, name, inputs, vec![], vec![ty])
 }
 
@@ -61,7 +62,7 @@ pub fn of_rank(r: &mut Reader<'_, '_>, name: &'static str, inputs: &[ValueId], r
 
 /// A tensor type of fresh extents, or of unknown rank.
 pub fn rank_type(r: &mut Reader<'_, '_>, dtype: DType, rank: Option<usize>) -> Type {
-    match rank {
+    match rank.filter(|n| *n <= MAX_RANK) {
         Some(n) => fresh(r, dtype, n, "extent"),
         None => Type::AnyTensor(dtype),
     }
@@ -83,13 +84,9 @@ pub fn call_with(
 /// Adds a Reshape to a shape computed at run time.
 pub fn reshape(r: &mut Reader<'_, '_>, x: ValueId, allow_zero: bool) -> Read {
     let shape = r.input(1)?;
-    let ty = match r.shape(shape)?.first().and_then(Dim::as_int) {
-        Some(n) => {
-            let dtype = r.dtype(x);
-            fresh(r, dtype, n as usize, "extent")
-        }
-        None => Type::AnyTensor(r.dtype(x)),
-    };
+    let rank = r.shape(shape)?.first().and_then(Dim::as_int);
+    let dtype = r.dtype(x);
+    let ty = rank_type(r, dtype, rank.map(|n| n as usize));
     call(r, "reshape", &[x, shape], vec![allow_zero as i64], vec![ty])
 }
 

@@ -5,12 +5,15 @@ mod cx;
 mod reader;
 
 pub mod attention;
+pub mod cast;
 pub mod constant;
 pub mod control;
 pub mod conv;
 pub mod deform_conv;
 pub mod det;
+pub mod dropout;
 pub mod einsum;
+mod formulas;
 pub mod gather;
 pub mod gradient;
 pub mod grid_sample;
@@ -190,8 +193,8 @@ schemas! {
         "BitwiseNot" 18 pointwise::read_unary;
         "BitwiseOr" 18 pointwise::read_binary;
         "BitwiseXor" 18 pointwise::read_binary;
-        "Cast" 1 pointwise::read_cast;
-        "CastLike" 15 pointwise::read_cast_like;
+        "Cast" 1 cast::read;
+        "CastLike" 15 cast::read_like;
         "BlackmanWindow" 17 signal::read_window;
         "CausalConvWithState" 27 recurrent_attention::read_causal_conv;
         "Ceil" 1 pointwise::read_unary;
@@ -217,7 +220,7 @@ schemas! {
         "DequantizeLinear" 10 quantize::read_dequantize;
         "Det" 11 det::read;
         "Div" 1 pointwise::read_binary;
-        "Dropout" 1 pointwise::read_dropout;
+        "Dropout" 1 dropout::read;
         "DynamicQuantizeLinear" 11 quantize::read_dynamic;
         "Einsum" 12 einsum::read;
         "Elu" 1 pointwise::read_activation;

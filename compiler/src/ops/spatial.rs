@@ -12,7 +12,8 @@ fn listed(r: &mut Reader<'_, '_>, shape: ValueId, what: &str) -> Result<Vec<Dim>
     if let Some(d) = r.dims(shape) {
         return Ok(d.to_vec());
     }
-    let count = r.shape(shape)?.first().and_then(Dim::as_int).ok_or_else(|| Diagnostic::new(format!("the rank of {what} is not known")))?;
+    let count = r.shape(shape)?.first().and_then(Dim::as_int).filter(|n| *n <= host::MAX_RANK as i64);
+    let count = count.ok_or_else(|| Diagnostic::new(format!("the rank of {what} is not known")))?;
     Ok((0..count).map(|_| r.b.fresh("extent")).collect())
 }
 

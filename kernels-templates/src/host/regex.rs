@@ -247,6 +247,7 @@ impl Parser<'_> {
         Ok(Set { ranges, negated })
     }
     fn repeated(&mut self, mut node: Node) -> Parsed<Node> {
+        let mut repeated = false;
         while let Some(&c) = self.rest.peek() {
             let (low, high) = match c {
                 '*' => (0, None),
@@ -258,6 +259,9 @@ impl Parser<'_> {
                 },
                 _ => break,
             };
+            if core::mem::replace(&mut repeated, true) {
+                return Err(format!("{c} repeats a repetition"));
+            }
             if c != '{' {
                 self.rest.next();
             }
@@ -424,7 +428,7 @@ mod tests {
         ] {
             assert_eq!(Regex::new(pattern).unwrap().is_full_match(text), want, "{pattern} {text}");
         }
-        for pattern in ["(", ")", "*", "[a", "a{2000}", r"\", "[b-a]"] {
+        for pattern in ["a**", "(", ")", "*", "[a", "a{2000}", r"\", "[b-a]"] {
             assert!(Regex::new(pattern).is_err(), "{pattern}");
         }
     }

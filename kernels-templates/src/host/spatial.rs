@@ -64,7 +64,7 @@ pub(super) fn col2im(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
         let span = image[i] as i64 + pads[i] + pads[axes + i] - (dilations[i] * (block[i] as i64 - 1) + 1);
         blocks.push(if span < 0 { 0 } else { (span / steps[i]) as usize + 1 });
     }
-    let columns: usize = blocks.iter().product();
+    let columns = blocks.iter().try_fold(1usize, |a, b| a.checked_mul(*b)).unwrap_or(usize::MAX);
     if taps == 0 || x.dims[1] % taps != 0 || x.dims[2] != columns {
         return Err(Fault::Domain(format!("Col2Im of {columns} blocks of {taps} elements got a tensor of shape {:?}", x.dims)));
     }
@@ -127,7 +127,7 @@ pub(super) fn max_unpool(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answe
     let (kernel, pads, steps) = (&args.ints[..axes], &args.ints[axes..3 * axes], &args.ints[3 * axes..]);
     let mut own: Vec<i64> = x.dims.iter().map(|d| *d as i64).collect();
     for i in 0..axes {
-        own[2 + i] = (own[2 + i] - 1) * steps[i] - pads[i] - pads[axes + i] + kernel[i];
+        own[2 + i] = (own[2 + i] - 1).saturating_mul(steps[i]).saturating_sub(pads[i] + pads[axes + i]).saturating_add(kernel[i]);
     }
     let own = extents(&own)?;
     let dims = match ints(inputs, 2)? {

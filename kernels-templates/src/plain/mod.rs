@@ -59,30 +59,49 @@ pub fn conv<T: Num>(
     dilations: Ints<'_>,
     groups: usize,
 ) {
-    // Sums of 8-bit products stay exact in f64.
+    // Sums are f64, in which those of 8-bit products are exact. Rows along the last axis are summed tap by tap.
     let (xs, ws) = (strides(x_dims), strides(w_dims));
     let per_group = w_dims[0] / groups;
-    let mut k = 0;
-    for_each(out_dims, |at| {
-        let (n, m) = (at[0], at[1]);
+    let last = out_dims.len() - 1;
+    let (width, x_width, step) = (out_dims[last], x_dims[last] as i64, steps.0[last - 2]);
+    let plane: usize = out_dims[2..].iter().product();
+    let mut sums = vec![0.0f64; plane];
+    for nm in 0..out_dims[0] * out_dims[1] {
+        let (n, m) = (nm / out_dims[1], nm % out_dims[1]);
         let first = m / per_group * w_dims[1];
-        let mut sum = bias.map_or(0.0, |b| b.0[m].to_f64());
-        for_each(&w_dims[2..], |tap| {
-            let mut from = n * xs[0];
-            for (i, &t) in tap.iter().enumerate() {
-                match source(at[2 + i], t, steps.0[i], pads.0[i], dilations.0[i], x_dims[2 + i]) {
-                    Some(p) => from += p * xs[2 + i],
-                    None => return,
-                }
-            }
-            let to = m * ws[0] + offset(tap, &ws[2..]);
-            for c in 0..w_dims[1] {
-                sum += x.0[from + (first + c) * xs[1]].to_f64() * w.0[to + c * ws[1]].to_f64();
-            }
-        });
-        out.0[k] = T::from_f64(sum);
-        k += 1;
-    });
+        sums.fill(bias.map_or(0.0, |b| b.0[m].to_f64()));
+        for c in 0..w_dims[1] {
+            let channel = &x.0[n * xs[0] + (first + c) * xs[1]..][..xs[1]];
+            let mut tap_at = m * ws[0] + c * ws[1];
+            for_each(&w_dims[2..], |tap| {
+                let weight = w.0[tap_at].to_f64();
+                tap_at += 1;
+                // Output position o of a row reads position o · step + shift, which must lie inside.
+                let shift = tap[last - 2] as i64 * dilations.0[last - 2] - pads.0[last - 2];
+                let from = (-shift + step - 1).div_euclid(step).clamp(0, width as i64) as usize;
+                let to = (x_width - shift + step - 1).div_euclid(step).clamp(from as i64, width as i64) as usize;
+                let mut row = 0;
+                for_each(&out_dims[2..last], |at| {
+                    let start = at.iter().enumerate().try_fold(0, |sum, (i, &o)| {
+                        source(o, tap[i], steps.0[i], pads.0[i], dilations.0[i], x_dims[2 + i]).map(|p| sum + p * xs[2 + i])
+                    });
+                    if let Some(start) = start.filter(|_| from < to) {
+                        let input = &channel[(start as i64 + from as i64 * step + shift) as usize..];
+                        let out = &mut sums[row * width + from..row * width + to];
+                        if step == 1 {
+                            out.iter_mut().zip(input).for_each(|(o, x)| *o += x.to_f64() * weight);
+                        } else {
+                            out.iter_mut().zip(input.iter().step_by(step as usize)).for_each(|(o, x)| *o += x.to_f64() * weight);
+                        }
+                    }
+                    row += 1;
+                });
+            });
+        }
+        for (o, s) in out.0[nm * plane..][..plane].iter_mut().zip(&sums) {
+            *o = T::from_f64(*s);
+        }
+    }
 }
 
 /// Transposed convolution of `[N, C, ..]` with `[C, M/groups, ..]`:

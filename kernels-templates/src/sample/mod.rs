@@ -73,6 +73,9 @@ pub fn grid_sample<T: Float>(
     padding: &str,
     align: bool,
 ) {
+    if x_dims[2..].contains(&0) {
+        return out.0.fill(T::ZERO);
+    }
     let axes = x_dims.len() - 2;
     let xs = strides(x_dims);
     let points: usize = out_dims[2..].iter().product();
@@ -103,19 +106,19 @@ pub fn grid_sample<T: Float>(
     }
 }
 
-/// Four corners around a position and their weights; nothing outside of the image.
-fn corners(y: f64, x: f64, h: usize, w: usize) -> [(usize, f64); 4] {
-    if y < -1.0 || y > h as f64 || x < -1.0 || x > w as f64 || y.is_nan() || x.is_nan() {
-        return [(0, 0.0); 4];
-    }
-    let side = |v: f64, n: usize| {
-        let v = v.max(0.0);
-        let low = (v as usize).min(n - 1);
-        if low + 1 >= n { (n - 1, n - 1, 0.0) } else { (low, low + 1, v - low as f64) }
-    };
-    let ((y0, y1, ly), (x0, x1, lx)) = (side(y, h), side(x, w));
-    let (hy, hx) = (1.0 - ly, 1.0 - lx);
-    [(y0 * w + x0, hy * hx), (y0 * w + x1, hy * lx), (y1 * w + x0, ly * hx), (y1 * w + x1, ly * lx)]
+/// The two elements around each of `count` samples of a bin along one axis, with their weights; both 0 outside of the image.
+fn samples(start: f64, size: f64, count: usize, n: usize) -> Vec<[(usize, f64); 2]> {
+    (0..count)
+        .map(|k| {
+            let v = start + (k as f64 + 0.5) * size / count as f64;
+            if v < -1.0 || v > n as f64 || v.is_nan() {
+                return [(0, 0.0); 2];
+            }
+            let v = v.max(0.0);
+            let low = (v as usize).min(n - 1);
+            if low + 1 == n { [(low, 1.0), (low, 0.0)] } else { [(low, 1.0 - (v - low as f64)), (low + 1, v - low as f64)] }
+        })
+        .collect()
 }
 
 /// Regions `[x1, y1, x2, y2]` of images, each pooled to one size from samples between elements:
@@ -133,6 +136,10 @@ pub fn roi_align<T: Float, I: Index>(
     half_pixel: bool,
 ) -> Result<(), crate::fault::Fault> {
     let (channels, h, w) = (x_dims[1], x_dims[2], x_dims[3]);
+    if h == 0 || w == 0 {
+        out.0.fill(T::ZERO);
+        return Ok(());
+    }
     let (bins_h, bins_w) = (out_dims[2], out_dims[3]);
     let shift = if half_pixel { 0.5 } else { 0.0 };
     for r in 0..out_dims[0] {
@@ -144,25 +151,27 @@ pub fn roi_align<T: Float, I: Index>(
             (width, height) = (width.max(1.0), height.max(1.0));
         }
         let (bin_h, bin_w) = (height / bins_h as f64, width / bins_w as f64);
-        let samples = |size: f64| if ratio > 0 { ratio as usize } else { size.ceil().clamp(0.0, 65536.0) as usize };
-        let (ny, nx) = (samples(bin_h), samples(bin_w));
+        let count = |size: f64| if ratio > 0 { ratio as usize } else { size.ceil().clamp(0.0, 65536.0) as usize };
+        let (ny, nx) = (count(bin_h), count(bin_w));
         for by in 0..bins_h {
+            let rows = samples(top + by as f64 * bin_h, bin_h, ny, h);
             for bx in 0..bins_w {
-                let points: Vec<[(usize, f64); 4]> = (0..ny * nx)
-                    .map(|k| {
-                        let y = top + (by as f64 + ((k / nx) as f64 + 0.5) / ny as f64) * bin_h;
-                        let x = left + (bx as f64 + ((k % nx) as f64 + 0.5) / nx as f64) * bin_w;
-                        corners(y, x, h, w)
-                    })
-                    .collect();
+                let columns = samples(left + bx as f64 * bin_w, bin_w, nx, w);
                 for c in 0..channels {
                     let plane = &x.0[(image * channels + c) * h * w..][..h * w];
-                    let part = |&(at, weight): &(usize, f64)| weight * plane[at].to_f64();
-                    let value = if maximum {
-                        points.iter().flatten().map(part).reduce(f64::max).unwrap_or(0.0)
-                    } else {
-                        points.iter().flatten().map(part).sum::<f64>() / (ny * nx).max(1) as f64
-                    };
+                    let (mut sum, mut most) = (0.0, None::<f64>);
+                    for ys in &rows {
+                        for xs in &columns {
+                            for (i, wy) in ys {
+                                for (j, wx) in xs {
+                                    let part = wy * wx * plane[i * w + j].to_f64();
+                                    sum += part;
+                                    most = Some(most.map_or(part, |m| m.max(part)));
+                                }
+                            }
+                        }
+                    }
+                    let value = if maximum { most.unwrap_or(0.0) } else { sum / (ny * nx).max(1) as f64 };
                     out.0[((r * channels + c) * bins_h + by) * bins_w + bx] = T::from_f64(value);
                 }
             }
