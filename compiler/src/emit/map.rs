@@ -99,6 +99,7 @@ impl Printer<'_> {
             .map(|(i, o)| {
                 let x = &pointers[i];
                 let stored = match inner {
+                    None if in_place(o.value) => quote!(*o),
                     None => quote!(*#x),
                     Some(_) if in_place(o.value) => quote!(*o.add(i)),
                     Some(axis) => match &o.strides[axis] {
@@ -216,7 +217,7 @@ impl Printer<'_> {
                 #(#checks)*
                 let o = #rt::Shared(#result_at);
                 #(#lets)*
-                let (total, width) = (#total, #width);
+                let (total, width): (usize, usize) = (#total, #width);
                 let chunk = (#task / width.max(1)).max(1);
                 let isa = f.isa;
                 f.spread(total.div_ceil(chunk), total * width, &|task, _| {
