@@ -134,7 +134,10 @@ fn intermediates(g: &Graph) -> i64 {
 
 impl Output {
     /// The Rust source.
-    pub fn rust(&self, names: &Names) -> String {
+    ///
+    /// # Errors
+    /// Ports whose fields would have one name.
+    pub fn rust(&self, names: &Names) -> Result<String> {
         emit::rust(&self.plan, names)
     }
     /// Writes the weights file.

@@ -544,11 +544,11 @@ fn check_size(f: &Fact) -> std::result::Result<(), Diagnostic> {
 }
 
 /// The type of a value that is no plain tensor.
-fn value_type(t: &TypeInfo) -> Option<Type> {
+pub(crate) fn value_type(t: &TypeInfo) -> Option<Type> {
     Some(match t {
         TypeInfo::Tensor { dtype, shape: Some(shape) } => {
-            let dims: Option<Vec<Dim>> = shape.iter().map(|d| if let DimInfo::Known(n) = d { Some(Dim::int(*n)) } else { None }).collect();
-            dims.map_or(Type::AnyTensor(*dtype), |d| Type::Tensor(*dtype, d))
+            let extent = |d: &DimInfo| if let DimInfo::Known(n) = d { Dim::int(*n) } else { Dim::sym(Sym::ANY) };
+            Type::Tensor(*dtype, shape.iter().map(extent).collect())
         }
         TypeInfo::Tensor { dtype, shape: None } => Type::AnyTensor(*dtype),
         TypeInfo::Sequence(t) => Type::Sequence(Box::new(value_type(t)?)),

@@ -1,5 +1,7 @@
 //! The Kiln compiler: reads an ONNX model and leaves specialised Rust source.
 
+pub mod artifact;
+mod builder;
 pub mod compile;
 pub mod diagnostics;
 pub mod emit;
@@ -16,4 +18,5 @@ pub mod plan;
 pub mod rewrite;
 pub mod target;
 
+pub use builder::{Build, names_of};
 pub use compile::{Options, Output, compile};

@@ -306,6 +306,14 @@ entries! {
     plain::conv<T: Num>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
     plain::conv_transpose<T: Float>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
     plain::pool<T: Num>(out, indices, x, x_dims, out_dims, kernel, strides, pads, dilations, mode, column_major);
+    rnn::recurrent<T: Float>(y, last, last_cell, x, w, r, bias, lengths, first, first_cell, peepholes, dims, cell, activations, alpha,
+        beta, reverse, flag, clip);
+    sample::grid_sample<T: Float>(out, x, grid, x_dims, out_dims, mode, padding, align);
+    sample::roi_align<T: Float, I: Index>(out, x, rois, batch, x_dims, out_dims, ratio, scale, maximum, half_pixel);
+    sample::deform_conv<T: Float>(out, x, w, offset, bias, mask, x_dims, w_dims, out_dims, strides, pads, dilations, groups,
+        offset_groups);
+    linalg::det<T: Float>(out, x, batch, n);
+    trees::ensemble<T: Float>(out, x, splits, weights, members, features, targets, nodes, tracks, leaf_targets, roots, aggregate);
     resize::resize<T: Float>(out, x, x_dims, out_dims, scales, roi, mode, coordinates, nearest, cubic, extrapolation, exclude);
     sort::top_k<T: Num>(values, indices, x, outer, axis, inner, k, largest);
     copy::pad<T: Bits>(out, x, value, x_dims, pads, mode);

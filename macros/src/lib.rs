@@ -1,1 +1,92 @@
-//! The `model!` macro: arguments with spans in, the compiler's output out.
+//! The `model!` macro: arguments with spans become compiler options, diagnostics become errors at the path literal.
+
+mod arguments;
+
+use arguments::Arguments;
+use kiln_compiler::artifact::{self, Request};
+use kiln_compiler::emit::Names;
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{quote, quote_spanned};
+use std::path::{Path, PathBuf};
+
+/// The largest model that a macro takes: rustc reads the file for its rebuild marker.
+const MAX_MODEL: u64 = 256 << 20;
+
+/// Compiles an ONNX model into a struct. See the crate `kiln` for the whole form.
+///
+/// ```ignore
+/// kiln::model!("models/resnet50.onnx");
+/// ```
+#[proc_macro]
+pub fn model(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    match syn::parse::<Arguments>(input) {
+        Ok(arguments) => expand(&arguments).into(),
+        Err(e) => e.to_compile_error().into(),
+    }
+}
+
+fn expand(a: &Arguments) -> TokenStream {
+    let folder = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
+    let path = folder.join(a.path.value());
+    let span = a.path.span();
+    let mut request = Request::new(&path);
+    if let Some((visibility, name)) = &a.item {
+        request.names = Names { visibility: visibility.clone(), ..Names::new(name, request.names.weights) };
+    }
+    request.options.dims = a.dims.clone();
+    request.names.fields.clone_from(&a.fields);
+    request.embed = a.embed;
+    // An editor only needs the types; it sets this for the macros it runs.
+    request.skeleton = std::env::var_os("RUST_ANALYZER_INTERNALS_DO_NOT_USE").is_some();
+    let fail = |text: String| {
+        let skeleton = skeleton(&request.names);
+        quote_spanned!(span=> ::core::compile_error!(#text); #skeleton)
+    };
+    if let Ok(m) = std::fs::metadata(&path)
+        && m.len() > MAX_MODEL
+    {
+        return fail(too_large(a, m.len()));
+    }
+    match artifact::make(&request, &artifact::cache_root(&folder)) {
+        Ok(made) => {
+            let marks = std::iter::once(&path).chain(&made.data_files).map(|f| marker(f));
+            let source = made.source.display().to_string();
+            quote!(#(#marks)* ::core::include!(#source);)
+        }
+        Err(mut d) => {
+            d.file = a.path.value();
+            fail(d.to_string())
+        }
+    }
+}
+
+/// Tells cargo that a file decides the expansion; the bytes are dropped at once.
+fn marker(file: &Path) -> TokenStream {
+    let file = file.display().to_string();
+    quote!(const _: &[u8] = ::core::include_bytes!(#file);)
+}
+
+fn too_large(a: &Arguments, len: u64) -> String {
+    format!(
+        "the model has {} MB; above {} MB compile it from build.rs:\n\n    fn main() {{\n        kiln_compiler::Build::new({:?}).compile().unwrap();\n    }}\n\nand write kiln::include_model!(..) here",
+        len >> 20,
+        MAX_MODEL >> 20,
+        a.path.value()
+    )
+}
+
+/// Items that stand for the model after an error, so that rustc does not go on about a missing type.
+fn skeleton(n: &Names) -> TokenStream {
+    let visibility: TokenStream = n.visibility.parse().unwrap_or_default();
+    let model = Ident::new(&n.model, Span::call_site());
+    quote! {
+        #visibility struct #model(());
+        #[allow(dead_code, reason = "stands for a model that did not compile")]
+        impl #model {
+            pub fn new() -> ::kiln::Result<Self> { ::core::unreachable!() }
+            pub fn with(_: &::kiln::Options) -> ::kiln::Result<Self> { ::core::unreachable!() }
+            pub fn fork(&self) -> ::kiln::Result<Self> { ::core::unreachable!() }
+            pub fn warm_up(&mut self) -> ::kiln::Result<()> { ::core::unreachable!() }
+        }
+    }
+}

@@ -28,6 +28,7 @@ pub struct Instance {
     slots: Vec<Value>,
     inputs: Vec<*const u8>,
     values: Vec<Option<Value>>,
+    staged: Vec<Option<Region>>,
     poisoned: bool,
 }
 
@@ -35,6 +36,23 @@ pub struct Instance {
 unsafe impl Send for Instance {}
 // SAFETY: as above; a shared instance reads nothing through them.
 unsafe impl Sync for Instance {}
+
+/// What stands for a value that no run has made yet.
+static NOTHING: Value = Value::Sequence(Vec::new());
+
+/// What a model runs on, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// `cpu`.
+    pub device: &'static str,
+    /// The instruction set in use.
+    pub isa: Isa,
+    /// Workers.
+    pub threads: usize,
+    /// Why it is this device.
+    pub why: &'static str,
+}
 
 /// The bytes of the weights, wherever they are.
 #[derive(Debug)]
@@ -116,6 +134,7 @@ impl Instance {
             slots: vec![Value::Sequence(Vec::new()); spec.slots],
             inputs: vec![std::ptr::null(); spec.inputs.len()],
             values: vec![None; spec.inputs.len()],
+            staged: Vec::new(),
             poisoned: false,
         };
         // Closed and bounded models get all their memory here; open ones when they see their first extents.
@@ -309,9 +328,63 @@ impl Instance {
                     dims.clone_from(&t.dims);
                 }
             }
-            _ => (self.spec.out_dims)(i, &self.syms, &mut dims),
+            _ => {
+                dims.resize(self.spec.outputs[i].dims.len(), 0);
+                (self.spec.out_dims)(i, &self.syms, &mut dims);
+            }
         }
         dims
+    }
+    /// Writes the extents of a tensor output of known rank; whether it has that rank.
+    pub fn output_extents(&self, i: usize, dims: &mut [usize]) -> bool {
+        if let OutPlace::Slot(k) = self.spec.out_places[i] {
+            return match &self.slots[k] {
+                Value::Tensor(t) if t.dims.len() == dims.len() => {
+                    dims.copy_from_slice(&t.dims);
+                    true
+                }
+                _ => false,
+            };
+        }
+        self.spec.outputs[i].dims.len() == dims.len() && {
+            (self.spec.out_dims)(i, &self.syms, dims);
+            true
+        }
+    }
+    /// The value of an output that is no dense tensor; an empty sequence before the first run.
+    pub fn value(&self, i: usize) -> &Value {
+        match self.spec.out_places[i] {
+            OutPlace::Slot(k) => &self.slots[k],
+            _ => &NOTHING,
+        }
+    }
+    /// What the instance runs on.
+    pub fn device(&self) -> DeviceInfo {
+        DeviceInfo { device: "cpu", isa: self.isa, threads: self.threads.workers(), why: "the model was compiled for the CPU" }
+    }
+    /// Memory of the instance for an input of closed extents, to be filled before a run on it.
+    ///
+    /// # Errors
+    /// The port has open extents, or no memory can be had.
+    pub fn staging(&mut self, i: usize) -> Result<*mut u8> {
+        let port = &self.spec.inputs[i];
+        let mut len = port.dtype.size();
+        for d in port.dims {
+            match d {
+                PortDim::Closed(n) => len *= n,
+                _ => {
+                    let message = "only inputs of closed extents have memory of their own".into();
+                    return Err(Error::Shape { port: port.name.into(), message });
+                }
+            }
+        }
+        if self.staged.is_empty() {
+            self.staged = (0..self.spec.inputs.len()).map(|_| None).collect();
+        }
+        if self.staged[i].is_none() {
+            self.staged[i] = Some(Region::new(len)?);
+        }
+        Ok(self.staged[i].as_ref().map_or(std::ptr::null_mut(), Region::start))
     }
     /// The first element of a dense output after a run.
     pub fn output_ptr(&self, i: usize) -> *const u8 {

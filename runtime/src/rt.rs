@@ -5,6 +5,8 @@ pub use crate::frame::{Frame, Shared};
 pub use crate::instance::{Input, Instance};
 pub use crate::memory::Life;
 pub use crate::model::Model;
+pub use crate::view::AsInput;
+pub use crate::__single_input as single_input;
 pub use crate::spec::{ArenaSpec, Kernel, OutPlace, Port, PortDim, PortKind, Spec, Symbol};
 pub use kiln_kernels as kernels;
 pub use kiln_kernels::dtype::DType;

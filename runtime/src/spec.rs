@@ -108,8 +108,8 @@ pub struct Spec {
     pub outputs: &'static [Port],
     /// Where each output is found.
     pub out_places: &'static [OutPlace],
-    /// Writes the extents of output `i`.
-    pub out_dims: fn(usize, &[i64], &mut Vec<usize>),
+    /// Writes the extents of output `i`, as many as its port lists.
+    pub out_dims: fn(usize, &[i64], &mut [usize]),
     /// Symbols; those that inputs bind come with their port and axis in [`Port::dims`].
     pub symbols: &'static [Symbol],
     /// The arena.

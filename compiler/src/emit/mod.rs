@@ -1,5 +1,6 @@
 //! `Plan` to text: decides nothing. Rust through quote and prettyplease.
 
+mod api;
 mod control;
 mod expr;
 mod kernels;
@@ -7,11 +8,13 @@ mod map;
 mod names;
 mod tables;
 
+use crate::diagnostics::Result;
 use crate::ir::{Atom, Dim, ValueId};
 use crate::plan::{Arena, Place, Plan};
 use kiln_kernels::dtype::DType;
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::quote;
+use std::collections::BTreeMap;
 
 /// Where generated code finds the weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,18 +34,78 @@ pub struct Names {
     pub visibility: String,
     /// Where the weights are.
     pub weights: WeightsAt,
+    /// Field names that the user chose, by ONNX name of the port.
+    pub fields: BTreeMap<String, String>,
 }
 
-/// The Rust source of a plan.
-pub fn rust(plan: &Plan, names: &Names) -> String {
+impl Names {
+    /// Names for a public struct.
+    pub fn new(model: impl Into<String>, weights: WeightsAt) -> Names {
+        Names { model: model.into(), visibility: "pub".into(), weights, fields: BTreeMap::new() }
+    }
+}
+
+/// The Rust source of a plan: a private module, and the model's types named from it.
+///
+/// # Errors
+/// Two ports whose fields would have one name, with the lines to write to tell them apart.
+pub fn rust(plan: &Plan, names: &Names) -> Result<String> {
     let p = Printer { plan };
     let (functions, kernels) = kernels::functions(&p);
     let run = control::run(&p);
     let tables = tables::tables(&p, names, &kernels);
+    let api = api::api(&p, names)?;
+    Ok(module(
+        names,
+        &quote! {
+            #api
+            #tables
+            #run
+            #(#functions)*
+        },
+        &api::exported(&p, names),
+    ))
+}
+
+/// The types that a caller sees, as source without bodies: what `kiln inspect --api` prints.
+///
+/// # Errors
+/// As [`rust`].
+pub fn interface(plan: &Plan, names: &Names) -> Result<String> {
+    let file = api::api(&Printer { plan }, names)?;
+    let Ok(mut file) = syn::parse2::<syn::File>(file.clone()) else { return Ok(file.to_string()) };
+    api::strip_bodies(&mut file);
+    Ok(prettyplease::unparse(&file))
+}
+
+/// What an editor needs: the types of the model, without kernels or weights.
+///
+/// # Errors
+/// As [`rust`].
+pub fn skeleton(plan: &Plan, names: &Names) -> Result<String> {
+    let p = Printer { plan };
+    let given = Names { weights: WeightsAt::Given, ..names.clone() };
+    let tables = tables::tables(&p, &given, &[]);
+    let api = api::api(&p, names)?;
+    let rt = self::names::rt();
+    let run = quote! {
+        fn run(_: &mut #rt::Frame<'_>) -> #rt::Done {
+            Err(#rt::fault(0, "this build has only the types of the model"))
+        }
+    };
+    Ok(module(names, &quote!(#api #tables #run), &api::exported(&p, names)))
+}
+
+fn module(names: &Names, items: &TokenStream, exported: &TokenStream) -> String {
+    let visibility: TokenStream = names.visibility.parse().unwrap_or_default();
+    let module = Ident::new(&format!("kiln_{}", names.model.to_lowercase()), Span::call_site());
+    // Parentheses and names that only some kernels need are left in, to keep the printer simple.
     let file = quote! {
-        #tables
-        #run
-        #(#functions)*
+        #[allow(unused_parens, unused_variables, unused_mut, unreachable_pub, missing_docs, clippy::all, clippy::pedantic,
+            reason = "printed by a compiler")]
+        mod #module { #items }
+        #[allow(unused_imports, reason = "not every caller names every type")]
+        #visibility use #module::{#exported};
     };
     match syn::parse2(file.clone()) {
         Ok(file) => prettyplease::unparse(&file),

@@ -20,7 +20,7 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
         let (i, shape) = (int(i), g.shape(*v));
         let lets = p.symbol_lets(shape);
         let each = shape.iter().map(|d| p.dim(d));
-        quote!(#i => { #lets out.extend_from_slice(&[#(#each),*]); })
+        quote!(#i => { #lets out.copy_from_slice(&[#(#each),*]); })
     });
     let symbols = g.symbols.iter().map(|s| {
         let (name, lo, entry) = (&s.name, Literal::i64_unsuffixed(s.range.lo), s.input.is_some());
@@ -76,8 +76,7 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
         let lines = k.nodes.iter().map(|n| Literal::u32_unsuffixed(*n as u32));
         quote!(#rt::Kernel { name: #name, what: #what, nodes: &[#(#lines),*] })
     });
-    let (model, visibility) = (Ident::new(&n.model, Span::call_site()), &n.visibility);
-    let visibility: TokenStream = visibility.parse().unwrap_or_default();
+    let model = Ident::new(&n.model, Span::call_site());
     let model_name = &n.model;
     let bytes = int(p.plan.weights.bytes);
     let (blob, weights) = match &n.weights {
@@ -95,10 +94,6 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
         const _: () = #rt::abi(#abi, #version);
 
         #blob
-
-        /// The model: one instance, with an arena of its own.
-        #[derive(Debug)]
-        #visibility struct #model(#rt::Instance);
 
         impl #rt::Model for #model {
             const SPEC: &'static #rt::Spec = &SPEC;
@@ -125,9 +120,8 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
             kernels: &[#(#listed),*],
         };
 
-        fn out_dims(i: usize, syms: &[i64], out: &mut Vec<usize>) {
+        fn out_dims(i: usize, syms: &[i64], out: &mut [usize]) {
             let _ = syms;
-            out.clear();
             match i { #(#dims)* _ => {} }
         }
 
@@ -214,7 +208,7 @@ impl Printer<'_> {
         }
     }
     /// A hash of the recipes and offsets of the weights: weights of another plan do not fit.
-    fn hash(&self) -> String {
+    pub(super) fn hash(&self) -> String {
         let mut h = 0xcbf2_9ce4_8422_2325u64;
         let mut add = |text: &str| {
             for b in text.bytes() {

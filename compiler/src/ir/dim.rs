@@ -7,6 +7,12 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sym(pub u32);
 
+impl Sym {
+    /// Stands for any extent, in the element type of a sequence or optional value: each value may have another there. No tensor's own
+    /// type holds it; whoever takes an element out makes symbols of these.
+    pub const ANY: Sym = Sym(u32::MAX);
+}
+
 /// What a monomial multiplies: a symbol, or an operation that polynomials are not closed under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Atom {

@@ -222,13 +222,13 @@ impl Graph {
     }
     /// The interval of a dimension, from what is known of its symbols.
     pub fn range(&self, d: &Dim) -> Range {
-        d.range(&|s| self.symbols[s.0 as usize].range)
+        d.range(&|s| self.symbols.get(s.0 as usize).map_or(Range { lo: 0, hi: None }, |s| s.range))
     }
     /// Whether every symbol of the dimension is bound by the inputs.
     pub fn known_at_entry(&self, d: &Dim) -> bool {
         let mut syms = BTreeSet::new();
         d.symbols(&mut syms);
-        syms.iter().all(|s| self.symbols[s.0 as usize].input.is_some())
+        syms.iter().all(|s| self.symbols.get(s.0 as usize).is_some_and(|s| s.input.is_some()))
     }
     /// Visits every block, outer before inner.
     pub fn blocks(&self) -> Vec<&Block> {

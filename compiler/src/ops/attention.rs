@@ -99,7 +99,7 @@ pub fn read(r: &mut Reader<'_, '_>) -> Read {
     };
     let precision = r.dtype_attr("softmax_precision")?.unwrap_or(dtype);
     let x = r.cast(biased, precision)?;
-    let mut p = r.softmax(x, 3, "softmax")?;
+    let mut p = r.softmax(x, 3)?;
     if let Some((b, true)) = bias {
         // A query that may attend nowhere gives 0.
         let top = r.reduce(b, "max", &[r.rank(b)? - 1], true)?;
@@ -214,7 +214,7 @@ pub fn read_flex(r: &mut Reader<'_, '_>) -> Read {
     let precision = r.dtype_attr("softmax_precision")?.unwrap_or(wide);
     let scores = r.cast(scores, precision)?;
     let scores = through(r, "score_mod", scores)?;
-    let p = r.softmax(scores, 3, "softmax")?;
+    let p = r.softmax(scores, 3)?;
     let p = through(r, "prob_mod", p)?;
     let v2 = r.cast(v, precision)?;
     let y = r.matmul(p, v2)?;

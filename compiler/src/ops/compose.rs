@@ -45,9 +45,10 @@ impl Reader<'_, '_> {
     pub fn reduce(&mut self, x: ValueId, mode: &'static str, axes: &[usize], keep: bool) -> Result<ValueId> {
         super::reduce::emit(self, x, Reduce { mode, axes: axes.to_vec(), keep })
     }
-    /// Softmax along an axis, computed in f32 or f64.
-    pub fn softmax(&mut self, x: ValueId, axis: usize, mode: &'static str) -> Result<ValueId> {
+    /// Softmax along an axis.
+    pub fn softmax(&mut self, x: ValueId, axis: usize) -> Result<ValueId> {
         let dtype = self.dtype(x);
+        let mode = super::softmax::softmax_of(dtype);
         let wide = if dtype == DType::F64 { dtype } else { DType::F32 };
         let y = self.cast(x, wide)?;
         let y = self.emit(Softmax { axis, mode }, &[y])?;

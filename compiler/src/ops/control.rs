@@ -179,25 +179,57 @@ pub fn read_loop(r: &mut Reader<'_, '_>) -> Read {
     r.b.emit(op.into(), inputs, results, vec![block])
 }
 
-/// Reads `Scan` (opset 9 and later) as a loop over the scanned axis.
+/// Reads `Scan` of opset 8, which has a batch axis in front: element by element.
+fn read_batched_scan(r: &mut Reader<'_, '_>) -> Read {
+    if r.opt(0).is_some() {
+        return Err(Diagnostic::new("Scan of opset 8 with sequence lengths is not supported").help("convert the model to opset 9 or later"));
+    }
+    let all: Vec<ValueId> = (1..r.inputs.len()).map(|i| r.input(i)).collect::<Result<_, _>>()?;
+    let batch = match all.first() {
+        Some(v) => r.shape(*v)?.first().and_then(Dim::as_int),
+        None => None,
+    };
+    let batch = batch.filter(|b| (1..=64).contains(b)).ok_or_else(|| Diagnostic::new("Scan of opset 8 needs a known batch of 1 to 64"))?;
+    let mut rows: Vec<Vec<ValueId>> = Vec::new();
+    for b in 0..batch {
+        let mut row = Vec::new();
+        for v in &all {
+            row.push(r.pick(*v, 0, b)?);
+        }
+        rows.push(scan(r, row, "directions")?);
+    }
+    let results = rows[0].len();
+    (0..results)
+        .map(|k| {
+            let parts: Vec<ValueId> = rows.iter().map(|row| r.unsqueeze(row[k], 0)).collect::<Result<_, _>>()?;
+            r.concat(&parts, 0)
+        })
+        .collect()
+}
+
+/// Reads `Scan` as a loop over the scanned axis.
 pub fn read_scan(r: &mut Reader<'_, '_>) -> Read {
+    if r.version < 9 {
+        return read_batched_scan(r);
+    }
+    let all: Vec<ValueId> = (0..r.inputs.len()).map(|i| r.input(i)).collect::<Result<_, _>>()?;
+    scan(r, all, "scan_input_directions")
+}
+
+fn scan(r: &mut Reader<'_, '_>, all: Vec<ValueId>, directions: &str) -> Read {
     let body: &Graph = r.graph("body")?;
     let scans = r.int("num_scan_inputs", 0)?;
-    let total = r.inputs.len() as i64;
-    if r.version < 9 {
-        return Err(Diagnostic::new("Scan of opset 8 is not supported").help("convert the model to opset 9 or later"));
-    }
+    let total = all.len() as i64;
     if scans < 1 || scans > total {
         return Err(Diagnostic::new(format!("Scan has {total} inputs and num_scan_inputs = {scans}")));
     }
     let states = (total - scans) as usize;
-    let all: Vec<ValueId> = (0..r.inputs.len()).map(|i| r.input(i)).collect::<Result<_, _>>()?;
     let list = |r: &Reader<'_, '_>, name: &str, n: usize| -> Result<Vec<i64>, Diagnostic> {
         let v = r.ints(name)?.unwrap_or_else(|| vec![0; n]);
         if v.len() == n { Ok(v) } else { Err(Diagnostic::new(format!("attribute {name} has {} numbers, expected {n}", v.len()))) }
     };
     let outs = body.outputs.len().saturating_sub(states);
-    let (in_axes, in_dirs) = (list(r, "scan_input_axes", scans as usize)?, list(r, "scan_input_directions", scans as usize)?);
+    let (in_axes, in_dirs) = (list(r, "scan_input_axes", scans as usize)?, list(r, directions, scans as usize)?);
     let (out_axes, out_dirs) = (list(r, "scan_output_axes", outs)?, list(r, "scan_output_directions", outs)?);
     let mut sources = Vec::new();
     let mut trip = None;

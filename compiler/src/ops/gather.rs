@@ -186,6 +186,25 @@ pub fn read_nd(r: &mut Reader<'_, '_>) -> Read {
     Ok(vec![r.emit(GatherNd { batch }, &[x, i])?])
 }
 
+/// Reads [ReverseSequence](https://onnx.ai/onnx/operators/onnx__ReverseSequence.html): the first elements of each sequence in reverse.
+pub fn read_reverse(r: &mut Reader<'_, '_>) -> Read {
+    let (x, lengths) = (r.input(0)?, r.input(1)?);
+    let shape = r.shape(x)?;
+    let (batch, time) = (r.int("batch_axis", 1)?, r.int("time_axis", 0)?);
+    let (batch, time) = (r.axis(batch, shape.len())?, r.axis(time, shape.len())?);
+    let along = |at: usize| -> Vec<Dim> { (0..shape.len()).map(|i| if i == at { shape[i].clone() } else { Dim::int(1) }).collect() };
+    let steps = r.iota(shape[time].clone())?;
+    let steps = r.reshape(steps, along(time))?;
+    let lengths = r.cast(lengths, DType::I64)?;
+    let lengths = r.reshape(lengths, along(batch))?;
+    let last = r.plus(lengths, -1.0)?;
+    let mirrored = r.sub(last, steps)?;
+    let inside = r.pointwise("Less", &[steps, lengths])?;
+    let index = r.pointwise("Where", &[inside, mirrored, steps])?;
+    let index = r.expand(index, shape)?;
+    Ok(vec![r.emit(GatherElements { axis: time }, &[x, index])?])
+}
+
 /// Reads `OneHot`.
 pub fn read_one_hot(r: &mut Reader<'_, '_>) -> Read {
     let (mut i, depth, values) = (r.input(0)?, r.input(1)?, r.input(2)?);

@@ -129,6 +129,28 @@ pub fn read_nonzero(r: &mut Reader<'_, '_>) -> Read {
     call(r, "nonzero", &[x], vec![], vec![Type::Tensor(DType::I64, vec![rank.into(), n])])
 }
 
+/// Reads [Unique](https://onnx.ai/onnx/operators/onnx__Unique.html).
+pub fn read_unique(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let (mut shape, dtype) = (r.shape(x)?, r.dtype(x));
+    let n = r.b.fresh("unique");
+    let mut ints = vec![r.int("sorted", 1)?];
+    let all = match r.int_opt("axis")? {
+        Some(a) => {
+            let a = r.axis(a, shape.len())?;
+            ints.push(a as i64);
+            std::mem::replace(&mut shape[a], n.clone())
+        }
+        None => {
+            let all = crate::ir::product(&shape);
+            shape = vec![n.clone()];
+            all
+        }
+    };
+    let list = |n: Dim| Type::Tensor(DType::I64, vec![n]);
+    call(r, "unique", &[x], ints, vec![Type::Tensor(dtype, shape), list(n.clone()), list(all), list(n)])
+}
+
 /// Reads `Compress`.
 pub fn read_compress(r: &mut Reader<'_, '_>) -> Read {
     let (x, c) = (r.input(0)?, r.input(1)?);

@@ -8,28 +8,39 @@ pub mod attention;
 pub mod constant;
 pub mod control;
 pub mod conv;
+pub mod deform_conv;
+pub mod det;
 pub mod einsum;
 pub mod gather;
 pub mod gradient;
+pub mod grid_sample;
 pub mod host;
 pub mod loss;
 pub mod matmul;
+pub mod ml;
 pub mod movement;
 pub mod narrow;
 pub mod norm;
+pub mod optional;
 pub mod pad;
 pub mod pointwise;
 pub mod pool;
 pub mod quantize;
+pub mod recurrent;
 pub mod recurrent_attention;
 pub mod reduce;
 pub mod resize;
+pub mod roi_align;
 pub mod scatter;
 pub mod sequence;
 pub mod shape;
+pub mod signal;
 pub mod softmax;
 pub mod sort;
+pub mod spatial;
 pub mod strings;
+pub mod training;
+pub mod trees;
 
 pub(crate) use cx::list;
 pub use cx::{Affine, Call, CallArg, Facts, Infer, Lowering, Operand, Part, Real, broadcast};
@@ -103,6 +114,12 @@ operators! {
     TopK: sort::TopK;
     Running: sort::Running;
     Resize: resize::Resize;
+    GridSample: grid_sample::GridSample;
+    RoiAlign: roi_align::RoiAlign;
+    DeformConv: deform_conv::DeformConv;
+    Recurrent: recurrent::Recurrent;
+    Det: det::Det;
+    TreeEnsemble: trees::TreeEnsemble;
     Host: host::Host;
     If: control::If;
     Loop: control::Loop;
@@ -156,6 +173,7 @@ schemas! {
         "Acos" 7 pointwise::read_unary;
         "Acosh" 9 pointwise::read_unary;
         "Add" 1 pointwise::read_binary;
+        "AffineGrid" 20 spatial::read_affine_grid;
         "And" 1 pointwise::read_binary;
         "ArgMax" 1 reduce::read_arg;
         "ArgMin" 1 reduce::read_arg;
@@ -174,10 +192,13 @@ schemas! {
         "BitwiseXor" 18 pointwise::read_binary;
         "Cast" 1 pointwise::read_cast;
         "CastLike" 15 pointwise::read_cast_like;
+        "BlackmanWindow" 17 signal::read_window;
         "CausalConvWithState" 27 recurrent_attention::read_causal_conv;
         "Ceil" 1 pointwise::read_unary;
         "Celu" 12 pointwise::read_activation;
+        "CenterCropPad" 18 spatial::read_center_crop_pad;
         "Clip" 1 pointwise::read_clip;
+        "Col2Im" 18 spatial::read_col2im;
         "Compress" 9 host::read_compress;
         "Concat" 1 movement::read_concat;
         "ConcatFromSequence" 11 sequence::read_concat;
@@ -190,8 +211,11 @@ schemas! {
         "Cosh" 9 pointwise::read_unary;
         "CumProd" 26 sort::read_running;
         "CumSum" 11 sort::read_running;
+        "DFT" 17 signal::read_dft;
+        "DeformConv" 19 deform_conv::read;
         "DepthToSpace" 1 movement::read_depth_to_space;
         "DequantizeLinear" 10 quantize::read_dequantize;
+        "Det" 11 det::read;
         "Div" 1 pointwise::read_binary;
         "Dropout" 1 pointwise::read_dropout;
         "DynamicQuantizeLinear" 11 quantize::read_dynamic;
@@ -204,6 +228,7 @@ schemas! {
         "EyeLike" 9 constant::read_eye_like;
         "Flatten" 1 shape::read_flatten;
         "Floor" 1 pointwise::read_unary;
+        "GRU" 1 recurrent::read;
         "Gather" 1 gather::read_gather;
         "GatherElements" 11 gather::read_elements;
         "GatherND" 11 gather::read_nd;
@@ -214,7 +239,10 @@ schemas! {
         "GlobalMaxPool" 1 pool::read_global;
         "Greater" 1 pointwise::read_binary;
         "GreaterOrEqual" 12 pointwise::read_binary;
+        "GridSample" 16 grid_sample::read;
         "GroupNormalization" 18 norm::read_group;
+        "HammingWindow" 17 signal::read_window;
+        "HannWindow" 17 signal::read_window;
         "HardSigmoid" 1 pointwise::read_activation;
         "HardSwish" 14 pointwise::read_activation;
         "Hardmax" 1 softmax::read;
@@ -224,6 +252,7 @@ schemas! {
         "IsInf" 10 pointwise::read_is_inf;
         "IsNaN" 9 pointwise::read_unary;
         "LRN" 1 norm::read_lrn;
+        "LSTM" 1 recurrent::read;
         "LayerNormalization" 17 norm::read_layer;
         "LeakyRelu" 1 pointwise::read_activation;
         "Less" 1 pointwise::read_binary;
@@ -238,17 +267,23 @@ schemas! {
         "MatMulInteger" 10 matmul::read_matmul_integer;
         "Max" 1 pointwise::read_variadic;
         "MaxPool" 1 pool::read_max;
+        "MaxUnpool" 9 spatial::read_max_unpool;
         "Mean" 1 pointwise::read_variadic;
         "MeanVarianceNormalization" 9 norm::read_mean_variance;
+        "MelWeightMatrix" 17 signal::read_mel;
         "Min" 1 pointwise::read_variadic;
         "Mish" 18 pointwise::read_activation;
         "Mod" 10 pointwise::read_mod;
         "Mul" 1 pointwise::read_binary;
         "Neg" 1 pointwise::read_unary;
         "NegativeLogLikelihoodLoss" 12 loss::read_likelihood;
+        "NonMaxSuppression" 10 spatial::read_suppression;
         "NonZero" 9 host::read_nonzero;
         "Not" 1 pointwise::read_unary;
         "OneHot" 9 gather::read_one_hot;
+        "Optional" 15 optional::read;
+        "OptionalGetElement" 15 optional::read_get;
+        "OptionalHasElement" 15 optional::read_has;
         "Or" 1 pointwise::read_binary;
         "PRelu" 1 pointwise::read_prelu;
         "Pad" 1 pad::read_pad;
@@ -257,6 +292,7 @@ schemas! {
         "QLinearMatMul" 10 quantize::read_matmul;
         "QuantizeLinear" 10 quantize::read_quantize;
         "RMSNormalization" 23 norm::read_rms;
+        "RNN" 1 recurrent::read;
         "Range" 11 constant::read_range;
         "Reciprocal" 1 pointwise::read_unary;
         "ReduceL1" 1 reduce::read_reduce;
@@ -269,11 +305,15 @@ schemas! {
         "ReduceProd" 1 reduce::read_reduce;
         "ReduceSum" 1 reduce::read_reduce;
         "ReduceSumSquare" 1 reduce::read_reduce;
+        "RegexFullMatch" 20 strings::read_full_match;
         "Relu" 1 pointwise::read_unary;
         "Reshape" 1 shape::read_reshape;
         "Resize" 10 resize::read_resize;
+        "ReverseSequence" 10 gather::read_reverse;
+        "RoiAlign" 10 roi_align::read;
         "RotaryEmbedding" 23 recurrent_attention::read_rotary;
         "Round" 11 pointwise::read_unary;
+        "STFT" 17 signal::read_stft;
         "Scan" 8 control::read_scan;
         "Scatter" 9 scatter::read_elements;
         "ScatterElements" 11 scatter::read_elements;
@@ -285,6 +325,7 @@ schemas! {
         "SequenceErase" 11 sequence::read_erase;
         "SequenceInsert" 11 sequence::read_insert;
         "SequenceLength" 11 sequence::read_length;
+        "SequenceMap" 17 sequence::read_map;
         "Shape" 1 shape::read_shape;
         "Shrink" 9 pointwise::read_activation;
         "Sigmoid" 1 pointwise::read_unary;
@@ -304,6 +345,7 @@ schemas! {
         "Squeeze" 1 shape::read_squeeze;
         "StringConcat" 20 strings::read_concat;
         "StringNormalizer" 10 strings::read_normalizer;
+        "StringSplit" 20 strings::read_split;
         "Sub" 1 pointwise::read_binary;
         "Sum" 1 pointwise::read_variadic;
         "SwiGLU" 27 pointwise::read_swiglu;
@@ -311,21 +353,32 @@ schemas! {
         "Tan" 7 pointwise::read_unary;
         "Tanh" 1 pointwise::read_unary;
         "TensorScatter" 24 recurrent_attention::read_tensor_scatter;
+        "TfIdfVectorizer" 9 strings::read_tf_idf;
         "ThresholdedRelu" 1 pointwise::read_activation;
         "Tile" 1 pad::read_tile;
         "TopK" 1 sort::read_top_k;
         "Transpose" 1 movement::read_transpose;
         "Trilu" 14 constant::read_trilu;
+        "Unique" 11 host::read_unique;
         "Unsqueeze" 1 shape::read_unsqueeze;
         "Upsample" 7 resize::read_upsample;
         "Where" 9 pointwise::read_where;
         "Xor" 1 pointwise::read_binary;
     }
+    "ai.onnx.ml" {
+        "ArrayFeatureExtractor" 1 ml::read_feature_extractor;
+        "Binarizer" 1 ml::read_binarizer;
+        "LabelEncoder" 2 ml::read_label_encoder;
+        "TreeEnsemble" 5 trees::read;
+    }
     "ai.onnx.preview" {
         "FlexAttention" 1 attention::read_flex;
     }
     "ai.onnx.preview.training" {
+        "Adagrad" 1 training::read_adagrad;
+        "Adam" 1 training::read_adam;
         "Gradient" 1 gradient::read;
+        "Momentum" 1 training::read_momentum;
     }
 }
 

@@ -166,6 +166,9 @@ fn by_channel(r: &mut Reader<'_, '_>, v: ValueId, rank: usize) -> Result<ValueId
 pub fn read_batch(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
     let (shape, dtype) = (r.shape(x)?, r.dtype(x));
+    if r.version >= 14 && r.int("training_mode", 0)? != 0 {
+        return batch_training(r, x);
+    }
     if r.int("training_mode", 0)? != 0 || (r.version < 7 && r.int("is_test", 0)? == 0 && r.outputs() > 1) {
         return Err(Diagnostic::new("BatchNormalization in training mode is not supported yet").help("export in evaluation mode"));
     }
@@ -206,6 +209,41 @@ pub fn read_batch(r: &mut Reader<'_, '_>) -> Read {
     let (scale, shift) = (by_channel(r, scale, shape.len())?, by_channel(r, shift, shape.len())?);
     let y = r.pointwise("Mul", &[x, scale])?;
     Ok(vec![r.pointwise("Add", &[y, shift])?])
+}
+
+/// `BatchNormalization` in training mode: normalized by the batch's own statistics, which also move the running ones.
+fn batch_training(r: &mut Reader<'_, '_>, x: ValueId) -> Read {
+    let (rank, dtype) = (r.rank(x)?, r.dtype(x));
+    if rank < 2 {
+        return Err(Diagnostic::new("BatchNormalization needs a batch and channels"));
+    }
+    let wide = if dtype == DType::F64 { dtype } else { DType::F32 };
+    let axes: Vec<usize> = (0..rank).filter(|i| *i != 1).collect();
+    let (epsilon, momentum) = (r.float("epsilon", 1e-5)? as f64, r.float("momentum", 0.9)? as f64);
+    let x = r.cast(x, wide)?;
+    let mean = r.reduce(x, "mean", &axes, true)?;
+    let centered = r.sub(x, mean)?;
+    let square = r.mul(centered, centered)?;
+    let var = r.reduce(square, "mean", &axes, true)?;
+    let dev = r.plus(var, epsilon)?;
+    let dev = r.pointwise("Sqrt", &[dev])?;
+    let mut y = r.div(centered, dev)?;
+    for (i, name) in [(1, "Mul"), (2, "Add")] {
+        let p = r.input(i)?;
+        let p = r.cast(p, wide)?;
+        let p = by_channel(r, p, rank)?;
+        y = r.pointwise(name, &[y, p])?;
+    }
+    let mut out = vec![r.cast(y, dtype)?];
+    for (i, new) in [(3, mean), (4, var)] {
+        let old = r.input(i)?;
+        let (shape, kind) = (r.shape(old)?, r.dtype(old));
+        let (old, new) = (r.cast(old, wide)?, r.reshape(new, shape)?);
+        let (old, new) = (r.times(old, momentum)?, r.times(new, 1.0 - momentum)?);
+        let moved = r.add(old, new)?;
+        out.push(r.cast(moved, kind)?);
+    }
+    Ok(out)
 }
 
 /// Widens 16-bit operands to f32; gives the type to return to.

@@ -577,6 +577,17 @@ pub fn read_identity(r: &mut Reader<'_, '_>) -> Read {
     Ok(vec![r.input(0)?])
 }
 
+/// A Dropout whose training flag is set, or known only at run time.
+fn training_dropout(r: &mut Reader<'_, '_>, x: ValueId, training: ValueId) -> Read {
+    let (shape, dtype, seed) = (r.shape(x)?, r.dtype(x), r.int("seed", 0)?);
+    let wide = if dtype == DType::F64 { dtype } else { DType::F32 };
+    let inputs = vec![Some(r.cast(x, wide)?), r.opt(1), Some(training)];
+    let results = vec![Type::Tensor(wide, shape.clone()), Type::Tensor(DType::Bool, shape)];
+    let mut out = super::host::call_with(r, "dropout", inputs, vec![seed], vec![], results)?;
+    out[0] = r.cast(out[0], dtype)?;
+    Ok(out)
+}
+
 /// Reads `Dropout`, which does nothing at inference; its mask is all true.
 pub fn read_dropout(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
@@ -587,8 +598,7 @@ pub fn read_dropout(r: &mut Reader<'_, '_>) -> Read {
         };
         let ratio_zero = r.opt(1).and_then(|v| r.constant(v)).and_then(|t| t.to_f64s()).is_some_and(|v| v == [0.0]);
         if on && !ratio_zero {
-            return Err(Diagnostic::new("Dropout in training mode draws random numbers, which is not supported yet")
-                .help("export the model in evaluation mode"));
+            return training_dropout(r, x, training);
         }
     }
     let mut out = vec![x];

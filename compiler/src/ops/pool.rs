@@ -9,7 +9,7 @@ use kiln_kernels::dtype::DType;
 /// A pool over windows of the spatial axes of `[N, C, ..]`; `max` may also give the positions of the maxima.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pool {
-    /// `max`, `average` (of the elements inside), `average_pads` (of the padded window), `lp1`, `lp2` or `lp3`.
+    /// `max`, `average` (of the elements inside), `average_pads` (of the padded window), or `lp1` to `lp8`.
     pub mode: &'static str,
     /// Extent of the window.
     pub kernel: Vec<i64>,
@@ -118,12 +118,10 @@ pub fn read_average(r: &mut Reader<'_, '_>) -> Read {
 
 /// Reads `LpPool`.
 pub fn read_lp(r: &mut Reader<'_, '_>) -> Read {
-    let mode = match r.int("p", 2)? {
-        1 => "lp1",
-        2 => "lp2",
-        3 => "lp3",
-        p => return Err(Diagnostic::new(format!("LpPool of order {p} is not supported"))),
-    };
+    const MODES: [&str; 8] = ["lp1", "lp2", "lp3", "lp4", "lp5", "lp6", "lp7", "lp8"];
+    let p = r.int("p", 2)?;
+    let mode = usize::try_from(p - 1).ok().and_then(|i| MODES.get(i));
+    let mode = mode.ok_or_else(|| Diagnostic::new(format!("LpPool of order {p} is not supported; orders 1 to 8 are")))?;
     read(r, mode, 1)
 }
 

@@ -245,6 +245,11 @@ fn computed(r: &mut Reader<'_, '_>, operands: [Option<ValueId>; 3], axes: &[usiz
 pub fn read_upsample(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
     let shape = r.shape(x)?;
+    if let Some(v) = r.opt(1).filter(|v| r.version >= 9 && r.constant(*v).is_none()) {
+        let mode = r.word("mode", &["nearest", "linear", "cubic"])?;
+        let axes: Vec<usize> = (0..shape.len()).collect();
+        return computed(r, [None, Some(v), None], &axes, [mode, "asymmetric", "floor", "stretch"]);
+    }
     let scales = match r.version {
         ..9 => r.floats("scales")?,
         _ => floats(r, r.opt(1), "scales")?,

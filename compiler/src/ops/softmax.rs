@@ -11,7 +11,7 @@ use kiln_kernels::dtype::DType;
 pub struct Softmax {
     /// The axis.
     pub axis: usize,
-    /// `softmax`, `log_softmax` or `hardmax`.
+    /// `softmax`, `log_softmax` or `hardmax`; `softmax_f16` and `softmax_bf16` round every step to the type.
     pub mode: &'static str,
 }
 
@@ -36,6 +36,15 @@ impl Operator for Softmax {
     }
 }
 
+/// The mode of a softmax of tensors of that type.
+pub fn softmax_of(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "softmax_f16",
+        DType::Bf16 => "softmax_bf16",
+        _ => "softmax",
+    }
+}
+
 /// Reads the three; before opset 13 the tensor is flattened to a matrix at the axis.
 pub fn read(r: &mut Reader<'_, '_>) -> Result<Vec<ValueId>, Diagnostic> {
     let x = r.input(0)?;
@@ -43,7 +52,7 @@ pub fn read(r: &mut Reader<'_, '_>) -> Result<Vec<ValueId>, Diagnostic> {
     let mode = match r.node.op_type.as_str() {
         "LogSoftmax" => "log_softmax",
         "Hardmax" => "hardmax",
-        _ => "softmax",
+        _ => softmax_of(dtype),
     };
     let half = matches!(dtype, DType::F16 | DType::Bf16);
     let mut y = if half { r.cast(x, DType::F32)? } else { x };

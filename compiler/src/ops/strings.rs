@@ -4,6 +4,7 @@ use super::{Reader, broadcast, host};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Type, ValueId};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::value::Tensor;
 
 type Read = Result<Vec<ValueId>, Diagnostic>;
 
@@ -39,6 +40,53 @@ pub fn read_concat(r: &mut Reader<'_, '_>) -> Read {
 /// Reads `Equal` of strings.
 pub fn read_equal(r: &mut Reader<'_, '_>) -> Read {
     pairwise(r, "string_equal", DType::Bool)
+}
+
+/// Reads [StringSplit](https://onnx.ai/onnx/operators/onnx__StringSplit.html).
+pub fn read_split(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let shape = r.shape(x)?;
+    let (delimiter, most) = (r.str("delimiter", "")?, r.int("maxsplit", -1)?);
+    let pieces = [shape.clone(), vec![r.b.fresh("pieces")]].concat();
+    let results = vec![Type::Tensor(DType::Str, pieces), Type::Tensor(DType::I64, shape)];
+    host::call_with(r, "string_split", vec![Some(x)], vec![most], vec![delimiter], results)
+}
+
+/// Reads [RegexFullMatch](https://onnx.ai/onnx/operators/onnx__RegexFullMatch.html).
+pub fn read_full_match(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let (shape, pattern) = (r.shape(x)?, r.str("pattern", "")?);
+    host::call_with(r, "regex_full_match", vec![Some(x)], vec![], vec![pattern], vec![Type::Tensor(DType::Bool, shape)])
+}
+
+/// Reads [TfIdfVectorizer](https://onnx.ai/onnx/operators/onnx__TfIdfVectorizer.html).
+pub fn read_tf_idf(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let mut shape = r.shape(x)?;
+    let missing = |name: &str| Diagnostic::new(format!("attribute {name} is missing"));
+    let (starts, columns) = (r.ints("ngram_counts")?, r.ints("ngram_indexes")?);
+    let (starts, columns) = (starts.ok_or_else(|| missing("ngram_counts"))?, columns.ok_or_else(|| missing("ngram_indexes"))?);
+    let pool = match (r.ints("pool_int64s")?, r.strs("pool_strings")?) {
+        (Some(v), _) => Tensor::new(&[v.len()], &v),
+        (None, Some(s)) => Tensor::strings(&[s.len()], s),
+        _ => return Err(missing("pool_int64s")),
+    };
+    let width = columns.iter().max().copied().unwrap_or(-1) + 1;
+    if !(0..=1 << 31).contains(&width) || shape.len() > 2 {
+        return Err(Diagnostic::new(format!("TfIdfVectorizer of rank {} gives {width} columns", shape.len())));
+    }
+    let mode = r.word("mode", &["TF", "IDF", "TFIDF"])?;
+    let ints = vec![r.int("min_gram_length", 1)?, r.int("max_gram_length", 1)?, r.int("max_skip_count", 0)?];
+    if ints.iter().any(|n| !(0..=1 << 20).contains(n)) {
+        return Err(Diagnostic::new(format!("TfIdfVectorizer has the lengths and skips {ints:?}")));
+    }
+    shape.pop();
+    shape.push(Dim::int(width));
+    let lists = [Tensor::new(&[starts.len()], &starts), Tensor::new(&[columns.len()], &columns), pool];
+    let mut inputs = vec![Some(x)];
+    inputs.extend(lists.into_iter().map(|t| Some(r.tensor(t))));
+    inputs.push(r.floats("weights")?.map(|w| r.tensor(Tensor::new(&[w.len()], &w))));
+    host::call_with(r, "tf_idf", inputs, ints, vec![mode.to_string()], vec![Type::Tensor(DType::F32, shape)])
 }
 
 /// Adds a conversion from or to strings.

@@ -41,8 +41,9 @@ pub fn schedule(g: Graph) -> Plan {
     }
     for (i, v) in body.outputs.iter().enumerate() {
         let w = s.wanted(*v, Layout::RowMajor, &mut steps);
-        s.g.body.outputs[i] = w;
         s.place_constant(w);
+        let w = s.own_output(w, &mut steps);
+        s.g.body.outputs[i] = w;
         s.touch(w, u32::MAX - 1);
     }
     // Lifetimes of outputs end with the last step.
@@ -165,6 +166,27 @@ impl Scheduler {
         if self.depth == 0 {
             self.copies.insert((v, layout), copy);
         }
+        copy
+    }
+
+    /// An output that is an input handed through, as a copy: outputs are views that outlive the inputs.
+    fn own_output(&mut self, v: ValueId, steps: &mut Vec<Step>) -> ValueId {
+        if !matches!(self.places.get(&v), Some(Place::Input(_))) {
+            return v;
+        }
+        let fact = self.g[v].fact.clone();
+        let copy = self.g.add_value(fact, "");
+        self.time += 1;
+        let kernel = if self.dense(v) {
+            self.define(copy);
+            cpu::relayout(&self.g, v, Layout::RowMajor, Layout::RowMajor)
+        } else {
+            self.define_slot(copy);
+            let op = crate::ops::host::Host { name: "identity", ints: vec![], text: vec![], results: vec![self.g.ty(v).clone()] };
+            Kernel::Host(op)
+        };
+        let (inputs, outputs) = (vec![Some(v)], vec![copy]);
+        steps.push(Step::Kernel(KernelStep { kernel, inputs, outputs, origins: vec![], line: 0, defines: vec![], time: self.time }));
         copy
     }
 

@@ -1,10 +1,16 @@
 //! Host functions: operators whose result types depend on data, and operators on strings and sequences, over run-time values.
 
 mod dynamic;
+mod random;
+mod regex;
 mod resize;
+mod select;
 mod sequence;
+mod signal;
+mod spatial;
 mod strings;
 mod tensor;
+mod words;
 
 use crate::fault::Fault;
 use crate::value::{Tensor, Value};
@@ -32,15 +38,29 @@ macro_rules! host {
 }
 
 host! {
+    "affine_grid" => spatial::affine_grid;
     "cast" => strings::cast;
+    "center_crop_pad" => spatial::center_crop_pad;
+    "col2im" => spatial::col2im;
     "compress" => tensor::compress;
     "concat_from_sequence" => sequence::concat;
+    "dft" => signal::dft;
+    "dropout" => random::dropout;
     "expand" => tensor::expand;
+    "identity" => sequence::identity;
+    "label_encoder" => words::encode;
+    "max_unpool" => spatial::max_unpool;
+    "mel_weights" => signal::mel_weights;
+    "non_max_suppression" => select::suppress;
     "nonzero" => tensor::nonzero;
     "one_hot" => dynamic::one_hot;
+    "optional" => sequence::optional;
+    "optional_get_element" => sequence::get_element;
+    "optional_has_element" => sequence::has_element;
     "pad" => dynamic::pad;
     "range" => tensor::range;
     "reduce" => dynamic::reduce;
+    "regex_full_match" => words::full_match;
     "reshape" => tensor::reshape;
     "resize" => resize::resize;
     "scan" => dynamic::scan;
@@ -53,11 +73,15 @@ host! {
     "split" => dynamic::split;
     "split_to_sequence" => sequence::split;
     "squeeze" => dynamic::squeeze;
+    "stft" => signal::stft;
     "string_concat" => strings::concat;
     "string_equal" => strings::equal;
     "string_normalizer" => strings::normalize;
+    "string_split" => words::split;
+    "tf_idf" => words::tf_idf;
     "tile" => tensor::tile;
     "top_k" => dynamic::top_k;
+    "unique" => select::unique;
     "unsqueeze" => dynamic::unsqueeze;
 }
 

@@ -1,6 +1,7 @@
 //! Host functions on sequences.
 
 use super::{Answer, HostArgs, ints, pick, tensor};
+use crate::dtype::DType;
 use crate::fault::{Fault, position};
 use crate::index::{for_each, offset, strides};
 use crate::value::{Tensor, Value};
@@ -16,6 +17,12 @@ fn sequence<'a>(inputs: &[Option<&'a Value>]) -> Result<&'a Vec<Value>, Fault> {
 fn index(inputs: &[Option<&Value>], i: usize, len: usize, default: i64) -> Result<usize, Fault> {
     let at = ints(inputs, i)?.and_then(|v| v.first().copied()).unwrap_or(default);
     position(at, len)
+}
+
+/// The operand itself.
+pub(super) fn identity(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
+    let x = inputs.first().copied().flatten().ok_or_else(|| Fault::Domain("there is no operand".into()))?;
+    Ok(vec![x.clone()])
 }
 
 /// The operands in order: [SequenceConstruct](https://onnx.ai/onnx/operators/onnx__SequenceConstruct.html).
@@ -52,6 +59,26 @@ pub(super) fn at(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
 /// [SequenceLength](https://onnx.ai/onnx/operators/onnx__SequenceLength.html).
 pub(super) fn length(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
     Ok(vec![Tensor::scalar(sequence(inputs)?.len() as i64).into()])
+}
+
+/// The operand, or nothing: [Optional](https://onnx.ai/onnx/operators/onnx__Optional.html).
+pub(super) fn optional(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
+    Ok(vec![Value::Optional(inputs.first().copied().flatten().map(|v| v.clone().into()))])
+}
+
+/// [OptionalHasElement](https://onnx.ai/onnx/operators/onnx__OptionalHasElement.html).
+pub(super) fn has_element(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
+    let there = !matches!(inputs.first(), Some(None | Some(Value::Optional(None))));
+    Ok(vec![Tensor::with_dtype(DType::Bool, &[], &[there as u8]).into()])
+}
+
+/// [OptionalGetElement](https://onnx.ai/onnx/operators/onnx__OptionalGetElement.html).
+pub(super) fn get_element(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
+    match inputs.first().copied().flatten() {
+        Some(Value::Optional(Some(v))) => Ok(vec![(**v).clone()]),
+        Some(Value::Optional(None)) | None => Err(Fault::Domain("the optional value is not there".into())),
+        Some(v) => Ok(vec![v.clone()]),
+    }
 }
 
 /// Attributes axis and new_axis: [ConcatFromSequence](https://onnx.ai/onnx/operators/onnx__ConcatFromSequence.html).

@@ -1,17 +1,29 @@
 //! Softmax and normalizations in their plain form for any float type: the references of the vectorised families.
 
+use crate::dtype::{bf16, f16};
 use crate::entry::{In, Out};
 use crate::fault::Fault;
 use crate::num::Float;
 use alloc::format;
 
-/// Softmax (`softmax`), its logarithm (`log_softmax`) or 1 at the first maximum (`hardmax`) along the middle axis:
+/// Softmax (`softmax`), its logarithm (`log_softmax`) or 1 at the first maximum (`hardmax`) along the middle axis; `softmax_f16` and
+/// `softmax_bf16` round every step to that type, as the function that defines Softmax does on such tensors:
 /// [Softmax](https://onnx.ai/onnx/operators/onnx__Softmax.html).
 pub fn softmax<T: Float>(out: Out<'_, T>, x: In<'_, T>, outer: usize, axis: usize, inner: usize, mode: &str) -> Result<(), Fault> {
     for o in 0..outer {
         for i in 0..inner {
             let at = |j: usize| (o * axis + j) * inner + i;
             let top = (0..axis).map(|j| x.0[at(j)]).fold(T::LOWEST, |a, b| if a.nan() || a > b { a } else { b });
+            if let Some(half) = mode.strip_prefix("softmax_") {
+                let round = |v: f64| match half {
+                    "f16" => f16::from_f32(v as f32).to_f32() as f64,
+                    _ => bf16::from_f32(v as f32).to_f32() as f64,
+                };
+                let part = |j: usize| round(round(x.0[at(j)].minus(top).to_f64()).exp());
+                let sum = round((0..axis).map(part).sum());
+                (0..axis).for_each(|j| out.0[at(j)] = T::from_f64(round(part(j) / sum)));
+                continue;
+            }
             let sum = (0..axis).map(|j| x.0[at(j)].minus(top).exp()).fold(T::ZERO, T::plus);
             match mode {
                 "softmax" => (0..axis).for_each(|j| out.0[at(j)] = x.0[at(j)].minus(top).exp().over(sum)),
@@ -46,9 +58,9 @@ pub fn layer_norm<T: Float>(
         let m = row.iter().map(|v| v.to_f64()).sum::<f64>() / cols as f64;
         let var = row.iter().map(|v| (v.to_f64() - m) * (v.to_f64() - m)).sum::<f64>() / cols as f64;
         let inv = 1.0 / (var + epsilon as f64).sqrt();
-        for j in 0..cols {
-            let y = T::from_f64((row[j].to_f64() - m) * inv).times(scale.0[j % scale.0.len()]);
-            out.0[r * cols + j] = bias.map_or(y, |b| y.plus(b.0[j % b.0.len()]));
+        for (j, (o, v)) in out.0[r * cols..][..cols].iter_mut().zip(row).enumerate() {
+            let y = T::from_f64((v.to_f64() - m) * inv).times(scale.0[j % scale.0.len()]);
+            *o = bias.map_or(y, |b| y.plus(b.0[j % b.0.len()]));
         }
         if let Some(mean) = &mut mean {
             mean.0[r] = T::from_f64(m);

@@ -1,0 +1,205 @@
+//! Compiled models on disk: source and weights under a key of everything that decides them, made once, never half written.
+
+use crate::compile::{Options, compile};
+use crate::diagnostics::{Diagnostic, Diagnostics, Result};
+use crate::emit::{self, Names, WeightsAt};
+use crate::import::Extent;
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+/// What decides an artifact.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The model and its dimensions.
+    pub options: Options,
+    /// Names; the place of the weights is filled in.
+    pub names: Names,
+    /// Whether the weights go into the binary.
+    pub embed: bool,
+    /// Whether only the types are wanted, as an editor needs them.
+    pub skeleton: bool,
+}
+
+/// A compiled model on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifact {
+    /// The Rust source, to be included.
+    pub source: PathBuf,
+    /// The weights file.
+    pub weights: PathBuf,
+    /// Data files beside the model.
+    pub data_files: Vec<PathBuf>,
+}
+
+impl Request {
+    /// A request for a model file, under the name of its stem.
+    pub fn new(model: impl Into<PathBuf>) -> Request {
+        let model = model.into();
+        let stem = model.file_stem().map_or(String::new(), |s| s.to_string_lossy().into_owned());
+        Request {
+            options: Options { model, ..Options::default() },
+            names: Names::new(struct_name(&stem), WeightsAt::Given),
+            embed: true,
+            skeleton: false,
+        }
+    }
+    /// Closes a dimension.
+    pub fn dim(&mut self, name: &str, extent: Extent) {
+        self.options.dims.by_name.insert(name.to_string(), extent);
+    }
+}
+
+/// A file stem as the name of a struct: `bert_base-s128` is `BertBaseS128`.
+pub fn struct_name(stem: &str) -> String {
+    let mut out = String::new();
+    let mut upper = true;
+    for c in stem.chars() {
+        if c.is_ascii_alphanumeric() {
+            out.push(if upper { c.to_ascii_uppercase() } else { c });
+            upper = false;
+        } else {
+            upper = true;
+        }
+    }
+    if out.is_empty() || out.starts_with(|c: char| c.is_ascii_digit()) {
+        out.insert_str(0, "Model");
+    }
+    out.truncate(64);
+    out
+}
+
+/// Two independent hashes over everything that is fed to them.
+struct Key(u64, u64);
+
+impl Key {
+    fn add(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for w in words {
+            let w = u64::from_le_bytes(*w);
+            self.0 = (self.0 ^ w).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.0 ^= self.0 >> 29;
+            self.1 = (self.1 ^ w).wrapping_mul(0xff51_afd7_ed55_8ccd);
+            self.1 ^= self.1 >> 32;
+        }
+        for b in rest.iter().chain(&(bytes.len() as u64).to_le_bytes()) {
+            self.0 = (self.0 ^ *b as u64).wrapping_mul(0x100_0000_01b3);
+            self.1 = (self.1 ^ *b as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+    }
+    fn add_file(&mut self, path: &Path) -> std::io::Result<()> {
+        let mut file = File::open(path)?;
+        let mut block = vec![0; 1 << 20];
+        loop {
+            let n = file.read(&mut block)?;
+            if n == 0 {
+                return Ok(());
+            }
+            self.add(&block[..n]);
+        }
+    }
+}
+
+fn io(what: &str, path: &Path, e: &std::io::Error) -> Diagnostics {
+    Diagnostic::new(format!("{what} {}: {e}", path.display())).into()
+}
+
+/// A line of the list of data files: a later build compares it with the file as it is then.
+fn stamp(path: &Path) -> Option<String> {
+    let m = fs::metadata(path).ok()?;
+    let at = m.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(format!("{}\t{}\t{}", path.display(), m.len(), at.as_nanos()))
+}
+
+/// Makes the artifact in a folder below `root`, or finds it there.
+///
+/// # Errors
+/// Everything wrong with the model, or a file that cannot be read or written.
+pub fn make(request: &Request, root: &Path) -> Result<Artifact> {
+    let model = &request.options.model;
+    let mut key = Key(0xcbf2_9ce4_8422_2325, 0x6a09_e667_f3bc_c908);
+    key.add(env!("CARGO_PKG_VERSION").as_bytes());
+    key.add(env!("KILN_SOURCE_HASH").as_bytes());
+    key.add(format!("{:?} {:?} {} {}", request.options.dims, request.names, request.embed, request.skeleton).as_bytes());
+    key.add_file(model).map_err(|e| io("cannot read", model, &e))?;
+    let folder = root.join(env!("CARGO_PKG_VERSION")).join(format!("{:016x}{:016x}", key.0, key.1));
+    fs::create_dir_all(&folder).map_err(|e| io("cannot make", &folder, &e))?;
+    let artifact = |data_files| Artifact { source: folder.join("model.rs"), weights: folder.join("weights.bin"), data_files };
+    let lock_path = folder.join("lock");
+    let lock = File::create(&lock_path).map_err(|e| io("cannot make", &lock_path, &e))?;
+    lock.lock().map_err(|e| io("cannot lock", &lock_path, &e))?;
+    // The list of data files is written last, so that it says the rest is whole.
+    let list = folder.join("data");
+    if let Ok(text) = fs::read_to_string(&list) {
+        let files: Vec<PathBuf> = text.lines().filter_map(|l| l.split('\t').next()).map(PathBuf::from).collect();
+        if text.lines().zip(&files).all(|(l, f)| stamp(f).as_deref() == Some(l)) {
+            return Ok(artifact(files));
+        }
+        fs::remove_file(&list).map_err(|e| io("cannot remove", &list, &e))?;
+    }
+    let output = compile(&request.options)?;
+    let done = artifact(output.data_files.clone());
+    let mut names = request.names.clone();
+    if request.embed {
+        names.weights = WeightsAt::Embedded(format!("{:?}", done.weights.display().to_string()));
+    }
+    let mut source = if request.skeleton { emit::skeleton(&output.plan, &names)? } else { output.rust(&names)? };
+    source.insert_str(0, HEADER);
+    if !request.skeleton {
+        whole(&done.weights, &mut |w| output.write_weights(w))?;
+    }
+    whole(&done.source, &mut |w| w.write_all(source.as_bytes()))?;
+    let stamps: Vec<String> = done.data_files.iter().filter_map(|f| stamp(f)).collect();
+    whole(&list, &mut |w| w.write_all(stamps.join("\n").as_bytes()))?;
+    Ok(done)
+}
+
+/// The first line of generated source.
+pub const HEADER: &str = "// Generated by kiln; do not edit.\n";
+
+/// Writes a file under a temporary name and renames it, so that it is whole or not there.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn whole(path: &Path, write: &mut dyn FnMut(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+    let result = File::create(&temporary).map(BufWriter::new).and_then(|mut w| {
+        write(&mut w)?;
+        w.flush()
+    });
+    let result = result.and_then(|()| fs::rename(&temporary, path));
+    result.map_err(|e| {
+        let _ = fs::remove_file(&temporary);
+        io("cannot write", path, &e)
+    })
+}
+
+/// Where artifacts of a macro go: the build's own folder, else the target folder above the crate, else the user's cache.
+pub fn cache_root(manifest_dir: &Path) -> PathBuf {
+    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(out) = var("OUT_DIR") {
+        return out.join("kiln");
+    }
+    if let Some(target) = var("CARGO_TARGET_DIR") {
+        let target = if target.is_absolute() { target } else { manifest_dir.join(target) };
+        return target.join("kiln");
+    }
+    let tagged = manifest_dir.ancestors().map(|d| d.join("target")).find(|t| t.join("CACHEDIR.TAG").is_file());
+    match tagged.or_else(|| var("XDG_CACHE_HOME")).or_else(|| var("HOME").map(|h| h.join(".cache"))) {
+        Some(dir) => dir.join("kiln"),
+        None => std::env::temp_dir().join("kiln"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::struct_name;
+
+    #[test]
+    fn struct_names_are_upper_camel() {
+        for (stem, name) in [("resnet50", "Resnet50"), ("bert_base-s128", "BertBaseS128"), ("3d", "Model3d"), ("", "Model"), ("é", "Model")] {
+            assert_eq!(struct_name(stem), name);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Host functions that look words up or cut them: LabelEncoder, TfIdfVectorizer, StringSplit and RegexFullMatch.
+
+use super::regex::Regex;
+use super::{Answer, HostArgs, ints, pick, tensor};
+use crate::dtype::DType;
+use crate::fault::Fault;
+use crate::value::{Tensor, Value};
+use alloc::string::{String, ToString};
+use alloc::{format, vec, vec::Vec};
+
+/// Whether element `i` of one tensor is element `j` of another of its type; NaN is itself.
+fn same(a: &Tensor, i: usize, b: &Tensor, j: usize) -> bool {
+    if a.dtype == DType::Str {
+        return a.as_strings()[i] == b.as_strings()[j];
+    }
+    let size = a.dtype.size();
+    let (x, y) = (&a.bytes()[i * size..][..size], &b.bytes()[j * size..][..size]);
+    // Floats that differ in bits may be equal zeros.
+    x == y || (a.dtype.is_float() && x.iter().chain(y).all(|b| b & 0x7f == 0))
+}
+
+/// Operands x, keys, values and a default: [LabelEncoder](https://onnx.ai/onnx/operators/onnx_aionnxml_LabelEncoder.html).
+pub(super) fn encode(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
+    let (x, keys, values, default) = (tensor(inputs, 0)?, tensor(inputs, 1)?, tensor(inputs, 2)?, tensor(inputs, 3)?);
+    if x.dtype != keys.dtype || values.dtype != default.dtype || keys.len() != values.len() || default.len() != 1 {
+        return Err(Fault::Domain("the table of LabelEncoder does not fit".into()));
+    }
+    let (size, n) = (values.dtype.size(), keys.len());
+    let mut all = values.clone();
+    // The default stands behind the values.
+    all.dims = vec![n + 1];
+    if size == 0 {
+        all = Tensor::strings(&[n + 1], [values.as_strings(), default.as_strings()].concat());
+    } else {
+        all = Tensor { data: crate::value::Data::Bytes(crate::value::Bytes::copy_of(&[values.bytes(), default.bytes()].concat())), ..all };
+    }
+    let from: Vec<usize> = (0..x.len()).map(|i| (0..n).find(|&k| same(x, i, keys, k)).unwrap_or(n)).collect();
+    Ok(vec![pick(&all, &x.dims, &from).into()])
+}
+
+/// Operands x, starts of the grams of each length, columns, pool and optional weights; attributes: least length, greatest length,
+/// greatest skip; text: the mode: [TfIdfVectorizer](https://onnx.ai/onnx/operators/onnx__TfIdfVectorizer.html).
+pub(super) fn tf_idf(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
+    let (x, pool) = (tensor(inputs, 0)?, tensor(inputs, 3)?);
+    let (starts, columns) = (ints(inputs, 1)?.unwrap_or_default(), ints(inputs, 2)?.unwrap_or_default());
+    let weights = match inputs.get(4).copied().flatten() {
+        Some(_) => tensor(inputs, 4)?.to_f64s(),
+        None => None,
+    };
+    let wrong = || Fault::Domain("the pool of TfIdfVectorizer does not fit its lists".into());
+    let width = columns.iter().max().copied().unwrap_or(-1) + 1;
+    let width = usize::try_from(width).map_err(|_| wrong())?;
+    let (least, most, skip) = (args.ints[0].max(1) as usize, args.ints[1].max(0) as usize, args.ints[2].max(0) as usize);
+    let cols = x.dims.last().copied().unwrap_or(1);
+    let rows = if x.dims.len() == 2 { x.dims[0] } else { 1 };
+    // Integers compare by value, whatever their width.
+    let words: Option<(Vec<i64>, Vec<i64>)> = x.to_i64s().zip(pool.to_i64s());
+    if words.is_none() && (x.dtype != DType::Str || pool.dtype != DType::Str) {
+        return Err(Fault::Domain(format!("TfIdfVectorizer of {} with a pool of {}", x.dtype, pool.dtype)));
+    }
+    let equal = |i: usize, k: usize| match &words {
+        Some((x, pool)) => x[i] == pool[k],
+        None => x.as_strings()[i] == pool.as_strings()[k],
+    };
+    let mut counts = vec![0.0f64; rows * width];
+    let mut gram = 0;
+    for (n, &start) in starts.iter().enumerate() {
+        let size = n + 1;
+        let end = starts.get(n + 1).copied().unwrap_or(pool.len() as i64);
+        let (start, end) = (usize::try_from(start).map_err(|_| wrong())?, usize::try_from(end).map_err(|_| wrong())?);
+        if end > pool.len() || start > end {
+            return Err(wrong());
+        }
+        for at in (start..end).step_by(size).take((end - start) / size) {
+            let column = usize::try_from(*columns.get(gram).ok_or_else(wrong)?).map_err(|_| wrong())?;
+            gram += 1;
+            if size < least || size > most {
+                continue;
+            }
+            for row in 0..rows {
+                // Single words do not depend on the distance.
+                for distance in 1..=if size == 1 { 1 } else { skip + 1 } {
+                    let span = (size - 1) * distance;
+                    for first in 0..cols.saturating_sub(span) {
+                        if (0..size).all(|k| equal(row * cols + first + k * distance, at + k)) {
+                            counts[row * width + column] += 1.0;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let weight = |i: usize| weights.as_ref().and_then(|w| w.get(i % width.max(1)).copied()).unwrap_or(1.0);
+    let out: Vec<f32> = counts
+        .iter()
+        .enumerate()
+        .map(|(i, &n)| match args.text[0] {
+            "TF" => n,
+            "IDF" => {
+                if n > 0.0 {
+                    weight(i)
+                } else {
+                    0.0
+                }
+            }
+            _ => n * weight(i),
+        } as f32)
+        .collect();
+    let dims = if x.dims.len() == 2 { vec![rows, width] } else { vec![width] };
+    Ok(vec![Tensor::new(&dims, &out).into()])
+}
+
+/// Text: the delimiter, empty for white space; attribute: the greatest number of cuts, negative for any:
+/// [StringSplit](https://onnx.ai/onnx/operators/onnx__StringSplit.html).
+pub(super) fn split(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
+    let x = tensor(inputs, 0)?;
+    let delimiter = args.text[0];
+    let most = usize::try_from(args.ints[0]).unwrap_or(usize::MAX);
+    let cut = |s: &String| -> Vec<String> {
+        if !delimiter.is_empty() {
+            return s.splitn(most.saturating_add(1), delimiter).map(str::to_string).collect();
+        }
+        let (mut rest, mut out) = (s.trim(), Vec::new());
+        while !rest.is_empty() {
+            match rest.find(char::is_whitespace).filter(|_| out.len() < most) {
+                Some(at) => {
+                    out.push(rest[..at].to_string());
+                    rest = rest[at..].trim_start();
+                }
+                None => {
+                    out.push(rest.to_string());
+                    break;
+                }
+            }
+        }
+        out
+    };
+    let pieces: Vec<Vec<String>> = x.as_strings().iter().map(cut).collect();
+    let widest = pieces.iter().map(Vec::len).max().unwrap_or(0);
+    let lengths: Vec<i64> = pieces.iter().map(|p| p.len() as i64).collect();
+    let mut all = Vec::new();
+    for mut p in pieces {
+        p.resize(widest, String::new());
+        all.append(&mut p);
+    }
+    let dims = [&x.dims[..], &[widest]].concat();
+    Ok(vec![Tensor::strings(&dims, all).into(), Tensor::new(&x.dims, &lengths).into()])
+}
+
+/// Text: the pattern: [RegexFullMatch](https://onnx.ai/onnx/operators/onnx__RegexFullMatch.html).
+pub(super) fn full_match(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
+    let x = tensor(inputs, 0)?;
+    let regex = Regex::new(args.text[0]).map_err(|e| Fault::Domain(format!("the pattern {}: {e}", args.text[0])))?;
+    let out: Vec<u8> = x.as_strings().iter().map(|s| regex.is_full_match(s) as u8).collect();
+    Ok(vec![Tensor::with_dtype(DType::Bool, &x.dims, &out).into()])
+}
