@@ -2,7 +2,7 @@
 
 use crate::failure::{At, Failure, Result};
 use kiln_compiler::Output;
-use kiln_compiler::emit::{Names, WeightsAt};
+use kiln_compiler::emit::{Interface, Names, WeightsAt};
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::Hasher;
@@ -115,7 +115,9 @@ pub(crate) const ALLOW: &str = "#![allow(unused, clippy::all, clippy::undocument
 /// The source of a model whose weights lie beside its crate's manifest.
 pub(crate) fn source(output: &Output, model: &str) -> String {
     let weights = WeightsAt::Embedded("concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/weights.bin\")".into());
-    output.rust(&Names { model: model.into(), visibility: "pub".into(), weights })
+    // The command needs no fields, so ports that would share a name are told apart by numbers.
+    let names = Names::new(model, weights).interface(Interface::Numbered);
+    output.rust(&names).unwrap_or_else(|d| format!("compile_error!({:?});", d.to_string()))
 }
 
 /// A file name as the name of a struct: `resnet50-v1` is `Resnet50V1`.
