@@ -11,7 +11,8 @@ fn main() {
         }
     };
     eprintln!("{:#?} {:?}", o.report, t.elapsed());
-    let n = kiln_compiler::emit::Names::new("Net", kiln_compiler::emit::WeightsAt::Embedded(format!("{:?}", format!("{}/weights.bin", a[2]))));
+    let n =
+        kiln_compiler::emit::Names::new("Net", kiln_compiler::emit::WeightsAt::Embedded(format!("{:?}", format!("{}/weights.bin", a[2]))));
     std::fs::write(format!("{}/src/net.rs", a[2]), o.rust(&n).unwrap()).unwrap();
     let mut w = std::io::BufWriter::new(std::fs::File::create(format!("{}/weights.bin", a[2])).unwrap());
     o.write_weights(&mut w).unwrap();

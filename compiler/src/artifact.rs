@@ -198,7 +198,8 @@ mod tests {
 
     #[test]
     fn struct_names_are_upper_camel() {
-        for (stem, name) in [("resnet50", "Resnet50"), ("bert_base-s128", "BertBaseS128"), ("3d", "Model3d"), ("", "Model"), ("é", "Model")] {
+        for (stem, name) in [("resnet50", "Resnet50"), ("bert_base-s128", "BertBaseS128"), ("3d", "Model3d"), ("", "Model"), ("é", "Model")]
+        {
             assert_eq!(struct_name(stem), name);
         }
     }

@@ -1,13 +1,13 @@
 //! What generated code uses: not for people, and not stable.
 
+pub use crate::__single_input as single_input;
 pub use crate::error::Fail;
 pub use crate::frame::{Frame, Shared};
 pub use crate::instance::{Input, Instance};
 pub use crate::memory::Life;
 pub use crate::model::Model;
-pub use crate::view::AsInput;
-pub use crate::__single_input as single_input;
 pub use crate::spec::{ArenaSpec, Kernel, OutPlace, Port, PortDim, PortKind, Spec, Symbol};
+pub use crate::view::AsInput;
 pub use kiln_kernels as kernels;
 pub use kiln_kernels::dtype::DType;
 

@@ -136,7 +136,8 @@ impl Shop<'_> {
             if done.status.success() || culprits.is_empty() {
                 if !done.status.success() {
                     let text = String::from_utf8_lossy(&done.stderr);
-                    let line = errors.first().map(|e| e.1.as_str()).or(text.lines().find(|l| l.starts_with("error"))).unwrap_or("cargo failed");
+                    let line =
+                        errors.first().map(|e| e.1.as_str()).or(text.lines().find(|l| l.starts_with("error"))).unwrap_or("cargo failed");
                     eprintln!("{line}");
                 }
                 break;

@@ -16,7 +16,9 @@ pub(crate) fn build(dir: &Path, extra: &[&str]) -> Result<Output> {
         command.env_remove(name);
     }
     let missing = |what: &str| {
-        Failure::Tool(format!("error: {what} is missing: compiled models are built by cargo and rustc\n       help: install Rust from its website, or put it on PATH"))
+        Failure::Tool(format!(
+            "error: {what} is missing: compiled models are built by cargo and rustc\n       help: install Rust from its website, or put it on PATH"
+        ))
     };
     let output = command.output().map_err(|e| match e.kind() {
         ErrorKind::NotFound => missing("cargo"),

@@ -153,7 +153,9 @@ pub(super) fn api(p: &Printer<'_>, n: &Names) -> Result<TokenStream> {
         }
         _ => quote!(),
     };
-    let unit = in_fields.is_empty().then(|| quote!(impl From<()> for #inputs<'_> { fn from(_: ()) -> Self { #inputs { inputs: core::marker::PhantomData } } }));
+    let unit = in_fields
+        .is_empty()
+        .then(|| quote!(impl From<()> for #inputs<'_> { fn from(_: ()) -> Self { #inputs { inputs: core::marker::PhantomData } } }));
     let no_inputs = in_fields.is_empty().then(|| quote!(#[doc(hidden)] pub inputs: core::marker::PhantomData<&'a ()>));
     let no_outputs = out_fields.is_empty().then(|| quote!(#[doc(hidden)] pub outputs: core::marker::PhantomData<&'m ()>));
     let no_outputs_value = out_fields.is_empty().then(|| quote!(outputs: core::marker::PhantomData));

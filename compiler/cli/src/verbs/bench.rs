@@ -62,7 +62,21 @@ impl Bench {
             println!("{out}");
             return Ok(());
         }
-        for key in ["threads", "isa", "min_ms", "mean_ms", "std_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms", "per_second", "new_ms", "first_ms", "rss_bytes"] {
+        for key in [
+            "threads",
+            "isa",
+            "min_ms",
+            "mean_ms",
+            "std_ms",
+            "p50_ms",
+            "p95_ms",
+            "p99_ms",
+            "max_ms",
+            "per_second",
+            "new_ms",
+            "first_ms",
+            "rss_bytes",
+        ] {
             match out[key].as_f64() {
                 Some(x) if key.ends_with("_ms") || key == "per_second" => println!("{key:<12} {x:.3}"),
                 _ => println!("{key:<12} {}", out[key].to_string().trim_matches('"')),

@@ -104,8 +104,12 @@ impl Compare {
             let (ok, json, text) = match row {
                 Ok(d) => {
                     let relative = d.worst / if d.sd > 0.0 { d.sd } else { 1.0 };
-                    let text = format!("worst {:.3e} ({relative:.2e} of the deviation), {} ulp, {} of {} outside", d.worst, d.ulps, d.wrong, d.count);
-                    let json = json!({ "worst": d.worst, "worst_over_sd": relative, "ulp": d.ulps, "outside": d.wrong, "elements": d.count });
+                    let text = format!(
+                        "worst {:.3e} ({relative:.2e} of the deviation), {} ulp, {} of {} outside",
+                        d.worst, d.ulps, d.wrong, d.count
+                    );
+                    let json =
+                        json!({ "worst": d.worst, "worst_over_sd": relative, "ulp": d.ulps, "outside": d.wrong, "elements": d.count });
                     (d.wrong == 0, json, text)
                 }
                 Err(why) => (false, json!({ "reason": why }), why),

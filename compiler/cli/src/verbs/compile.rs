@@ -55,7 +55,13 @@ impl Compile {
         if self.json {
             println!("{report}");
         } else {
-            eprintln!("{}: {} kernels, {} of weights, {} of arena", to.display(), report["kernels"], report["weights_bytes"], report["arena_bytes"]);
+            eprintln!(
+                "{}: {} kernels, {} of weights, {} of arena",
+                to.display(),
+                report["kernels"],
+                report["weights_bytes"],
+                report["arena_bytes"]
+            );
         }
         Ok(())
     }

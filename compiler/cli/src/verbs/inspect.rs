@@ -100,7 +100,8 @@ impl Inspect {
             println!("{out}");
             return Ok(());
         }
-        let opsets: Vec<String> = model.opsets.iter().map(|(d, v)| format!("{}{v}", if d.is_empty() { String::new() } else { shown(d) + " " })).collect();
+        let opsets: Vec<String> =
+            model.opsets.iter().map(|(d, v)| format!("{}{v}", if d.is_empty() { String::new() } else { shown(d) + " " })).collect();
         println!("opset      {}", opsets.join(", "));
         for (what, ports) in [("input", &inputs), ("output", &model.graph.outputs)] {
             for p in ports {
