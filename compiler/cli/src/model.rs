@@ -157,7 +157,10 @@ pub(crate) fn compile_guarded(options: &Options) -> Result<Output> {
     let thread = thread.map_err(|e| Failure::Fault(format!("error: no thread can be started: {e}")))?;
     match thread.join() {
         Ok(result) => Ok(result?),
-        Err(_) => Err(Failure::Fault(format!("error: {file}: the compiler has a bug (above); please report it with the model"))),
+        Err(e) => {
+            let text = e.downcast_ref::<String>().map(String::as_str).or(e.downcast_ref::<&str>().copied()).unwrap_or_default();
+            Err(Failure::Fault(format!("error: {file}: the compiler has a bug, please report it with the model: {text}")))
+        }
     }
 }
 
