@@ -30,12 +30,15 @@ fn equal_models_give_equal_bytes_in_any_folder() {
     }
 }
 
-/// The tokens with every string literal emptied.
+/// The tokens with every string literal emptied, and without the commas that a printer puts where a line breaks.
 fn erased(s: TokenStream) -> String {
     let mut out = String::new();
     for t in s {
         match t {
-            TokenTree::Group(g) => out.push_str(&format!("{:?}[{}]", g.delimiter(), erased(g.stream()))),
+            TokenTree::Group(g) => {
+                let inner = erased(g.stream());
+                out.push_str(&format!("{:?}[{}]", g.delimiter(), inner.trim_end_matches(", ")));
+            }
             TokenTree::Literal(l) if l.to_string().starts_with(['"', 'r']) => out.push_str("\"\" "),
             other => out.push_str(&format!("{other} ")),
         }

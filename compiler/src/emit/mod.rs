@@ -119,7 +119,7 @@ fn module(names: &Names, items: &TokenStream, exported: &TokenStream) -> String 
     let module = Ident::new(&format!("kiln_{}", names.model.to_lowercase()), Span::call_site());
     // Parentheses and names that only some kernels need are left in, to keep the printer simple.
     let file = quote! {
-        #[allow(unused_parens, unused_variables, unused_mut, unreachable_pub, missing_docs, clippy::all, clippy::pedantic,
+        #[allow(dead_code, unused_parens, unused_variables, unused_mut, unreachable_pub, missing_docs, clippy::all, clippy::pedantic,
             reason = "printed by a compiler")]
         mod #module { #items }
         #[allow(unused_imports, reason = "not every caller names every type")]
