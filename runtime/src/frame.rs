@@ -1,6 +1,7 @@
 //! `Frame`: what the kernels of one run see of an instance — memory by offset, symbols, slots and threads.
 
 use crate::error::Fail;
+use crate::memory::{ALIGN, Region};
 use crate::threads::Threads;
 use kiln_kernels::dtype::DType;
 use kiln_kernels::fault::Fault;
@@ -20,6 +21,7 @@ pub struct Frame<'r> {
     pub(crate) offsets: &'r [usize],
     pub(crate) syms: &'r mut [i64],
     pub(crate) slots: &'r mut [Value],
+    pub(crate) region: &'r mut Region,
     pub(crate) scratch: *mut u8,
     pub(crate) scratch_stride: usize,
 }
@@ -210,6 +212,37 @@ impl Frame<'_> {
         }
         // SAFETY: the caller vouches for `to`; the length was compared.
         unsafe { std::ptr::copy_nonoverlapping(x.as_ptr(), to, bytes) };
+        Ok(())
+    }
+    /// Two extents that must be equal at run time.
+    ///
+    /// # Errors
+    /// They differ.
+    pub fn equal(&self, a: usize, b: usize, line: u32) -> Result<(), Fail> {
+        if a == b { Ok(()) } else { Err(Fail::Fault(line, Fault::Domain(format!("extents {a} and {b} must be equal")))) }
+    }
+    /// An index that must lie inside of an extent at run time, when `count` elements are read and that is not none.
+    ///
+    /// # Errors
+    /// It lies outside.
+    pub fn within(&self, index: i64, extent: usize, count: usize, line: u32) -> Result<(), Fail> {
+        if count == 0 || (index >= 0 && (index as u64) < extent as u64) {
+            Ok(())
+        } else {
+            Err(Fail::Fault(line, Fault::Index { index, len: extent }))
+        }
+    }
+    /// Makes sure that each worker has this much scratch: for steps whose extents the inputs do not settle.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    pub fn need_scratch(&mut self, bytes: usize) -> Result<(), Fail> {
+        if bytes > self.scratch_stride {
+            let stride = bytes.next_multiple_of(ALIGN);
+            let all = stride * self.threads.workers();
+            *self.region = Region::new(all).map_err(|_| Fail::Memory(all))?;
+            (self.scratch, self.scratch_stride) = (self.region.start(), stride);
+        }
         Ok(())
     }
     /// Two extents that broadcast against each other at run time.

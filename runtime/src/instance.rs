@@ -218,11 +218,15 @@ impl Instance {
             syms: &mut self.syms,
             slots: &mut self.slots,
             scratch: self.scratch.start(),
+            region: &mut self.scratch,
             scratch_stride: self.scratch_stride,
         };
+        // A panic is a bug of a kernel; the caller gets an error all the same, and the instance is not used again.
         // SAFETY: `spec` made this instance, and `fit` gave it the memory that the specification asks for.
-        let result = unsafe { (self.spec.run)(&mut frame) };
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| unsafe { (self.spec.run)(&mut frame) }));
+        self.scratch_stride = frame.scratch_stride;
         drop(active);
+        let result = result.unwrap_or(Err(Fail::Panicked));
         result.map_err(|f| {
             self.poisoned |= matches!(f, Fail::Panicked);
             f.into_error(self.spec.nodes)

@@ -2,7 +2,7 @@
 
 use super::{Printer, ident, int, names};
 use crate::ir::{Dim, ValueId, product};
-use crate::plan::{LoopStep, Place, Step, Transfer};
+use crate::plan::{Check, KernelStep, LoopStep, Place, Step, Transfer};
 use proc_macro2::{Literal, TokenStream};
 use quote::quote;
 
@@ -37,10 +37,11 @@ impl Printer<'_> {
         let mut out = TokenStream::new();
         for s in steps {
             out.extend(match s {
-                Step::Kernel(_) => {
+                Step::Kernel(step) => {
                     let k = ident("k", *next);
                     *next += 1;
-                    quote!(#k(f)?;)
+                    let before = self.before(step);
+                    quote!(#before #k(f)?;)
                 }
                 Step::If { cond, branches, results, defines, line } => {
                     let cond = self.flag(*cond);
@@ -59,6 +60,38 @@ impl Printer<'_> {
             });
         }
         out
+    }
+
+    /// What must hold before a step: extents that agree, and scratch for sizes that the inputs do not settle.
+    fn before(&self, step: &KernelStep) -> TokenStream {
+        let line = Literal::u32_unsuffixed(step.line as u32);
+        let checks = step.requires.iter().map(|c| {
+            let bindings = self.bindings(c.dims());
+            let check = match c {
+                Check::Equal(a, b) => {
+                    let (a, b) = (self.dim(a), self.dim(b));
+                    quote!(f.equal(#a, #b, #line)?;)
+                }
+                Check::Meet(a, b) => {
+                    let (a, b) = (self.dim(a), self.dim(b));
+                    quote!(f.meet(#a, #b, #line)?;)
+                }
+                Check::Within { index, extent, count } => {
+                    let (i, n, count) = (self.signed(index), self.dim(extent), self.dim(count));
+                    quote!(f.within(#i, #n, #count, #line)?;)
+                }
+            };
+            quote!({ #bindings #check })
+        });
+        let scratch = self.scratch(step).filter(|(d, _)| !self.settled(d)).map(|(d, bytes)| {
+            let bindings = self.bindings(&d);
+            quote!({ #bindings let n = #bytes; f.need_scratch(n)?; })
+        });
+        quote!(#(#checks)* #scratch)
+    }
+    /// Whether the inputs settle the extents.
+    pub(super) fn settled(&self, dims: &[Dim]) -> bool {
+        dims.iter().all(|d| self.plan.graph.known_at_entry(d))
     }
 
     /// The truth of a bool scalar.

@@ -61,8 +61,8 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
     let mut scratch_dims: Vec<Dim> = Vec::new();
     let mut scratch_terms: Vec<TokenStream> = Vec::new();
     for k in p.plan.kernels() {
-        if let Some((d, t)) = p.scratch(k) {
-            // Scratch is sized on entry; what depends on counts that steps define is sized by their bounds there.
+        // Steps of sizes that the inputs do not settle ask for their scratch themselves.
+        if let Some((d, t)) = p.scratch(k).filter(|(d, _)| p.settled(d)) {
             scratch_dims.extend(d);
             scratch_terms.push(t);
         }

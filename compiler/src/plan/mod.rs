@@ -1,10 +1,12 @@
 //! `Plan`: when and where. A tree of steps over placed buffers; everything is decided here, printers only print.
 
 mod memory;
+mod requires;
 mod schedule;
 mod weights;
 
 pub use memory::{Arena, Life};
+pub use requires::Check;
 pub use schedule::schedule;
 pub use weights::{Blob, Weights};
 
@@ -73,6 +75,8 @@ pub struct KernelStep {
     pub line: usize,
     /// Symbols that a host function's results define.
     pub defines: Vec<Define>,
+    /// What must hold of extents before it runs.
+    pub requires: Vec<Check>,
     /// Its position in time.
     pub time: u32,
 }

@@ -1,6 +1,7 @@
 //! Clusters to steps: the order of the graph, layouts made to agree, a place for every value, and lifetimes.
 
 use super::memory::{self, Life};
+use super::requires;
 use super::{Buffer, Define, KernelStep, LoopStep, Place, Plan, Step, Transfer, Weights};
 use crate::fusion::{self, Cluster};
 use crate::ir::{Block, Graph, Node, Type, ValueId, product};
@@ -161,6 +162,7 @@ impl Scheduler {
             origins: vec![],
             line: 0,
             defines: vec![],
+            requires: vec![],
             time: self.time,
         }));
         if self.depth == 0 {
@@ -186,7 +188,7 @@ impl Scheduler {
             Kernel::Host(op)
         };
         let (inputs, outputs) = (vec![Some(v)], vec![copy]);
-        steps.push(Step::Kernel(KernelStep { kernel, inputs, outputs, origins: vec![], line: 0, defines: vec![], time: self.time }));
+        steps.push(Step::Kernel(KernelStep { kernel, inputs, outputs, origins: vec![], line: 0, defines: vec![], requires: vec![], time: self.time }));
         copy
     }
 
@@ -248,7 +250,8 @@ impl Scheduler {
             }
         }
         let line = origins.first().copied().unwrap_or(0);
-        steps.push(Step::Kernel(KernelStep { kernel, inputs, outputs: c.outputs.clone(), origins, line, defines, time }));
+        let requires = c.nodes.iter().flat_map(|n| requires::of(&self.g, &self.g[*n])).collect();
+        steps.push(Step::Kernel(KernelStep { kernel, inputs, outputs: c.outputs.clone(), origins, line, defines, requires, time }));
     }
 
     /// The buffer of an operand that a pointwise kernel may overwrite with its result: read at the same places, and never again.
@@ -302,7 +305,8 @@ impl Scheduler {
         let (Some(x), out) = (node.inputs[0], node.outputs[0]) else { return };
         let x = self.wanted(x, Layout::RowMajor, steps);
         self.place_constant(x);
-        let fixed = !matches!(self.places.get(&x), Some(Place::Slot(_)) | None);
+        let requires = requires::of(&self.g, node);
+        let fixed = requires.is_empty() && !matches!(self.places.get(&x), Some(Place::Slot(_)) | None);
         if fixed && self.dense(out) {
             let place = self.places[&x];
             self.places.insert(out, place);
@@ -330,6 +334,7 @@ impl Scheduler {
             origins: node.origins.clone(),
             line: node.origins.first().copied().unwrap_or(0),
             defines: vec![],
+            requires,
             time: self.time,
         }));
     }

@@ -1,0 +1,144 @@
+//! The ONNX backend suite, compiled: makes its own Python environment, writes the suite out, runs `kiln test` on it, and holds the
+//! result of every case against the expectation that is checked in. `BLESS=1` writes the expectations and the table of support.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// The version whose suite the expectations are of.
+const ONNX: &str = "onnx==1.23.2";
+const FOLDERS: [&str; 5] = ["simple", "pytorch-operator", "pytorch-converted", "light", "node"];
+/// Longer reasons are cut: the expectation is for people to read.
+const MAX_REASON: usize = 160;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn succeed(c: &mut Command) -> Result<(), String> {
+    match c.status() {
+        Ok(s) if s.success() => Ok(()),
+        Ok(s) => Err(format!("{c:?} ended with {s}")),
+        Err(e) => Err(format!("{c:?}: {e}")),
+    }
+}
+
+fn run() -> Result<bool, String> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
+    let work = here.join(".work");
+    std::fs::create_dir_all(&work).map_err(|e| e.to_string())?;
+    let suite = work.join("suite");
+    prepare(&here, &work, &suite)?;
+    let bless = std::env::var_os("BLESS").is_some();
+    let only: Vec<String> = std::env::args().skip(1).collect();
+    let mut drift = 0;
+    let (mut passed, mut failed) = (0, 0);
+    let mut all: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
+    for folder in FOLDERS.iter().filter(|f| only.is_empty() || only.iter().any(|o| o == *f)) {
+        let got = compiled(&suite.join(folder))?;
+        let ok = got.values().filter(|r| *r == "ok").count();
+        println!("{folder}: {ok} of {} passed", got.len());
+        passed += ok;
+        failed += got.len() - ok;
+        let file = here.join(format!("expected/{folder}.txt"));
+        if bless {
+            let text: String = got.iter().map(|(case, reason)| format!("{case}\t{reason}\n")).collect();
+            std::fs::write(&file, text).map_err(|e| e.to_string())?;
+        } else {
+            drift += compare(&file, &got)?;
+        }
+        all.insert(folder, got);
+    }
+    if bless && only.is_empty() {
+        let path = here.join("../../docs/operators.md");
+        std::fs::write(&path, support(&suite, &all)).map_err(|e| e.to_string())?;
+    }
+    println!("suite: {passed} passed, {failed} failed as expected, {drift} differ from what is checked in");
+    Ok(drift == 0)
+}
+
+fn prepare(here: &Path, work: &Path, suite: &Path) -> Result<(), String> {
+    let venv = work.join("venv");
+    let python = venv.join("bin/python");
+    if !python.is_file() {
+        succeed(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        succeed(Command::new(&python).args(["-m", "pip", "install", "--quiet", ONNX, "numpy"]))?;
+    }
+    succeed(Command::new(&python).arg(here.join("prepare.py")).arg(suite))
+}
+
+/// Runs `kiln test` on a folder; gives the result of each case.
+fn compiled(folder: &Path) -> Result<BTreeMap<String, String>, String> {
+    let mut c = Command::new(env!("CARGO"));
+    c.args(["run", "--release", "--quiet", "-p", "kiln-cli", "--bin", "kiln", "--", "test", "--json"]).arg(folder);
+    let out = c.stderr(std::process::Stdio::inherit()).output().map_err(|e| e.to_string())?;
+    let value: Value = serde_json::from_slice(&out.stdout).map_err(|e| format!("{c:?} printed no JSON: {e}"))?;
+    let cases = value["cases"].as_object().ok_or("the JSON has no cases")?;
+    let one_line = |v: &Value| -> String {
+        let text = v.as_str().unwrap_or_default().lines().next().unwrap_or_default();
+        text.chars().take(MAX_REASON).map(|c| if c == '\t' { ' ' } else { c }).collect()
+    };
+    Ok(cases.iter().map(|(k, v)| (k.rsplit('/').next().unwrap_or(k).to_string(), one_line(v))).collect())
+}
+
+/// Prints every case whose passing differs from the expectation; gives how many.
+fn compare(file: &Path, got: &BTreeMap<String, String>) -> Result<usize, String> {
+    let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let expected: BTreeMap<&str, &str> = text.lines().filter_map(|l| l.split_once('\t')).collect();
+    let mut drift = 0;
+    for (case, reason) in got {
+        let was = expected.get(case.as_str()).copied().unwrap_or("not listed");
+        if (was == "ok") != (reason == "ok") || was == "not listed" {
+            println!("  {case}: expected {was}, found {reason}");
+            drift += 1;
+        }
+    }
+    for case in expected.keys().filter(|c| !got.contains_key(**c)) {
+        println!("  {case}: did not run");
+        drift += 1;
+    }
+    Ok(drift)
+}
+
+/// The table of support: every operator that Kiln reads, with the cases of the suite that its name opens.
+fn support(suite: &Path, all: &BTreeMap<&str, BTreeMap<String, String>>) -> String {
+    let mut out = String::from(
+        "# Operators\n\nWritten by `cargo run --release -p kiln-tests --bin conformance` with `BLESS=1`: cases of the backend suite of onnx 1.23.2, \
+         compiled and run.\n\n| folder | passed | of |\n|---|---|---|\n",
+    );
+    for (folder, cases) in all {
+        let _ = writeln!(out, "| {folder} | {} | {} |", cases.values().filter(|r| *r == "ok").count(), cases.len());
+    }
+    let mut by_op: BTreeMap<(String, String), (usize, usize)> = BTreeMap::new();
+    for (folder, cases) in all {
+        for (case, reason) in cases {
+            let path: PathBuf = suite.join(folder).join(case).join("model.onnx");
+            let Ok(model) = kiln_compiler::onnx::read_file(&path, &Default::default()) else { continue };
+            let ops: std::collections::BTreeSet<(String, String)> =
+                model.graph.nodes.iter().map(|n| (n.domain.clone(), n.op_type.clone())).collect();
+            for op in ops {
+                let entry = by_op.entry(op).or_insert((0, 0));
+                entry.0 += (reason == "ok") as usize;
+                entry.1 += 1;
+            }
+        }
+    }
+    out.push_str("\n| operator | since opset | cases passed that use it | of |\n|---|---|---|---|\n");
+    for s in kiln_compiler::ops::SCHEMAS {
+        let (passed, total) = by_op.remove(&(s.domain.to_string(), s.name.to_string())).unwrap_or((0, 0));
+        let domain = if s.domain.is_empty() { String::new() } else { format!("{}.", s.domain) };
+        let _ = writeln!(out, "| {domain}{} | {} | {passed} | {total} |", s.name, s.since);
+    }
+    let missing: Vec<String> = by_op.keys().map(|(d, n)| if d.is_empty() { n.clone() } else { format!("{d}.{n}") }).collect();
+    let _ = writeln!(out, "\nNot read yet, of those that the suite uses: {}.", if missing.is_empty() { "none".into() } else { missing.join(", ") });
+    out
+}
