@@ -120,9 +120,9 @@ fn module(names: &Names, items: &TokenStream, exported: &TokenStream) -> String 
     // Parentheses and names that only some kernels need are left in, to keep the printer simple.
     let file = quote! {
         #[allow(dead_code, unused_parens, unused_variables, unused_mut, unreachable_pub, missing_docs, clippy::all, clippy::pedantic,
-            reason = "printed by a compiler")]
+            clippy::undocumented_unsafe_blocks, reason = "printed by a compiler")]
         mod #module { #items }
-        #[allow(unused_imports, reason = "not every caller names every type")]
+        #[allow(unused_imports, unreachable_pub, reason = "not every caller names every type")]
         #visibility use #module::{#exported};
     };
     match syn::parse2(file.clone()) {
