@@ -3,8 +3,11 @@
 use crate::args::ModelArgs;
 use crate::data;
 use crate::failure::Result;
+use crate::model::compile_guarded;
 use kiln_compiler::diagnostics::shown;
+use kiln_compiler::emit::signatures;
 use kiln_compiler::import::import;
+use kiln_compiler::names_of;
 use kiln_compiler::onnx::{self, DimInfo, Limits, Model, TypeInfo, ValueInfo};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
@@ -17,6 +20,9 @@ pub(crate) struct Inspect {
     /// Print it as JSON.
     #[arg(long)]
     json: bool,
+    /// Print the struct that `model!` would make.
+    #[arg(long, conflicts_with = "json")]
+    api: bool,
 }
 
 fn type_text(t: Option<&TypeInfo>) -> String {
@@ -60,6 +66,11 @@ impl Inspect {
     /// Does it.
     pub(crate) fn run(self) -> Result<()> {
         let mut dims = self.model.parsed()?;
+        if self.api {
+            let output = compile_guarded(&self.model.options(dims))?;
+            print!("{}", signatures(&output.plan, &names_of(&self.model.model))?);
+            return Ok(());
+        }
         let model = onnx::read_file(&self.model.model, &Limits::default())?;
         let inputs = data::ports(&model);
         let weights: usize = model.graph.initializers.iter().map(|(_, t)| t.bytes().len()).sum();
