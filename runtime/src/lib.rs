@@ -20,6 +20,9 @@
 
 mod error;
 mod frame;
+#[cfg(feature = "harness")]
+#[doc(hidden)]
+pub mod harness;
 mod instance;
 mod memory;
 mod model;

@@ -4,13 +4,13 @@ use crate::error::{Error, Result};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 
 /// Buffers start at multiples of this: a cache line, and a vector register of the widest instruction set.
-pub const ALIGN: usize = 64;
+pub(crate) const ALIGN: usize = 64;
 /// Large regions start at a page, so that the system can back them by huge pages.
 const PAGE: usize = 4096;
 
 /// Zeroed memory that does not move.
 #[derive(Debug)]
-pub struct Region {
+pub(crate) struct Region {
     start: *mut u8,
     layout: Option<Layout>,
 }
@@ -25,7 +25,7 @@ impl Region {
     ///
     /// # Errors
     /// The system has no such memory.
-    pub fn new(bytes: usize) -> Result<Region> {
+    pub(crate) fn new(bytes: usize) -> Result<Region> {
         if bytes == 0 {
             return Ok(Region { start: std::ptr::without_provenance_mut(ALIGN), layout: None });
         }
@@ -36,16 +36,12 @@ impl Region {
         if start.is_null() { Err(Error::Memory { bytes }) } else { Ok(Region { start, layout: Some(layout) }) }
     }
     /// The first byte.
-    pub fn start(&self) -> *mut u8 {
+    pub(crate) fn start(&self) -> *mut u8 {
         self.start
     }
     /// Size in bytes.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.layout.map_or(0, |l| l.size())
-    }
-    /// Whether it holds nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -69,7 +65,7 @@ pub struct Life {
 
 /// Places buffers of the given sizes so that no two that live at once overlap, largest first, each at the lowest offset that is
 /// free for its whole life. Writes the offsets; gives the size of the arena. `order` is working memory of the same length.
-pub fn place(sizes: &[usize], lives: &[Life], offsets: &mut [usize], order: &mut [u32]) -> usize {
+pub(crate) fn place(sizes: &[usize], lives: &[Life], offsets: &mut [usize], order: &mut [u32]) -> usize {
     for (i, o) in order.iter_mut().enumerate() {
         *o = i as u32;
     }

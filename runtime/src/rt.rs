@@ -92,8 +92,8 @@ pub fn copy<T: core::marker::Copy>(
             // SAFETY: the plan keeps both regions inside of their tensors, and tasks write disjoint parts.
             unsafe { c.run_task(isa, task, x.0, out.0) }
         }),
-        // SAFETY: as above.
         None => {
+            // SAFETY: as above.
             unsafe { kiln_kernels::transpose::copy_strided(isa, out.0, out_steps, x.0, x_steps, dims) };
             Ok(())
         }

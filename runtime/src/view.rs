@@ -219,7 +219,7 @@ impl<T: Scalar, const R: usize> AsInput for Open<'_, T, R> {
                     }
                 }
                 if let Some(i) = open {
-                    if rest == 0 || self.data.len() % rest != 0 {
+                    if rest == 0 || !self.data.len().is_multiple_of(rest) {
                         return Err(misfit(port, format!("found {} elements, expected a multiple of {rest}", self.data.len())));
                     }
                     dims[i] = self.data.len() / rest;

@@ -1,2 +1,7 @@
 //! The command `kiln`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kiln_cli::main()
+}

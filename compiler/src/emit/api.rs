@@ -1,6 +1,6 @@
 //! The types a caller sees: the model's struct, its inputs, outputs and buffers.
 
-use super::{Names, Printer, int, names};
+use super::{Interface, Names, Printer, int, names};
 use crate::diagnostics::{Diagnostic, Diagnostics, Result, shown};
 use crate::ir::{Port, Type, ValueId};
 use crate::plan::Arena;
@@ -14,7 +14,7 @@ const MAX_FIELD: usize = 48;
 
 /// The field name of a port: the only identifier that is made from a name in the model. Lower case, each run of other characters one
 /// `_`, `p_` before a digit or nothing, `_` behind a keyword, cut to a length.
-pub fn field_name(name: &str) -> String {
+pub(super) fn field_name(name: &str) -> String {
     let mut out = String::new();
     for c in name.chars() {
         let c = c.to_ascii_lowercase();
@@ -47,6 +47,12 @@ fn fields(ports: &[Port], n: &Names, side: &str) -> Result<Vec<Ident>> {
             items.push(Diagnostic::new(format!("\"{}\" cannot be the name of a field", shown(&name))));
             continue;
         };
+        if n.interface == Interface::Numbered && seen.contains_key(&name) {
+            let numbered = (2..).map(|k| format!("{name}_{k}")).find(|x| !seen.contains_key(x)).unwrap_or_default();
+            out.push(Ident::new(&numbered, Span::call_site()));
+            seen.insert(numbered, &p.name);
+            continue;
+        }
         if let Some(first) = seen.insert(name.clone(), &p.name) {
             let lines = format!("{side} {{ {name}_a = {first:?}, {name}_b = {:?} }}", p.name);
             let what = format!("the ports \"{}\" and \"{}\" would both be the field {name}", shown(first), shown(&p.name));
@@ -73,6 +79,9 @@ fn scalar(d: DType) -> Option<TokenStream> {
 pub(super) fn exported(p: &Printer<'_>, n: &Names) -> TokenStream {
     let t = Types::of(n);
     let (model, inputs, outputs, buffers) = (&t.model, &t.inputs, &t.outputs, &t.buffers);
+    if n.interface == Interface::Dynamic {
+        return quote!(#model);
+    }
     let mutable = p.all_closed().then(|| {
         let m = &t.inputs_mut;
         quote!(, #m)
@@ -107,6 +116,13 @@ pub(super) fn api(p: &Printer<'_>, n: &Names) -> Result<TokenStream> {
     let g = &p.plan.graph;
     let t = Types::of(n);
     let Types { model, inputs, outputs, buffers, inputs_mut } = &t;
+    if n.interface == Interface::Dynamic {
+        return Ok(quote! {
+            /// The model: one instance, with an arena of its own.
+            #[derive(Debug)]
+            pub struct #model(#rt::Instance);
+        });
+    }
     let in_fields = fields(&g.inputs, n, "inputs")?;
     let out_fields = fields(&g.outputs, n, "outputs")?;
     let in_types: Vec<TokenStream> = g.body.inputs.iter().map(|v| p.input_type(*v)).collect();

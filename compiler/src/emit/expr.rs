@@ -80,7 +80,7 @@ pub(crate) fn literal(x: L, ty: DType) -> TokenStream {
                 L::Float(_) => x.as_f64() as i64,
             };
             let t = super::element(ty);
-            if v >= 0 && v < 128 {
+            if (0..128).contains(&v) {
                 let l = Literal::i64_unsuffixed(v);
                 quote!((#l as #t))
             } else {

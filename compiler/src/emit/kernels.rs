@@ -609,14 +609,25 @@ impl Printer<'_> {
         let bindings = self.bindings(&dims);
         let mut lets = Vec::new();
         let mut args = Vec::new();
+        // Elements smaller than a byte are packed: kernels take their bytes.
+        let stored = |v: ValueId| {
+            let (dtype, len) = (self.dtype(v), self.dim(&product(self.plan.graph.shape(v))));
+            match dtype.bits() {
+                bits @ 1..8 => {
+                    let per_byte = int(8 / bits);
+                    (quote!(u8), quote!(usize::div_ceil(#len, #per_byte)))
+                }
+                _ => (element(dtype), len),
+            }
+        };
         let slice = |v: ValueId| {
-            let ty = element(self.dtype(v));
-            let (at, len) = (self.pointer(v, &ty, false), self.dim(&product(self.plan.graph.shape(v))));
+            let (ty, len) = stored(v);
+            let at = self.pointer(v, &ty, false);
             quote!(#rt::slice::<#ty>(#at, #len))
         };
         let slice_mut = |v: ValueId| {
-            let ty = element(self.dtype(v));
-            let (at, len) = (self.result(v, &ty), self.dim(&product(self.plan.graph.shape(v))));
+            let (ty, len) = stored(v);
+            let at = self.result(v, &ty);
             quote!(#rt::slice_mut::<#ty>(#at, #len))
         };
         // Slots are shaped before any pointer is taken.

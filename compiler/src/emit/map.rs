@@ -99,6 +99,7 @@ impl Printer<'_> {
             .map(|(i, o)| {
                 let x = &pointers[i];
                 let stored = match inner {
+                    None if in_place(o.value) => quote!(*o),
                     None => quote!(*#x),
                     Some(_) if in_place(o.value) => quote!(*o.add(i)),
                     Some(axis) => match &o.strides[axis] {

@@ -36,12 +36,30 @@ pub struct Names {
     pub weights: WeightsAt,
     /// Field names that the user chose, by ONNX name of the port.
     pub fields: BTreeMap<String, String>,
+    /// What is made of the ports.
+    pub interface: Interface,
+}
+
+/// What generated code makes of a model's ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// Types with a field a port; two ports that would share a name are an error.
+    Typed,
+    /// Types with a field a port; ports that would share a name are numbered.
+    Numbered,
+    /// No types: ports are reached by name through the trait `Model`.
+    Dynamic,
 }
 
 impl Names {
     /// Names for a public struct.
     pub fn new(model: impl Into<String>, weights: WeightsAt) -> Names {
-        Names { model: model.into(), visibility: "pub".into(), weights, fields: BTreeMap::new() }
+        Names { model: model.into(), visibility: "pub".into(), weights, fields: BTreeMap::new(), interface: Interface::Typed }
+    }
+    /// The same with another interface.
+    pub fn interface(mut self, interface: Interface) -> Names {
+        self.interface = interface;
+        self
     }
 }
 
@@ -71,7 +89,7 @@ pub fn rust(plan: &Plan, names: &Names) -> Result<String> {
 ///
 /// # Errors
 /// As [`rust`].
-pub fn interface(plan: &Plan, names: &Names) -> Result<String> {
+pub fn signatures(plan: &Plan, names: &Names) -> Result<String> {
     let file = api::api(&Printer { plan }, names)?;
     let Ok(mut file) = syn::parse2::<syn::File>(file.clone()) else { return Ok(file.to_string()) };
     api::strip_bodies(&mut file);
@@ -101,7 +119,7 @@ fn module(names: &Names, items: &TokenStream, exported: &TokenStream) -> String 
     let module = Ident::new(&format!("kiln_{}", names.model.to_lowercase()), Span::call_site());
     // Parentheses and names that only some kernels need are left in, to keep the printer simple.
     let file = quote! {
-        #[allow(unused_parens, unused_variables, unused_mut, unreachable_pub, missing_docs, clippy::all, clippy::pedantic,
+        #[allow(dead_code, unused_parens, unused_variables, unused_mut, unreachable_pub, missing_docs, clippy::all, clippy::pedantic,
             reason = "printed by a compiler")]
         mod #module { #items }
         #[allow(unused_imports, reason = "not every caller names every type")]

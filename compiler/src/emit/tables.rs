@@ -138,7 +138,7 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
 }
 
 /// The version of the contract between generated code and the runtime.
-pub const ABI: u32 = 1;
+const ABI: u32 = 1;
 
 impl Printer<'_> {
     /// Bindings of symbols from the slice `syms`.

@@ -132,6 +132,7 @@ pub struct Copy {
 
 /// A kernel with its parameters.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "a plan has a few hundred of them, mostly of the large variants")]
 pub enum Kernel {
     /// An expression over an iteration; results are written contiguously.
     Map {

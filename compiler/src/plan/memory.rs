@@ -4,7 +4,7 @@ use super::Buffer;
 use crate::ir::{Dim, Range, Symbol};
 
 /// Buffers start at multiples of this many bytes; the runtime aligns the arena to it.
-pub const ALIGN: i64 = 64;
+const ALIGN: i64 = 64;
 
 /// The steps during which a buffer is in use, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum Arena {
 }
 
 /// Places the buffers.
-pub fn place(buffers: &[Buffer], symbols: &[Symbol]) -> Arena {
+pub(super) fn place(buffers: &[Buffer], symbols: &[Symbol]) -> Arena {
     let range = |d: &Dim| d.range(&|s| symbols.get(s.0 as usize).map_or(Range { lo: 0, hi: None }, |s| s.range));
     let sizes: Option<Vec<i64>> = buffers.iter().map(|b| range(&b.bytes).hi.map(|h| h.max(0) as u64 as i64)).collect();
     let Some(sizes) = sizes else { return Arena::Open };

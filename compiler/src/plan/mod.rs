@@ -37,6 +37,7 @@ pub struct Buffer {
 
 /// One step.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly every step is of the large variant")]
 pub enum Step {
     /// A kernel.
     Kernel(KernelStep),

@@ -204,7 +204,7 @@ impl Scheduler {
         match &node.op {
             Op::If(_) => return self.branch(&node, steps),
             Op::Loop(l) => return self.repeat(&node, l, steps),
-            Op::Reshape(_) => return self.view(&node, steps),
+            Op::Reshape(_) | Op::BitCast(_) => return self.view(&node, steps),
             _ => {}
         }
         let (mut kernel, wants) = cpu::select(&self.g, c, &self.layouts);

@@ -61,7 +61,7 @@ impl Needs<'_> {
         self.symbols(syms);
     }
     fn symbols(&mut self, syms: BTreeSet<Sym>) {
-        for s in syms {
+        for s in syms.into_iter().filter(|s| *s != Sym::ANY) {
             if !std::mem::replace(&mut self.asked[s.0 as usize], true) {
                 self.definers.get(&s).cloned().unwrap_or_default().into_iter().for_each(|n| self.node(n));
             }

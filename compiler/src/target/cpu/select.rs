@@ -11,7 +11,7 @@ use kiln_kernels::dtype::DType;
 use kiln_kernels::gemm::PANEL;
 
 /// A kernel, and the operands that must be row-major for it whatever their producer would like.
-pub type Selected = (Kernel, Vec<(ValueId, Layout)>);
+type Selected = (Kernel, Vec<(ValueId, Layout)>);
 
 /// Chooses the kernel of a cluster. The second part lists the layouts in which it reads operands.
 pub fn select(g: &Graph, c: &Cluster, layouts: &Layouts) -> Selected {

@@ -53,16 +53,19 @@ fn name(path: &Path) -> String {
     path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned())
 }
 
-/// Every case below `root`, by folder and name.
+/// The case that a folder is, or every case below it by folder and name, at most two folders deep.
 pub fn cases(root: &Path) -> Vec<Case> {
-    let mut out = Vec::new();
-    for group in folders(root) {
-        for path in folders(&group).into_iter().filter(|p| p.join("model.onnx").is_file()) {
+    fn walk(path: PathBuf, depth: usize, out: &mut Vec<Case>) {
+        if path.join("model.onnx").is_file() {
             let text = fs::read_to_string(path.join("tolerance.json")).unwrap_or_default();
             let tolerance = Tolerance { relative: number(&text, "rtol").unwrap_or(1e-3), absolute: number(&text, "atol").unwrap_or(1e-7) };
-            out.push(Case { group: name(&group), name: name(&path), path, tolerance });
+            out.push(Case { group: path.parent().map_or_else(String::new, name), name: name(&path), path, tolerance });
+        } else if depth > 0 {
+            folders(&path).into_iter().for_each(|p| walk(p, depth - 1, out));
         }
     }
+    let mut out = Vec::new();
+    walk(std::path::absolute(root).unwrap_or(root.to_path_buf()), 2, &mut out);
     out
 }
 
@@ -173,7 +176,7 @@ fn compare_tensors(found: &Tensor, expected: &Tensor, tolerance: Tolerance) -> R
 }
 
 /// The elements as f64, those of 8- and 4-bit floats too.
-fn floats(t: &Tensor) -> Option<Vec<f64>> {
+pub(crate) fn floats(t: &Tensor) -> Option<Vec<f64>> {
     let bits = t.dtype.bits();
     if !t.dtype.is_float() || bits > 8 {
         return t.to_f64s();

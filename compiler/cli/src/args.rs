@@ -1,0 +1,146 @@
+//! The command line: verbs, flags, and what flags several verbs share mean.
+
+use crate::failure::{Failure, Result};
+use crate::verbs;
+use clap::{Args, Parser, Subcommand};
+use kiln_compiler::Options;
+use kiln_compiler::import::{Dims, Extent};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Compiles ONNX models to Rust.
+#[derive(Debug, Parser)]
+#[command(name = "kiln", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Write a crate that builds offline with rustc alone.
+    Compile(verbs::compile::Compile),
+    /// Compile a model (once), run it on inputs, and write its outputs.
+    Run(verbs::run::Run),
+    /// Measure a compiled model.
+    Bench(verbs::bench::Bench),
+    /// Run ONNX backend-test folders on compiled code.
+    Test(verbs::test::Test),
+    /// Compare a compiled model with results expected of it.
+    Compare(verbs::compare::Compare),
+    /// Show what a model takes, gives and needs.
+    Inspect(verbs::inspect::Inspect),
+    /// Print the graph after a pass.
+    Dump(verbs::dump::Dump),
+}
+
+/// The model and the choices that its code is made for.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelArgs {
+    /// The ONNX file.
+    pub(crate) model: PathBuf,
+    /// Close a dimension (`N=2`) or bound it (`seq=1..512`); one without a name is `input.axis`.
+    #[arg(long = "dim", value_name = "NAME=SIZE")]
+    dims: Vec<String>,
+    /// Set the shape of an input, also where the model closes it; `?` keeps an axis.
+    #[arg(long = "shape", value_name = "INPUT=1x3x224x224")]
+    shapes: Vec<String>,
+    /// The machine to compile for.
+    #[arg(long, default_value = "cpu", value_name = "cpu|cuda")]
+    target: String,
+}
+
+/// Choices about how a model runs.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct RunArgs {
+    /// Threads to run on; by default one for each physical core.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// The best instruction set to use: portable, avx2 or avx512.
+    #[arg(long)]
+    pub(crate) isa: Option<String>,
+}
+
+impl RunArgs {
+    /// The arguments of a job.
+    pub(crate) fn job(&self) -> Result<Vec<String>> {
+        let mut out = Vec::new();
+        if let Some(n) = self.threads {
+            if n == 0 || n > 4096 {
+                return Err(Failure::Usage(format!("--threads {n}: expected 1 to 4096")));
+            }
+            out.push(format!("threads={n}"));
+        }
+        if let Some(name) = &self.isa {
+            if kiln_kernels::isa::Isa::from_name(name).is_none() {
+                return Err(Failure::Usage(format!("--isa {name}: expected portable, avx2 or avx512")));
+            }
+            out.push(format!("isa={name}"));
+        }
+        Ok(out)
+    }
+}
+
+impl ModelArgs {
+    /// What the flags say of dimensions.
+    pub(crate) fn parsed(&self) -> Result<Dims> {
+        match self.target.as_str() {
+            "cpu" => {}
+            "cuda" => return Err(Failure::Usage("--target cuda: this version of kiln compiles for cpu alone".into())),
+            other => return Err(Failure::Usage(format!("--target {other}: expected cpu or cuda"))),
+        }
+        let mut out = Dims::default();
+        for text in &self.dims {
+            let wrong = || Failure::Usage(format!("--dim {text}: expected NAME=SIZE or NAME=LEAST..MOST"));
+            let (name, size) = text.rsplit_once('=').ok_or_else(wrong)?;
+            // `a..=b` splits at its own sign.
+            let (name, size) = if name.ends_with("..") { text.split_once('=').ok_or_else(wrong)? } else { (name, size) };
+            let extent = extent(size).filter(|_| !name.is_empty()).ok_or_else(wrong)?;
+            if out.by_name.insert(name.into(), extent).is_some() {
+                return Err(Failure::Usage(format!("--dim {name} is given twice")));
+            }
+        }
+        for text in &self.shapes {
+            let wrong = || Failure::Usage(format!("--shape {text}: expected INPUT=1x3x224x224"));
+            let (name, sizes) = text.rsplit_once('=').ok_or_else(wrong)?;
+            let axes = sizes.split(['x', ',']).filter(|s| !s.is_empty());
+            let axes = axes.map(|s| if s == "?" { Some(None) } else { extent(s).map(Some) }).collect::<Option<Vec<_>>>();
+            if out.by_input.insert(name.into(), axes.ok_or_else(wrong)?).is_some() {
+                return Err(Failure::Usage(format!("--shape {name} is given twice")));
+            }
+        }
+        Ok(out)
+    }
+    /// What the compiler is asked.
+    pub(crate) fn options(&self, dims: Dims) -> Options {
+        Options { model: self.model.clone(), dims, ..Options::default() }
+    }
+}
+
+fn extent(text: &str) -> Option<Extent> {
+    let size = |t: &str| t.trim().parse::<i64>().ok().filter(|n| (0..=1 << 40).contains(n));
+    match text.split_once("..") {
+        Some((lo, hi)) => {
+            let (lo, hi) = (size(lo)?, size(hi.trim_start_matches('='))?);
+            (lo <= hi).then_some(Extent::Bounded(lo, hi))
+        }
+        None => size(text).map(Extent::Closed),
+    }
+}
+
+/// The command.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Compile(v) => v.run(),
+        Verb::Run(v) => v.run(),
+        Verb::Bench(v) => v.run(),
+        Verb::Test(v) => v.run(),
+        Verb::Compare(v) => v.run(),
+        Verb::Inspect(v) => v.run(),
+        Verb::Dump(v) => v.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

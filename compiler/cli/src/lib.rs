@@ -1,0 +1,16 @@
+//! The command `kiln`: a file a verb, and what verbs share.
+
+mod args;
+mod batch;
+mod cache;
+mod cargo;
+mod data;
+mod failure;
+mod job;
+mod model;
+mod npy;
+mod package;
+pub mod suite;
+mod verbs;
+
+pub use args::main;

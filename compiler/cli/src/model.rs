@@ -1,0 +1,194 @@
+//! A model made ready to run: read, closed over its inputs, compiled and built once for each content.
+
+use crate::args::ModelArgs;
+use crate::cache;
+use crate::cargo;
+use crate::data;
+use crate::failure::{At, Failure, Result};
+use crate::package::{self, toml};
+use kiln_compiler::import::Dims;
+use kiln_compiler::onnx::{self, Limits, ValueInfo};
+use kiln_compiler::{Options, Output, compile};
+use kiln_kernels::value::Value;
+use serde_json::{Value as Json, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Where inputs come from.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct InputArgs {
+    /// A folder with `in_0.npy`, `in_1.npy` .. (or `.pb`) in the graph's order.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) inputs: Option<PathBuf>,
+    /// One input by name, from an `.npy` or `.pb` file.
+    #[arg(long = "input", value_name = "NAME=FILE")]
+    pub(crate) input: Vec<String>,
+}
+
+/// A model with inputs, its open dimensions closed.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    /// The graph's outputs as the file states them.
+    pub(crate) outputs: Vec<ValueInfo>,
+    /// The inputs' values.
+    pub(crate) values: Vec<Option<Value>>,
+    /// The choices made.
+    pub(crate) dims: Dims,
+    /// Files beside the model.
+    pub(crate) data_files: Vec<PathBuf>,
+}
+
+/// Reads a model and its inputs; inputs are random where none are given.
+pub(crate) fn ready(args: &ModelArgs, inputs: &InputArgs) -> Result<Ready> {
+    let mut dims = args.parsed()?;
+    let model = onnx::read_file(&args.model, &Limits::default())?;
+    let ports = data::ports(&model);
+    let mut values: Vec<Option<Value>> = vec![None; ports.len()];
+    if let Some(dir) = &inputs.inputs {
+        let types: Vec<_> = ports.iter().map(|p| p.ty.as_ref()).collect();
+        values = data::folder(dir, "in", &types)?;
+    }
+    for text in &inputs.input {
+        let (name, file) = text.rsplit_once('=').ok_or_else(|| Failure::Usage(format!("--input {text}: expected NAME=FILE")))?;
+        let names = || ports.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+        let i = ports.iter().position(|p| p.name == name);
+        let i = i.ok_or_else(|| Failure::Fault(format!("the model has no input \"{name}\"; it has: {}", names())))?;
+        values[i] = Some(data::read(Path::new(file), ports[i].ty.as_ref())?);
+    }
+    let chosen = data::close(&mut dims, &ports, &values);
+    if !chosen.is_empty() {
+        eprintln!("chosen: {} (--dim or inputs say otherwise)", chosen.join(", "));
+    }
+    let given = inputs.inputs.is_some() || !inputs.input.is_empty();
+    if !given {
+        values = data::random(&ports, &dims)?;
+    } else if let Some(i) = values.iter().position(Option::is_none) {
+        let text = format!("input {i} \"{}\" has no value: in_{i}.npy, in_{i}.pb or --input gives one", ports[i].name);
+        return Err(Failure::Fault(text));
+    }
+    Ok(Ready { outputs: model.graph.outputs, values, dims, data_files: model.data_files })
+}
+
+/// A program around a compiled model.
+#[derive(Debug)]
+pub(crate) struct Built {
+    /// The program.
+    pub(crate) binary: PathBuf,
+    /// What the compiler reported, as `compile --json` prints it, with `outputs` and `build_seconds`.
+    pub(crate) report: Json,
+}
+
+impl Built {
+    /// The names of the outputs.
+    pub(crate) fn outputs(&self) -> Vec<String> {
+        let names = self.report["outputs"].as_array().into_iter().flatten();
+        names.map(|n| n.as_str().unwrap_or_default().to_string()).collect()
+    }
+}
+
+/// Compiles and builds, unless the cache has the program.
+pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
+    let key = cache::key(&args.model, &ready.data_files, &ready.dims)?;
+    let dir = cache::root()?.join("models").join(&key);
+    let _lock = cache::lock(&key)?;
+    let (binary, report) = (dir.join("model"), dir.join("report.json"));
+    if binary.is_file()
+        && let Ok(text) = fs::read_to_string(&report)
+        && let Ok(report) = serde_json::from_str(&text)
+    {
+        return Ok(Built { binary, report });
+    }
+    let output = compile_guarded(&args.options(ready.dims.clone()))?;
+    let built = build_program(&output, &key, &dir)?;
+    data::replace(&report, built.report.to_string().as_bytes())?;
+    Ok(built)
+}
+
+/// Builds a program around an output, in a folder of its own.
+pub(crate) fn build_program(output: &Output, key: &str, dir: &Path) -> Result<Built> {
+    let start = Instant::now();
+    let src = dir.join("src");
+    fs::create_dir_all(&src).at(&src)?;
+    let text = package::source(output, "Net");
+    let emit = start.elapsed().as_secs_f64();
+    let mut report = report(output, &text, emit);
+    package::write_weights(output, &dir.join("weights.bin"))?;
+    data::replace(&src.join("model.rs"), text.as_bytes())?;
+    let main = "//! A compiled model as a program.\n\n#[allow(unused, missing_docs)]\nmod model;\n\nfn main() -> std::process::ExitCode {\n    kiln::harness::main::<model::Net>()\n}\n";
+    data::replace(&src.join("main.rs"), main.as_bytes())?;
+    let name = format!("kiln-m-{key}");
+    let manifest = format!(
+        "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\nkiln = {{ path = {}, features = [\"harness\"] }}\n",
+        toml(cache::runtime()?.join("kiln").display().to_string())
+    );
+    data::replace(&dir.join("Cargo.toml"), manifest.as_bytes())?;
+    let start = Instant::now();
+    let done = cargo::build(dir, &["--quiet"])?;
+    if !done.status.success() {
+        let text = String::from_utf8_lossy(&done.stderr);
+        let first: String = text.lines().skip_while(|l| !l.starts_with("error")).take(12).collect::<Vec<_>>().join("\n");
+        return Err(Failure::Fault(format!("error: the compiled model does not build; please report this with the model\n{first}")));
+    }
+    report["build_seconds"] = json!(start.elapsed().as_secs_f64());
+    let binary = dir.join("model");
+    let target = cache::root()?.join("target").join("release");
+    fs::rename(target.join(&name), &binary).at(&binary)?;
+    // The program is kept; cargo's other files of this crate are of no further use.
+    for (folder, prefix) in [("deps", name.replace('-', "_")), (".fingerprint", name.clone())] {
+        for entry in fs::read_dir(target.join(folder)).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                let path = entry.path();
+                let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            }
+        }
+    }
+    let _ = fs::remove_file(dir.join("weights.bin"));
+    report["binary_bytes"] = json!(fs::metadata(&binary).at(&binary)?.len());
+    Ok(Built { binary, report })
+}
+
+/// Compiles; a panic of the compiler is a fault that says so.
+pub(crate) fn compile_guarded(options: &Options) -> Result<Output> {
+    let options = options.clone();
+    let file = options.model.display().to_string();
+    let run = move || compile(&options);
+    let thread = std::thread::Builder::new().stack_size(256 << 20).spawn(run);
+    let thread = thread.map_err(|e| Failure::Fault(format!("error: no thread can be started: {e}")))?;
+    match thread.join() {
+        Ok(result) => Ok(result?),
+        Err(e) => {
+            let text = e.downcast_ref::<String>().map(String::as_str).or(e.downcast_ref::<&str>().copied()).unwrap_or_default();
+            Err(Failure::Fault(format!("error: {file}: the compiler has a bug, please report it with the model: {text}")))
+        }
+    }
+}
+
+/// What `compile --json` prints.
+pub(crate) fn report(o: &Output, source: &str, emit: f64) -> Json {
+    let r = &o.report;
+    let s = r.seconds;
+    let functions = source.lines().filter(|l| l.trim_start().starts_with("fn k") && l.contains("Frame")).count();
+    json!({
+        "schema": 1,
+        "kernels": r.kernels,
+        "kernel_functions": functions,
+        "copies": r.copies,
+        "arena_bytes": r.arena_bytes,
+        "arena_bound_bytes": r.arena_bound_bytes,
+        "scratch_bytes_per_thread": Json::Null,
+        "intermediates_bytes": r.intermediates_bytes,
+        "weights_bytes": r.weights_bytes,
+        "rules_applied": r.rules_applied,
+        "seconds": { "read": s.read, "rewrite": s.rewrite, "plan": s.plan, "emit": emit, "total": s.read + s.rewrite + s.plan + emit },
+        "peak_rss_bytes": peak_rss(),
+        "inputs": o.plan.graph.inputs.iter().map(|p| p.name.clone()).collect::<Vec<_>>(),
+        "outputs": o.plan.graph.outputs.iter().map(|p| p.name.clone()).collect::<Vec<_>>(),
+    })
+}
+
+fn peak_rss() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}

@@ -1,0 +1,149 @@
+//! Crates on disk: the sources of the runtime, and the crate around a compiled model.
+
+use crate::failure::{At, Failure, Result};
+use kiln_compiler::Output;
+use kiln_compiler::emit::{Interface, Names, WeightsAt};
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::Hasher;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+mod sources {
+    //! The table that the build script makes.
+    include!(concat!(env!("OUT_DIR"), "/sources.rs"));
+}
+
+/// The version of the compiler, which emitted code shares.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+const EDITION: &str = "2024";
+const RUST: &str = env!("CARGO_PKG_RUST_VERSION");
+
+/// Text as a string of TOML: JSON's escapes are TOML's too.
+pub(crate) fn toml(text: impl Into<String>) -> String {
+    serde_json::Value::String(text.into()).to_string()
+}
+
+/// Writes the crates kiln and kiln-kernels into a folder.
+pub(crate) fn write_runtime(dir: &Path) -> Result<()> {
+    for (name, text) in sources::FILES {
+        let path = dir.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).at(parent)?;
+        }
+        fs::write(&path, text).at(&path)?;
+    }
+    let lints = "[lints.rust]\nunexpected_cfgs = \"allow\"\n";
+    for (name, rest) in [
+        ("kiln", format!("[features]\nharness = []\n\n[dependencies]\nkiln-kernels = {{ path = {} }}\n", toml("../kiln-kernels"))),
+        ("kiln-kernels", String::new()),
+    ] {
+        let head = format!(
+            "[package]\nname = \"{name}\"\nversion = \"{VERSION}\"\nedition = \"{EDITION}\"\nrust-version = \"{RUST}\"\nlicense = \"MIT OR Apache-2.0\"\n"
+        );
+        let path = dir.join(name).join("Cargo.toml");
+        fs::write(&path, format!("{head}\n{rest}\n{lints}")).at(&path)?;
+    }
+    Ok(())
+}
+
+/// A hash of what [`write_runtime`] writes.
+pub(crate) fn runtime_hash() -> u64 {
+    let mut h = DefaultHasher::new();
+    for (name, text) in sources::FILES {
+        h.write(name.as_bytes());
+        h.write(text.as_bytes());
+    }
+    h.finish()
+}
+
+/// A folder that appears under its name when it is complete, and leaves nothing behind otherwise.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    temporary: PathBuf,
+    to: PathBuf,
+}
+
+impl Draft {
+    /// A new folder that will be `to`.
+    pub(crate) fn new(to: &Path) -> Result<Draft> {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(to.file_name().ok_or_else(|| Failure::at(to, "this names no folder"))?);
+        name.push(format!(".{}.part", std::process::id()));
+        let temporary = to.with_file_name(name);
+        if let Some(parent) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
+            fs::create_dir_all(parent).at(parent)?;
+        }
+        fs::create_dir(&temporary).at(&temporary)?;
+        Ok(Draft { temporary, to: to.to_path_buf() })
+    }
+    /// Where to write.
+    pub(crate) fn path(&self) -> &Path {
+        &self.temporary
+    }
+    /// Puts the folder in its place; one that is there is replaced when `replace` says so.
+    pub(crate) fn finish(self, replace: bool) -> Result<()> {
+        if replace && self.to.exists() {
+            let old = self.temporary.with_extension("old");
+            fs::rename(&self.to, &old).at(&self.to)?;
+            fs::rename(&self.temporary, &self.to).at(&self.to)?;
+            return fs::remove_dir_all(&old).at(&old);
+        }
+        match fs::rename(&self.temporary, &self.to) {
+            Err(_) if !replace && self.to.is_dir() => Ok(()),
+            other => other.at(&self.to),
+        }
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // After a rename there is nothing to remove.
+        let _ = fs::remove_dir_all(&self.temporary);
+    }
+}
+
+/// Writes the weights of a compiled model.
+pub(crate) fn write_weights(output: &Output, path: &Path) -> Result<()> {
+    let mut file = BufWriter::new(fs::File::create(path).at(path)?);
+    output.write_weights(&mut file).and_then(|()| file.flush()).at(path)
+}
+
+/// The head of a generated file: what lints it need not pass.
+pub(crate) const ALLOW: &str = "#![allow(unused, clippy::all, clippy::undocumented_unsafe_blocks, missing_docs, unreachable_pub)]\n\n";
+
+/// The source of a model whose weights lie beside its crate's manifest.
+pub(crate) fn source(output: &Output, model: &str) -> String {
+    let weights = WeightsAt::Embedded("concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/weights.bin\")".into());
+    // The command needs no fields, so ports that would share a name are told apart by numbers.
+    let names = Names::new(model, weights).interface(Interface::Numbered);
+    output.rust(&names).unwrap_or_else(|d| format!("compile_error!({:?});", d.to_string()))
+}
+
+/// A file name as the name of a struct: `resnet50-v1` is `Resnet50V1`.
+pub(crate) fn struct_name(path: &Path) -> String {
+    let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let mut out = String::new();
+    for word in stem.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()) {
+        let (first, rest) = word.split_at(1);
+        out.push_str(&first.to_ascii_uppercase());
+        out.push_str(rest);
+    }
+    out.truncate(48);
+    if out.is_empty() || out.starts_with(|c: char| c.is_ascii_digit()) || out == "Self" {
+        out.insert(0, 'M');
+    }
+    out
+}
+
+/// A file name as the name of a crate: `Resnet50.v1` is `resnet50-v1`.
+pub(crate) fn crate_name(path: &Path) -> String {
+    let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().to_lowercase());
+    let words: Vec<&str> = stem.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
+    let mut out = words.join("-");
+    out.truncate(48);
+    if out.is_empty() || out.starts_with(|c: char| c.is_ascii_digit()) {
+        out.insert_str(0, "m-");
+    }
+    out + "-kiln"
+}

@@ -1,0 +1,140 @@
+//! `kiln bench`: measures a compiled model, and others beside it in the same minute.
+
+use crate::args::{ModelArgs, RunArgs};
+use crate::cache::Scratch;
+use crate::failure::{Failure, Result};
+use crate::model::{self, InputArgs, Ready};
+use crate::{data, job, npy};
+use serde_json::{Value as Json, json};
+use std::io::ErrorKind;
+use std::process::Command;
+
+/// Measure a compiled model.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    inputs: InputArgs,
+    #[command(flatten)]
+    how: RunArgs,
+    /// Runs before measuring.
+    #[arg(long, default_value_t = 3)]
+    warmup: usize,
+    /// Runs measured; 0 measures for about two seconds.
+    #[arg(long, default_value_t = 0)]
+    iterations: usize,
+    /// Measure another runtime beside it.
+    #[arg(long, value_name = "ort")]
+    against: Option<String>,
+    /// Print the measurements as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Bench {
+    /// Does it.
+    pub(crate) fn run(self) -> Result<()> {
+        let mut extra = self.how.job()?;
+        if self.against.as_deref().is_some_and(|a| a != "ort") {
+            return Err(Failure::Usage("--against: expected ort".into()));
+        }
+        let ready = model::ready(&self.model, &self.inputs)?;
+        let built = model::build(&self.model, &ready)?;
+        extra.extend([format!("warmup={}", self.warmup), format!("iterations={}", self.iterations)]);
+        let mut out = built.report.clone();
+        merge(&mut out, job::bench(&built.binary, &ready.values, &extra)?);
+        out["target"] = json!("cpu");
+        if self.against.is_some() {
+            let threads = out["threads"].as_u64().unwrap_or(1);
+            let ort = onnxruntime(&self, &ready, threads, out["iterations"].as_u64().unwrap_or(20))?;
+            // Measured again after the other, so that a slow minute shows in both.
+            let again = job::bench(&built.binary, &ready.values, &extra)?;
+            if again["p50_ms"].as_f64() < out["p50_ms"].as_f64() {
+                merge(&mut out, again);
+            }
+            if let (Some(a), Some(b)) = (ort["p50_ms"].as_f64(), out["p50_ms"].as_f64()) {
+                out["ratio"] = json!(a / b);
+            }
+            out["against"] = ort;
+        }
+        if self.json {
+            println!("{out}");
+            return Ok(());
+        }
+        for key in [
+            "threads",
+            "isa",
+            "min_ms",
+            "mean_ms",
+            "std_ms",
+            "p50_ms",
+            "p95_ms",
+            "p99_ms",
+            "max_ms",
+            "per_second",
+            "new_ms",
+            "first_ms",
+            "rss_bytes",
+        ] {
+            match out[key].as_f64() {
+                Some(x) if key.ends_with("_ms") || key == "per_second" => println!("{key:<12} {x:.3}"),
+                _ => println!("{key:<12} {}", out[key].to_string().trim_matches('"')),
+            }
+        }
+        if let Some(ratio) = out["ratio"].as_f64() {
+            println!("onnxruntime  {:.3} ms at p50: {ratio:.2} times kiln's", out["against"]["p50_ms"].as_f64().unwrap_or(0.0));
+        }
+        Ok(())
+    }
+}
+
+fn merge(into: &mut Json, from: Json) {
+    if let (Some(into), Json::Object(from)) = (into.as_object_mut(), from) {
+        into.extend(from);
+    }
+}
+
+const SCRIPT: &str = r#"
+import sys, json, time
+import numpy, onnxruntime
+model, threads, iterations, *files = sys.argv[1:]
+o = onnxruntime.SessionOptions()
+o.intra_op_num_threads = int(threads)
+start = time.perf_counter()
+s = onnxruntime.InferenceSession(model, o, providers=["CPUExecutionProvider"])
+new = (time.perf_counter() - start) * 1e3
+feed = {i.name: numpy.load(f) for i, f in zip(s.get_inputs(), files)}
+times = []
+for k in range(int(iterations) + 3):
+    start = time.perf_counter()
+    s.run(None, feed)
+    times.append((time.perf_counter() - start) * 1e3)
+times = sorted(times[3:])
+print(json.dumps({"name": "onnxruntime", "version": onnxruntime.__version__, "new_ms": new, "min_ms": times[0],
+                  "mean_ms": sum(times) / len(times), "p50_ms": times[len(times) // 2]}))
+"#;
+
+/// The same model and inputs in ONNX Runtime, by python.
+fn onnxruntime(bench: &Bench, ready: &Ready, threads: u64, iterations: u64) -> Result<Json> {
+    let scratch = Scratch::new()?;
+    let mut command = Command::new("python3");
+    command.args(["-c", SCRIPT]).arg(&bench.model.model).args([threads.to_string(), iterations.max(5).to_string()]);
+    for (i, v) in ready.values.iter().enumerate() {
+        let bytes = v.as_ref().and_then(|v| npy::write(v.as_tensor()?));
+        let bytes = bytes.ok_or_else(|| Failure::Fault(format!("--against: input {i} has no npy form")))?;
+        let path = scratch.0.join(format!("{i}.npy"));
+        data::replace(&path, &bytes)?;
+        command.arg(path);
+    }
+    let output = command.output().map_err(|e| match e.kind() {
+        ErrorKind::NotFound => Failure::Tool("error: python3 is missing, which --against ort needs".into()),
+        _ => Failure::Tool(format!("error: python3 cannot be started: {e}")),
+    })?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    if text.contains("ModuleNotFoundError") {
+        return Err(Failure::Tool("error: python3 has no onnxruntime or numpy, which --against ort needs".into()));
+    }
+    let last = text.trim().lines().last().unwrap_or_default().to_string();
+    serde_json::from_slice(&output.stdout).map_err(|_| Failure::Fault(format!("error: onnxruntime: {last}")))
+}

@@ -1,0 +1,108 @@
+//! `kiln compile`: a crate that builds offline with rustc alone.
+
+use crate::args::ModelArgs;
+use crate::failure::{At, Failure, Result};
+use crate::model::{compile_guarded, report};
+use crate::package::{self, ALLOW, Draft, toml};
+use kiln_compiler::diagnostics::shown;
+use kiln_compiler::ir::Graph;
+use serde_json::Value as Json;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Write a crate that builds offline with rustc alone.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Compile {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The folder of the crate; by default the model's name with `-kiln`. A crate of an earlier run is replaced.
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Compile {
+    /// Does it.
+    pub(crate) fn run(self) -> Result<()> {
+        let path = &self.model.model;
+        let to = self.output.clone().unwrap_or_else(|| PathBuf::from(package::crate_name(path)));
+        let to = std::path::absolute(&to).at(&to)?;
+        if to.exists() && !replaceable(&to) {
+            return Err(Failure::at(&to, "this is there already and no crate that kiln wrote; name another folder"));
+        }
+        let output = compile_guarded(&self.model.options(self.model.parsed()?))?;
+        let start = Instant::now();
+        let name = package::struct_name(path);
+        let source = package::source(&output, &name);
+        let report = report(&output, &source, start.elapsed().as_secs_f64());
+        let draft = Draft::new(&to)?;
+        let dir = draft.path();
+        for sub in ["src", "vendor"] {
+            fs::create_dir_all(dir.join(sub)).at(dir)?;
+        }
+        let put = |name: &str, text: &str| fs::write(dir.join(name), text).at(&dir.join(name));
+        let head = format!("//! A model compiled by kiln {}: see README.md.\n{ALLOW}pub use kiln;\n\n", package::VERSION);
+        put("src/lib.rs", &format!("{head}{source}"))?;
+        put("Cargo.toml", &manifest(path))?;
+        put("README.md", &readme(&output.plan.graph, path, &name, &report))?;
+        package::write_weights(&output, &dir.join("weights.bin"))?;
+        package::write_runtime(&dir.join("vendor"))?;
+        draft.finish(true)?;
+        if self.json {
+            println!("{report}");
+        } else {
+            eprintln!(
+                "{}: {} kernels, {} of weights, {} of arena",
+                to.display(),
+                report["kernels"],
+                report["weights_bytes"],
+                report["arena_bytes"]
+            );
+        }
+        Ok(())
+    }
+}
+
+fn replaceable(dir: &Path) -> bool {
+    let empty = fs::read_dir(dir).is_ok_and(|mut d| d.next().is_none());
+    empty || fs::read_to_string(dir.join("Cargo.toml")).is_ok_and(|t| t.starts_with(MARK))
+}
+
+const MARK: &str = "# Made by kiln";
+
+fn manifest(path: &Path) -> String {
+    format!(
+        "{MARK}; a new run of `kiln compile` replaces the whole folder.\n[package]\nname = {}\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
+         [workspace]\nexclude = [\"vendor\"]\n\n[dependencies]\nkiln = {{ path = \"vendor/kiln\" }}\n\n[profile.dev]\nopt-level = 3\n",
+        toml(package::crate_name(path))
+    )
+}
+
+/// The page that goes with the crate.
+fn readme(g: &Graph, path: &Path, name: &str, report: &Json) -> String {
+    let krate = package::crate_name(path);
+    let file = path.file_name().map_or_else(String::new, |n| shown(&n.to_string_lossy()));
+    let mut out = format!("# {krate}\n\n`{file}` compiled by kiln {}. It builds offline: `cargo build --release`.\n\n", package::VERSION);
+    let _ = write!(
+        out,
+        "```rust\nuse {}::{{{name}, kiln::{{Model, Options, Tensor, Value}}}};\n\nlet mut net = {name}::with(&Options::default())?;\nlet outputs = net.run_dyn(&[(\"{}\", &value)])?;\n```\n\n",
+        krate.replace('-', "_"),
+        g.inputs.first().map_or(String::new(), |p| shown(&p.name))
+    );
+    for (what, ports, values) in [("Input", &g.inputs, &g.body.inputs), ("Output", &g.outputs, &g.body.outputs)] {
+        let _ = writeln!(out, "| {what} | Type |\n|---|---|");
+        for (p, v) in ports.iter().zip(values) {
+            let _ = writeln!(out, "| `{}` | `{}` |", shown(&p.name).replace('|', "\\|"), g.ty(*v).to_string().replace('|', "\\|"));
+        }
+        out.push('\n');
+    }
+    let _ = writeln!(out, "| Report | |\n|---|---|");
+    for key in ["kernels", "kernel_functions", "copies", "arena_bytes", "arena_bound_bytes", "intermediates_bytes", "weights_bytes"] {
+        let _ = writeln!(out, "| {} | {} |", key.replace('_', " "), report[key]);
+    }
+    out
+}

@@ -1,0 +1,10 @@
+//! The verbs, a file each.
+
+pub(crate) mod bench;
+pub(crate) mod compare;
+pub(crate) mod compile;
+mod cost;
+pub(crate) mod dump;
+pub(crate) mod inspect;
+pub(crate) mod run;
+pub(crate) mod test;

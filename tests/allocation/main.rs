@@ -1,0 +1,44 @@
+//! A closed model allocates nothing after it is made, shown by an allocator that counts.
+
+use kiln::{Options, Threads};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+kiln::model! { struct Convnet = "models/convnet.onnx"; }
+kiln::model! { struct Mlp = "models/mlp.onnx"; dims { batch in 1..=8 } }
+
+struct Counting;
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.fetch_add(1, Relaxed);
+        // SAFETY: passed on from the caller.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: passed on from the caller.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn runs_allocate_nothing() {
+    let options = Options::default().threads(Threads::new(2));
+    let mut net = Convnet::with(&options).unwrap();
+    let mut mlp = Mlp::with(&options).unwrap();
+    let image = vec![0.25f32; 3 * 17 * 19];
+    let rows = vec![0.5f32; 8 * 12];
+    net.run(&image).unwrap();
+    let before = COUNT.load(Relaxed);
+    let mut sum = 0.0;
+    for batch in [1, 8, 3, 5] {
+        sum += net.run(&image).unwrap().logits[0];
+        sum += mlp.run(&rows[..batch * 12]).unwrap().probabilities[0];
+    }
+    assert_eq!(COUNT.load(Relaxed) - before, 0, "allocations in eight runs (sum {sum})");
+}

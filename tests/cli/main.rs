@@ -1,0 +1,156 @@
+//! The command `kiln` as its users call it: verbs, exit statuses, files and JSON.
+
+use kiln_kernels::dtype::DType::F32;
+use kiln_kernels::value::Tensor;
+use kiln_tests::models::ModelBuilder;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// The command, built beside this test.
+fn kiln() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let test = std::env::current_exe().unwrap();
+        let profile = test.ancestors().nth(2).unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--offline", "--package", "kiln-cli", "--target-dir"]).arg(profile.parent().unwrap());
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).status().unwrap().success());
+        profile.join("kiln")
+    })
+}
+
+/// A folder of its own for a test, with a cache inside; empty at the start.
+fn folder(name: &str) -> PathBuf {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    let model = ModelBuilder::new()
+        .opset(17)
+        .input("x", F32, ["N", "4"])
+        .initializer("w", Tensor::new(&[4, 2], &[1f32, 0., 0., 1., 1., 0., 0., 1.]))
+        .node("MatMul", &["x", "w"], &["y"])
+        .node("Relu", &["y"], &["z"])
+        .output("z");
+    fs::write(dir.join("m.onnx"), model.build()).unwrap();
+    dir
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    Command::new(kiln()).args(args).current_dir(dir).env("XDG_CACHE_HOME", cache).output().unwrap()
+}
+
+fn status(dir: &Path, args: &[&str]) -> (i32, String) {
+    let out = run(dir, args);
+    (out.status.code().unwrap_or(-1), String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+fn json(dir: &Path, args: &[&str]) -> serde_json::Value {
+    let out = run(dir, args);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(json["schema"], 1);
+    json
+}
+
+/// An `.npy` file of floats.
+fn npy(dims: &str, data: &[f32]) -> Vec<u8> {
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {dims}, }}");
+    while (header.len() + 11) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut out = b"\x93NUMPY\x01\x00".to_vec();
+    out.extend((header.len() as u16).to_le_bytes());
+    out.extend(header.as_bytes());
+    out.extend(data.iter().flat_map(|x| x.to_le_bytes()));
+    out
+}
+
+#[test]
+fn a_model_runs_on_files_and_on_random_inputs() {
+    let dir = folder("runs");
+    fs::create_dir(dir.join("in")).unwrap();
+    fs::write(dir.join("in/in_0.npy"), npy("(2, 4)", &[1., 2., 3., 4., -1., -2., -3., 4.])).unwrap();
+    assert_eq!(status(&dir, &["run", "m.onnx", "--inputs", "in", "--output-dir", "out"]), (0, String::new()));
+    let expected = npy("(2, 2)", &[4., 6., 0., 2.]);
+    assert_eq!(fs::read(dir.join("out/out_0.npy")).unwrap(), expected);
+    let names: serde_json::Value = serde_json::from_slice(&fs::read(dir.join("out/outputs.json")).unwrap()).unwrap();
+    assert_eq!(names["outputs"][0], "z");
+    fs::write(dir.join("in/out_0.npy"), expected).unwrap();
+    assert_eq!(status(&dir, &["compare", "m.onnx", "--expect", "in", "--ulp", "0", "--layers"]).0, 0);
+    fs::write(dir.join("in/out_0.npy"), npy("(2, 2)", &[4., 6., 0., 3.])).unwrap();
+    assert_eq!(status(&dir, &["compare", "m.onnx", "--expect", "in"]).0, 1);
+    let (code, text) = status(&dir, &["run", "m.onnx", "--output-dir", "random"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("dimension \"N\" = 1"), "the choice is printed: {text}");
+    assert!(dir.join("random/out_0.npy").is_file());
+    let j = json(&dir, &["bench", "m.onnx", "--dim", "N=3", "--iterations", "5", "--json"]);
+    for key in
+        ["threads", "min_ms", "p99_ms", "new_ms", "first_ms", "rss_bytes", "binary_bytes", "build_seconds", "kernels", "weights_bytes"]
+    {
+        assert!(j[key].is_number(), "{key} in {j}");
+    }
+    assert_eq!((&j["iterations"], &j["target"]), (&5.into(), &"cpu".into()));
+}
+
+#[test]
+fn failures_have_their_status_and_leave_nothing() {
+    let dir = folder("fails");
+    fs::write(dir.join("broken.onnx"), b"this is no model").unwrap();
+    for (args, code) in [
+        (&["compile", "broken.onnx", "-o", "c"][..], 1),
+        (&["compile", "missing.onnx", "-o", "c"], 1),
+        (&["compile", "m.onnx", "-o", "c", "--dim", "M=3"], 1),
+        (&["compile", "m.onnx", "-o", "c", "--dim", "N"], 2),
+        (&["compile", "m.onnx", "-o", "c", "--target", "tpu"], 2),
+        (&["run", "m.onnx", "--inputs", "nowhere", "--output-dir", "o"], 1),
+        (&["run", "m.onnx"], 2),
+        (&["dump", "m.onnx", "--after", "nothing"], 2),
+        (&["test", "."], 1),
+        (&["frobnicate"], 2),
+    ] {
+        let (found, text) = status(&dir, args);
+        assert_eq!(found, code, "{args:?}: {text}");
+        assert!(!text.trim().is_empty(), "{args:?} says why");
+    }
+    let mut left: Vec<String> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    left.sort();
+    assert_eq!(left, ["broken.onnx", "m.onnx"]);
+    let mut without = Command::new(kiln());
+    without.args(["run", "m.onnx", "--output-dir", "o", "--dim", "N=77"]).current_dir(&dir).env("CARGO", "/no/cargo");
+    let out = without.env("XDG_CACHE_HOME", dir.join("cache")).output().unwrap();
+    assert_eq!(out.status.code(), Some(3), "a missing cargo has a status of its own");
+    assert!(String::from_utf8_lossy(&out.stderr).contains("cargo is missing"));
+}
+
+#[test]
+fn a_compiled_crate_builds_by_itself() {
+    let dir = folder("compiles");
+    let j = json(&dir, &["compile", "m.onnx", "-o", "m-kiln", "--json"]);
+    for key in ["kernels", "kernel_functions", "copies", "intermediates_bytes", "weights_bytes", "peak_rss_bytes"] {
+        assert!(j[key].is_number(), "{key} in {j}");
+    }
+    assert!(j["seconds"]["total"].is_number());
+    for file in ["Cargo.toml", "README.md", "src/lib.rs", "weights.bin", "vendor/kiln/src/lib.rs", "vendor/kiln-kernels/Cargo.toml"] {
+        assert!(dir.join("m-kiln").join(file).is_file(), "{file}");
+    }
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--offline", "--release"]).current_dir(dir.join("m-kiln"));
+    let out = build.env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("crates")).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && !text.contains("warning: unused"), "{text}");
+    assert_eq!(status(&dir, &["compile", "m.onnx", "-o", "m-kiln"]).0, 0, "a crate of kiln is replaced");
+    fs::create_dir(dir.join("mine")).unwrap();
+    fs::write(dir.join("mine/file"), "").unwrap();
+    assert_eq!(status(&dir, &["compile", "m.onnx", "-o", "mine"]).0, 1, "anything else is not");
+    let j = json(&dir, &["inspect", "m.onnx", "--json"]);
+    assert_eq!((&j["dims"][0], &j["operators"]["MatMul"]), (&"N".into(), &1.into()));
+    let dump = run(&dir, &["dump", "m.onnx", "--after", "import"]);
+    assert!(String::from_utf8_lossy(&dump.stdout).contains("MatMul"));
+}

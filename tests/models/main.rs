@@ -1,0 +1,157 @@
+//! Compiled models against the reference evaluator, through `model!`: every batch from one instance, several threads, control flow.
+
+use kiln::{Error, Model, Options, Tensor, Threads, Value};
+use kiln_compiler::{eval::Evaluator, import, onnx};
+use kiln_tests::samples;
+
+kiln::model! {
+    struct Mlp = "models/mlp.onnx";
+    dims { batch in 1..=8 }
+}
+kiln::model! {
+    struct OpenMlp = "models/mlp.onnx";
+}
+kiln::model! {
+    struct Convnet = "models/convnet.onnx";
+    outputs { scores = "logits" }
+}
+kiln::model! {
+    struct Control = "models/control.onnx";
+}
+
+/// What the evaluator gives for a model.
+fn reference(model: &[u8], inputs: Vec<Value>) -> Vec<Value> {
+    let model = onnx::read(model, None, &Default::default()).unwrap();
+    let graph = import::import(&model, &Default::default()).unwrap();
+    Evaluator::new(&graph, inputs).unwrap().run().unwrap()
+}
+
+fn close(a: &[f32], b: &Value) {
+    let b = b.as_tensor().unwrap();
+    let b: &[f32] = b.slice();
+    assert_eq!(a.len(), b.len());
+    for (x, y) in a.iter().zip(b) {
+        assert!((x - y).abs() <= 1e-5 * (1.0 + y.abs()), "{x} and {y}");
+    }
+}
+
+#[test]
+fn the_files_are_what_the_samples_build() {
+    for (name, build) in samples::ALL {
+        let path = format!("{}/models/{name}.onnx", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(&path, build()).unwrap();
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), build(), "{name}: run with BLESS=1 to write it");
+    }
+}
+
+#[test]
+fn every_batch_runs_from_one_instance() {
+    let (mut bounded, mut open) = (Mlp::new().unwrap(), OpenMlp::new().unwrap());
+    assert!(Mlp::ARENA_BYTES.is_some() && OpenMlp::ARENA_BYTES.is_none());
+    for batch in [8, 1, 3, 5, 2, 8, 7, 6, 4] {
+        let x = samples::noise(batch as u64, batch * 12);
+        let want = reference(&samples::mlp(), vec![Tensor::new(&[batch, 12], &x).into()]);
+        let out = bounded.run(&x).unwrap();
+        assert_eq!(out.probabilities.shape(), [batch, 5]);
+        close(&out.probabilities, &want[0]);
+        close(&open.run((&x[..], [batch, 12])).unwrap().probabilities, &want[0]);
+    }
+    let too_many = vec![0f32; 9 * 12];
+    assert!(matches!(bounded.run(&too_many), Err(Error::Dim { .. })));
+    assert!(matches!(bounded.run(&vec![0f32; 13]), Err(Error::Shape { .. })));
+    // After an error the instance goes on.
+    assert!(bounded.run(&vec![0f32; 12]).is_ok());
+}
+
+#[test]
+fn no_value_of_a_request_is_left_for_the_next() {
+    let mut net = Mlp::new().unwrap();
+    let secret = vec![1e30f32; 8 * 12];
+    let probe = samples::noise(9, 12);
+    let clean = net.run(&probe).unwrap().probabilities.to_owned();
+    net.run(&secret).unwrap();
+    assert_eq!(net.run(&probe).unwrap().probabilities.to_owned(), clean);
+}
+
+#[test]
+fn every_instruction_set_and_number_of_threads_agrees() {
+    let image = samples::noise(20, 3 * 17 * 19);
+    let want = reference(&samples::convnet(), vec![Tensor::new(&[1, 3, 17, 19], &image).into()]);
+    for isa in kiln::Isa::available() {
+        let mut first: Option<Vec<f32>> = None;
+        for threads in [1, 2, 3] {
+            let options = Options::default().threads(Threads::new(threads)).isa(isa);
+            let mut net = Convnet::with(&options).unwrap();
+            assert_eq!(net.device().isa, isa);
+            let got = net.run(&image).unwrap().scores.to_owned();
+            close(&got, &want[0]);
+            let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            let first = first.get_or_insert_with(|| got.clone());
+            assert_eq!(bits(first), bits(&got), "{} with {threads} threads", isa.name());
+        }
+    }
+}
+
+#[test]
+fn inputs_come_in_every_form() {
+    let mut net = Convnet::new().unwrap();
+    let image = samples::noise(21, 3 * 17 * 19);
+    let want = net.run(&image).unwrap().scores.to_owned();
+    let array: [f32; 969] = image.clone().try_into().unwrap();
+    assert_eq!(net.run(&array).unwrap().scores.to_owned(), want);
+    let mut nested = [[[[0f32; 19]; 17]; 3]; 1];
+    nested.as_flattened_mut().as_flattened_mut().as_flattened_mut().copy_from_slice(&image);
+    assert_eq!(net.run(&nested).unwrap().scores.to_owned(), want);
+    // A slice that starts anywhere.
+    let mut shifted = vec![0f32; 970];
+    shifted[1..].copy_from_slice(&image);
+    assert_eq!(net.run(&shifted[1..]).unwrap().scores.to_owned(), want);
+    net.input_mut().unwrap().image.copy_from_slice(&image);
+    assert_eq!(net.run_prepared().unwrap().scores.to_owned(), want);
+    let mut buffers = ConvnetBuffers::default();
+    net.run_into(&image, &mut buffers).unwrap();
+    assert_eq!(buffers.scores, want);
+    let value = Tensor::new(&[1, 3, 17, 19], &image).into();
+    let dynamic = net.run_dyn(&[("image", &value)]).unwrap();
+    assert_eq!(dynamic[0].as_tensor().unwrap().slice::<f32>(), want);
+    assert!(matches!(net.run_dyn(&[("nothing", &value)]), Err(Error::Port { .. })));
+}
+
+#[test]
+fn instances_run_at_once_on_several_threads() {
+    let net = Convnet::new().unwrap();
+    std::thread::scope(|s| {
+        for seed in 0..4 {
+            let mut net = net.fork().unwrap();
+            s.spawn(move || {
+                let image = samples::noise(30 + seed, 3 * 17 * 19);
+                let want = reference(&samples::convnet(), vec![Tensor::new(&[1, 3, 17, 19], &image).into()]);
+                for _ in 0..50 {
+                    close(&net.run(&image).unwrap().scores, &want[0]);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn control_flow_and_counts_found_at_run_time() {
+    let mut net = Control::new().unwrap();
+    for (flag, trips) in [(true, 3i64), (false, 0), (true, 1), (false, 5)] {
+        let x = [1.5f32, -2.0, 0.0, 4.0];
+        let words: Value = Tensor::strings(&[2], vec!["Kiln".into(), "äé".into()]).into();
+        let inputs: Vec<Value> = vec![
+            Tensor::new(&[4], &x).into(),
+            Tensor::with_dtype(kiln::DType::Bool, &[], &[flag as u8]).into(),
+            Tensor::scalar(trips).into(),
+            words.clone(),
+        ];
+        let want = reference(&samples::control(), inputs.clone());
+        let names = ["x", "flag", "trips", "words"];
+        let given: Vec<(&str, &Value)> = names.into_iter().zip(&inputs).collect();
+        let got = net.run_dyn(&given).unwrap();
+        assert_eq!(got, want, "flag {flag}, {trips} trips");
+    }
+}

@@ -1,0 +1,128 @@
+//! Small models that several tests compile: the files in `tests/models/` are exactly what these functions build.
+
+use crate::models::{ModelBuilder, SCALAR, sequence_type, tensor_type};
+use kiln_kernels::dtype::DType::{Bool, F32, I64, Str};
+use kiln_kernels::value::Tensor;
+
+/// Numbers between -1 and 1 that look random and are the same on every machine.
+pub fn noise(seed: u64, n: usize) -> Vec<f32> {
+    let mut s = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..n)
+        .map(|_| {
+            s = s.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            ((s >> 40) as f32 / (1u64 << 23) as f32) - 1.0
+        })
+        .collect()
+}
+
+fn weight(seed: u64, dims: &[usize]) -> Tensor {
+    Tensor::new(dims, &noise(seed, dims.iter().product()))
+}
+
+/// Two layers with an open batch: Gemm, Relu, Gemm, Softmax.
+pub fn mlp() -> Vec<u8> {
+    ModelBuilder::new()
+        .opset(17)
+        .input("x", F32, ["batch", "12"])
+        .initializer("w1", weight(1, &[12, 20]))
+        .initializer("b1", weight(2, &[20]))
+        .initializer("w2", weight(3, &[5, 20]))
+        .initializer("b2", weight(4, &[5]))
+        .node("Gemm", &["x", "w1", "b1"], &["h"])
+        .node("Relu", &["h"], &["r"])
+        .node("Gemm", &["r", "w2", "b2"], &["s"])
+        .attr("transB", 1)
+        .node("Softmax", &["s"], &["probabilities"])
+        .output("probabilities")
+        .build()
+}
+
+/// Convolutions of odd channels with a residual, a pool, a depthwise one and a classifier.
+pub fn convnet() -> Vec<u8> {
+    ModelBuilder::new()
+        .opset(17)
+        .input("image", F32, [1, 3, 17, 19])
+        .initializer("w1", weight(5, &[11, 3, 3, 3]))
+        .initializer("b1", weight(6, &[11]))
+        .initializer("w2", weight(7, &[11, 11, 3, 3]))
+        .initializer("w3", weight(8, &[11, 1, 5, 5]))
+        .initializer("scale", weight(9, &[11]))
+        .initializer("shift", weight(10, &[11]))
+        .initializer("mean", weight(11, &[11]))
+        .initializer("var", Tensor::new(&[11], &[0.9f32; 11]))
+        .initializer("w4", weight(12, &[11, 7]))
+        .node("Conv", &["image", "w1", "b1"], &["c1"])
+        .attr("strides", vec![2i64, 2])
+        .attr("pads", vec![1i64, 1, 1, 1])
+        .node("Relu", &["c1"], &["r1"])
+        .node("Conv", &["r1", "w2"], &["c2"])
+        .attr("pads", vec![1i64, 1, 1, 1])
+        .node("BatchNormalization", &["c2", "scale", "shift", "mean", "var"], &["n2"])
+        .node("Add", &["n2", "r1"], &["a2"])
+        .node("Sigmoid", &["a2"], &["s2"])
+        .node("Mul", &["a2", "s2"], &["m2"])
+        .node("MaxPool", &["m2"], &["p2"])
+        .attr("kernel_shape", vec![3i64, 3])
+        .attr("strides", vec![2i64, 2])
+        .attr("pads", vec![1i64, 1, 1, 1])
+        .node("Conv", &["p2", "w3"], &["c3"])
+        .attr("group", 11)
+        .attr("pads", vec![2i64, 2, 2, 2])
+        .node("GlobalAveragePool", &["c3"], &["g"])
+        .node("Flatten", &["g"], &["f"])
+        .node("MatMul", &["f", "w4"], &["logits"])
+        .output("logits")
+        .build()
+}
+
+/// Control flow and data-dependent shapes: If, Loop, NonZero into MatMul, a sequence and a string operator.
+pub fn control() -> Vec<u8> {
+    let yes = ModelBuilder::new().graph_name("yes").node("Relu", &["x"], &["y1"]).output("y1");
+    let no = ModelBuilder::new().graph_name("no").node("Neg", &["x"], &["y2"]).output("y2");
+    let body = ModelBuilder::new()
+        .graph_name("body")
+        .input("i", I64, SCALAR)
+        .input("go", Bool, SCALAR)
+        .input("acc", F32, ["4"])
+        .node("Add", &["acc", "x"], &["next"])
+        .node("Identity", &["go"], &["on"])
+        .node("Identity", &["next"], &["slice"])
+        .output("on")
+        .output("next")
+        .output("slice");
+    ModelBuilder::new()
+        .opset(17)
+        .input("x", F32, ["4"])
+        .input("flag", Bool, SCALAR)
+        .input("trips", I64, SCALAR)
+        .input("words", Str, ["n"])
+        .initializer("zero", Tensor::new(&[4], &[0f32; 4]))
+        .initializer("one", Tensor::scalar(1i64))
+        .node("If", &["flag"], &["branch"])
+        .attr("then_branch", yes)
+        .attr("else_branch", no)
+        .node("Loop", &["trips", "", "zero"], &["sum", "steps"])
+        .attr("body", body)
+        .node("NonZero", &["branch"], &["where"])
+        .node("Cast", &["where"], &["where_f"])
+        .attr("to", 1)
+        .node("Transpose", &["where_f"], &["column"])
+        .attr("perm", vec![1i64, 0])
+        .node("MatMul", &["where_f", "column"], &["squares"])
+        .node("SequenceConstruct", &["branch", "sum"], &["pair"])
+        .node("SequenceAt", &["pair", "one"], &["second"])
+        .node("StringNormalizer", &["words"], &["upper"])
+        .attr("case_change_action", "UPPER")
+        .attr("is_case_sensitive", 1)
+        .output("branch")
+        .output("sum")
+        .output("steps")
+        .output("squares")
+        .output("second")
+        .output("upper")
+        .output_of("pair", sequence_type(tensor_type(F32, ["4"])))
+        .build()
+}
+
+/// Every sample with its file name.
+pub const ALL: [(&str, fn() -> Vec<u8>); 3] = [("mlp", mlp), ("convnet", convnet), ("control", control)];

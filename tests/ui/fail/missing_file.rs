@@ -1,0 +1,3 @@
+kiln::model! { struct M = "nowhere.onnx"; }
+
+fn main() {}

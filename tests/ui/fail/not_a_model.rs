@@ -1,0 +1,3 @@
+kiln::model! { struct M = "../../../../tests/ui/main.rs"; }
+
+fn main() {}

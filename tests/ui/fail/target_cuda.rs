@@ -1,0 +1,3 @@
+kiln::model! { struct M = "../../../../tests/models/mlp.onnx"; target { cuda } }
+
+fn main() {}

@@ -1,0 +1,3 @@
+kiln::model! { struct M = "../../../../tests/models/mlp.onnx"; colour blue }
+
+fn main() {}
