@@ -40,7 +40,8 @@ pub fn from_f64s(dims: &[usize], x: &[f64], dtype: DType) -> Tensor {
         DType::U64 => go!(u64, |v| v as u64),
         DType::Bool => go!(u8, |v| (v != 0.0) as u8),
         DType::F32 => go!(f32, |v| v as f32),
-        other => unreachable!("{other} literals are not made; this is a bug in the compiler"),
+        // Types that are only stored have no literal but zero: operators that compute refuse them.
+        other => Tensor::zeros(other, dims),
     }
 }
 
@@ -216,8 +217,16 @@ impl<'a> Evaluator<'a> {
                 return Err(format!("{v} is {}{:?}, expected {}", t.dtype, t.dims, self.graph.ty(v)));
             }
             for (d, n) in shape.iter().zip(&t.dims) {
-                if let Some(s) = d.as_sym() {
-                    self.syms.insert(s, *n as i64);
+                // A symbol of the inputs is bound once; a body may bind its own anew in every iteration.
+                let own = d.as_sym().filter(|s| !self.syms.contains_key(s) || !self.graph.known_at_entry(&Dim::sym(*s)));
+                match own {
+                    Some(s) => {
+                        self.syms.insert(s, *n as i64);
+                    }
+                    None if d.eval(&|s| self.syms.get(&s).copied()).is_some_and(|want| want != *n as i64) => {
+                        return Err(format!("{v} is {}{:?}, expected {}", t.dtype, t.dims, self.graph.ty(v)));
+                    }
+                    None => {}
                 }
             }
         }

@@ -386,6 +386,13 @@ impl<'m> Builder<'m> {
             Dim::sym(Sym(symbols.len() as u32 - 1))
         };
         let mut cx = Infer { facts: Facts { inputs: operands, outputs: vec![] }, results, bodies, fresh: &mut fresh };
+        if !matches!(op, Op::Host(_) | Op::If(_) | Op::Loop(_)) {
+            let other = cx.facts.inputs.iter().flatten().map(|o| &o.fact.ty).find(|t| !matches!(t, Type::Tensor(..)));
+            if let Some(t) = other {
+                return Err(Diagnostic::new(format!("{} needs tensors of known rank, found {t}", op.name()))
+                    .help("state the shape in the model's value_info"));
+            }
+        }
         if !op.takes_packed() {
             let packed = cx.facts.inputs.iter().flatten().filter_map(|o| o.fact.ty.dtype()).find(|d| (1..8).contains(&d.bits()));
             if let Some(d) = packed {

@@ -1,8 +1,10 @@
-//! The ONNX suite through import and the reference evaluator. `KILN_SUITE` names the folder that `conformance/prepare.py` filled;
-//! `KILN_CASES` picks cases whose `folder/name` contains it; `KILN_STRICT` makes any failure a failure of the test.
+//! The ONNX suite through import and the reference evaluator, as it is and with bytes of its models changed. `KILN_SUITE` names the folder that `conformance/prepare.py` filled;
+//! `KILN_CASES` picks cases whose `folder/name` contains it; `KILN_STRICT` makes any failure a failure of the test; `KILN_ROUNDS` is how
+//! often each model is changed.
 
 use kiln_compiler::eval::Evaluator;
 use kiln_compiler::import::{Dims, import};
+use kiln_compiler::onnx::{Limits, read};
 use kiln_tests::suite::{Case, cases, compare_all, guarded, quiet_panics};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -87,4 +89,55 @@ fn the_suite_by_reference() {
     }
     println!("{} passed, {} failed", results.len() - failures.len(), failures.len());
     assert!(failures.is_empty() || std::env::var("KILN_STRICT").is_err(), "{} cases failed", failures.len());
+}
+
+/// Imports and evaluates a model as far as it goes; only a panic or a graph that does not verify is a failure.
+fn survive(case: &Case, bytes: &[u8]) -> Result<(), String> {
+    let Ok(model) = read(bytes, None, &Limits::default()) else { return Ok(()) };
+    let Ok(graph) = import(&model, &Dims::default()) else { return Ok(()) };
+    kiln_compiler::ir::verify(&graph)?;
+    let small = |d: Vec<usize>| d.iter().try_fold(1usize, |a, b| a.checked_mul(*b)).is_some_and(|n| n < 1 << 22);
+    if graph.values.iter().filter_map(|v| v.fact.ty.closed_dims()).all(small) {
+        for set in case.data(&model).unwrap_or_default() {
+            let _ = Evaluator::new(&graph, set.inputs).and_then(|mut e| e.run());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn changed_models_do_not_panic() {
+    let Ok(root) = std::env::var("KILN_SUITE") else {
+        println!("skipped: KILN_SUITE names no folder");
+        return;
+    };
+    quiet_panics();
+    let rounds = std::env::var("KILN_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(2);
+    let mut state = 0x0123_4567_89ab_cdef_u64;
+    let mut next = |n: usize| {
+        for (left, by) in [(true, 13), (false, 7), (true, 17)] {
+            state ^= if left { state << by } else { state >> by };
+        }
+        (state % n as u64) as usize
+    };
+    let mut failures = BTreeMap::new();
+    for case in cases(Path::new(&root)) {
+        let Ok(whole) = std::fs::read(case.path.join("model.onnx")) else { continue };
+        for _ in 0..if whole.len() < 20_000 { rounds } else { 0 } {
+            let mut bytes = whole.clone();
+            for _ in 0..1 + next(2) {
+                let at = next(bytes.len());
+                bytes[at] = match next(4) {
+                    0 => next(256) as u8,
+                    1 => bytes[at].wrapping_add(1),
+                    2 => bytes[at].wrapping_sub(1),
+                    _ => [0, 1, 2, 3, 7, 0x7f, 0xff][next(7)],
+                };
+            }
+            if let Err(text) = guarded(|| survive(&case, &bytes)) {
+                failures.entry(text).or_insert_with(|| case.name.clone());
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
 }

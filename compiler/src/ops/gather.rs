@@ -17,6 +17,9 @@ impl Operator for Gather {
     fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
         check_index(cx, 1)?;
         let x = cx.shape(0);
+        if self.axis >= x.len() {
+            return Err(Diagnostic::new(format!("Gather along axis {} needs more axes than [{}] has", self.axis, super::cx::list(x))));
+        }
         let mut shape = x[..self.axis].to_vec();
         shape.extend_from_slice(cx.shape(1));
         shape.extend_from_slice(&x[self.axis + 1..]);
@@ -64,6 +67,15 @@ impl Operator for GatherElements {
         check_index(cx, 1)?;
         if cx.rank(0) != cx.rank(1) {
             return Err(Diagnostic::new(format!("the indices have rank {}, the tensor {}", cx.rank(1), cx.rank(0))));
+        }
+        let beyond = |i: usize| matches!((cx.shape(1)[i].as_int(), cx.shape(0)[i].as_int()), (Some(a), Some(b)) if a > b);
+        if self.axis >= cx.rank(0) || (0..cx.rank(0)).any(|i| i != self.axis && beyond(i)) {
+            return Err(Diagnostic::new(format!(
+                "indices of shape [{}] address more than [{}] holds beside axis {}",
+                super::cx::list(cx.shape(1)),
+                super::cx::list(cx.shape(0)),
+                self.axis
+            )));
         }
         Ok(vec![Fact::tensor(cx.dtype(0), cx.shape(1).to_vec())])
     }

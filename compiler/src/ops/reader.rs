@@ -252,6 +252,9 @@ impl<'m> Reader<'_, 'm> {
         if from == to {
             return Ok(v);
         }
+        if let Some(other) = [from, to].into_iter().find(|t| !super::pointwise::computes(*t)) {
+            return Err(Diagnostic::new(format!("{} does not compute on {other}", shown(&self.node.op_type))));
+        }
         self.emit(Pointwise::cast(from, to, true), &[v])
     }
     /// The tensor under another shape.

@@ -5,7 +5,7 @@ use crate::fault::{Fault, position};
 use crate::index::{for_each, offset, strides};
 use crate::num::Index;
 use crate::value::Element;
-use alloc::vec;
+use alloc::{format, vec};
 
 /// `out[o, i.., k] = x[o, indices[i..], k]` for `x` of shape `[outer, axis, inner]`:
 /// [Gather](https://onnx.ai/onnx/operators/onnx__Gather.html).
@@ -27,6 +27,14 @@ pub fn gather<T: Element, I: Index>(
     Ok(())
 }
 
+/// Checks that an index tensor stays inside of the data on every axis but the one whose positions it holds.
+pub(crate) fn beside(x_dims: &[usize], i_dims: &[usize], axis: usize) -> Result<(), Fault> {
+    match (0..x_dims.len()).find(|&i| i != axis && i_dims[i] > x_dims[i]) {
+        Some(i) => Err(Fault::Domain(format!("the indices have extent {} at axis {i}, the data {}", i_dims[i], x_dims[i]))),
+        None => Ok(()),
+    }
+}
+
 /// `out[i] = x[i with i[axis] replaced by indices[i]]`:
 /// [GatherElements](https://onnx.ai/onnx/operators/onnx__GatherElements.html).
 pub fn gather_elements<T: Element, I: Index>(
@@ -37,6 +45,7 @@ pub fn gather_elements<T: Element, I: Index>(
     i_dims: &[usize],
     axis: usize,
 ) -> Result<(), Fault> {
+    beside(x_dims, i_dims, axis)?;
     let xs = strides(x_dims);
     let mut k = 0;
     let mut fault = None;
@@ -61,6 +70,9 @@ pub fn gather_nd<T: Element, I: Index>(
     batch: usize,
 ) -> Result<(), Fault> {
     let width = i_dims[i_dims.len() - 1];
+    if x_dims[..batch] != i_dims[..batch] {
+        return Err(Fault::Domain(format!("data {x_dims:?} and indices {i_dims:?} differ in their {batch} batch axes")));
+    }
     let batches: usize = x_dims[..batch].iter().product();
     let per_batch: usize = i_dims[batch..i_dims.len() - 1].iter().product();
     let inner: usize = x_dims[batch + width..].iter().product();

@@ -41,6 +41,7 @@ pub fn scatter_elements<T: Num, I: Index>(
     axis: usize,
     mode: &str,
 ) -> Result<(), Fault> {
+    crate::gather::beside(x_dims, i_dims, axis)?;
     out.0.copy_from_slice(x.0);
     let xs = strides(x_dims);
     let mut k = 0;
@@ -76,6 +77,9 @@ pub fn scatter_nd<T: Num, I: Index>(
     let width = i_dims[i_dims.len() - 1];
     let rows: usize = i_dims[..i_dims.len() - 1].iter().product();
     let inner: usize = x_dims[width..].iter().product();
+    if updates.0.len() != rows * inner {
+        return Err(Fault::Domain(format!("{} updates for {rows} slices of {inner} elements", updates.0.len())));
+    }
     let xs = strides(x_dims);
     let mut at = vec![0usize; width];
     for row in 0..rows {
