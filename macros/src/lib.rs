@@ -55,7 +55,9 @@ fn expand(a: &Arguments) -> TokenStream {
         }
         Err(mut d) => {
             d.file = a.path.value();
-            fail(d.to_string())
+            let text = d.to_string();
+            // rustc opens its own line with the word.
+            fail(text.strip_prefix("error: ").unwrap_or(&text).to_string())
         }
     }
 }

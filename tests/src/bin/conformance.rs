@@ -84,7 +84,9 @@ fn compiled(folder: &Path) -> Result<BTreeMap<String, String>, String> {
     let value: Value = serde_json::from_slice(&out.stdout).map_err(|e| format!("{c:?} printed no JSON: {e}"))?;
     let cases = value["cases"].as_object().ok_or("the JSON has no cases")?;
     let one_line = |v: &Value| -> String {
+        // The place in the file is where the suite happens to lie.
         let text = v.as_str().unwrap_or_default().lines().next().unwrap_or_default();
+        let text = text.split(" --> ").next().unwrap_or_default().trim_end();
         text.chars().take(MAX_REASON).map(|c| if c == '\t' { ' ' } else { c }).collect()
     };
     Ok(cases.iter().map(|(k, v)| (k.rsplit('/').next().unwrap_or(k).to_string(), one_line(v))).collect())
