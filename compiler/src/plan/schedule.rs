@@ -188,7 +188,16 @@ impl Scheduler {
             Kernel::Host(op)
         };
         let (inputs, outputs) = (vec![Some(v)], vec![copy]);
-        steps.push(Step::Kernel(KernelStep { kernel, inputs, outputs, origins: vec![], line: 0, defines: vec![], requires: vec![], time: self.time }));
+        steps.push(Step::Kernel(KernelStep {
+            kernel,
+            inputs,
+            outputs,
+            origins: vec![],
+            line: 0,
+            defines: vec![],
+            requires: vec![],
+            time: self.time,
+        }));
         copy
     }
 

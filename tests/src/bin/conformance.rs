@@ -141,6 +141,10 @@ fn support(suite: &Path, all: &BTreeMap<&str, BTreeMap<String, String>>) -> Stri
         let _ = writeln!(out, "| {domain}{} | {} | {passed} | {total} |", s.name, s.since);
     }
     let missing: Vec<String> = by_op.keys().map(|(d, n)| if d.is_empty() { n.clone() } else { format!("{d}.{n}") }).collect();
-    let _ = writeln!(out, "\nNot read yet, of those that the suite uses: {}.", if missing.is_empty() { "none".into() } else { missing.join(", ") });
+    let _ = writeln!(
+        out,
+        "\nNot read yet, of those that the suite uses: {}.",
+        if missing.is_empty() { "none".into() } else { missing.join(", ") }
+    );
     out
 }
