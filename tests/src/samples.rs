@@ -124,5 +124,8 @@ pub fn control() -> Vec<u8> {
         .build()
 }
 
-/// Every sample with its file name.
-pub const ALL: [(&str, fn() -> Vec<u8>); 3] = [("mlp", mlp), ("convnet", convnet), ("control", control)];
+/// A sample: its file name, and what builds it.
+pub type Sample = (&'static str, fn() -> Vec<u8>);
+
+/// Every sample.
+pub const ALL: [Sample; 3] = [("mlp", mlp), ("convnet", convnet), ("control", control)];
