@@ -170,7 +170,7 @@ impl Copy {
     }
 }
 
-/// Copies all elements at once: [`Copy`] with its tasks in turn, for any rank.
+/// Copies all elements at once: [`struct@Copy`] with its tasks in turn, for any rank.
 ///
 /// # Safety
 /// As [`Copy::run_task`].
