@@ -19,6 +19,10 @@ kiln::model! {
     struct Control = "models/control.onnx";
 }
 
+kiln::model! {
+    struct Product = "models/product.onnx";
+}
+
 /// What the evaluator gives for a model.
 fn reference(model: &[u8], inputs: Vec<Value>) -> Vec<Value> {
     let model = onnx::read(model, None, &Default::default()).unwrap();
@@ -63,6 +67,18 @@ fn every_batch_runs_from_one_instance() {
     assert!(matches!(bounded.run(&vec![0f32; 13]), Err(Error::Shape { .. })));
     // After an error the instance goes on.
     assert!(bounded.run(&vec![0f32; 12]).is_ok());
+}
+
+#[test]
+fn extents_that_only_run_time_can_compare_are_compared() {
+    let mut net = Product::new().unwrap();
+    let (a, b) = (samples::noise(1, 6), samples::noise(2, 12));
+    let bad = net.run(ProductInputs { a: (&a, [2, 3]).into(), b: (&b, [6, 2]).into() }).map(|_| ());
+    assert!(matches!(bad, Err(Error::Domain { .. })), "{bad:?}");
+    let want = reference(&samples::product(), vec![Tensor::new(&[2, 3], &a).into(), Tensor::new(&[3, 4], &b).into()]);
+    let out = net.run(ProductInputs { a: (&a, [2, 3]).into(), b: (&b, [3, 4]).into() }).unwrap();
+    assert_eq!(out.c.shape(), [2, 4]);
+    close(&out.c, &want[0]);
 }
 
 #[test]

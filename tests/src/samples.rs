@@ -124,8 +124,19 @@ pub fn control() -> Vec<u8> {
         .build()
 }
 
+/// A product whose inner extents only run time can compare.
+pub fn product() -> Vec<u8> {
+    ModelBuilder::new()
+        .opset(17)
+        .input("a", F32, ["m", "k"])
+        .input("b", F32, ["j", "n"])
+        .node("MatMul", &["a", "b"], &["c"])
+        .output("c")
+        .build()
+}
+
 /// A sample: its file name, and what builds it.
 pub type Sample = (&'static str, fn() -> Vec<u8>);
 
 /// Every sample.
-pub const ALL: [Sample; 3] = [("mlp", mlp), ("convnet", convnet), ("control", control)];
+pub const ALL: [Sample; 4] = [("mlp", mlp), ("convnet", convnet), ("control", control), ("product", product)];
