@@ -63,7 +63,7 @@ pub fn struct_name(stem: &str) -> String {
             upper = true;
         }
     }
-    if out.is_empty() || out.starts_with(|c: char| c.is_ascii_digit()) {
+    if out.is_empty() || out == "Self" || out.starts_with(|c: char| c.is_ascii_digit()) {
         out.insert_str(0, "Model");
     }
     out.truncate(64);
@@ -198,8 +198,14 @@ mod tests {
 
     #[test]
     fn struct_names_are_upper_camel() {
-        for (stem, name) in [("resnet50", "Resnet50"), ("bert_base-s128", "BertBaseS128"), ("3d", "Model3d"), ("", "Model"), ("é", "Model")]
-        {
+        for (stem, name) in [
+            ("resnet50", "Resnet50"),
+            ("bert_base-s128", "BertBaseS128"),
+            ("3d", "Model3d"),
+            ("", "Model"),
+            ("é", "Model"),
+            ("self", "ModelSelf"),
+        ] {
             assert_eq!(struct_name(stem), name);
         }
     }

@@ -120,22 +120,6 @@ pub(crate) fn source(output: &Output, model: &str) -> String {
     output.rust(&names).unwrap_or_else(|d| format!("compile_error!({:?});", d.to_string()))
 }
 
-/// A file name as the name of a struct: `resnet50-v1` is `Resnet50V1`.
-pub(crate) fn struct_name(path: &Path) -> String {
-    let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    let mut out = String::new();
-    for word in stem.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()) {
-        let (first, rest) = word.split_at(1);
-        out.push_str(&first.to_ascii_uppercase());
-        out.push_str(rest);
-    }
-    out.truncate(48);
-    if out.is_empty() || out.starts_with(|c: char| c.is_ascii_digit()) || out == "Self" {
-        out.insert(0, 'M');
-    }
-    out
-}
-
 /// A file name as the name of a crate: `Resnet50.v1` is `resnet50-v1`.
 pub(crate) fn crate_name(path: &Path) -> String {
     let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().to_lowercase());

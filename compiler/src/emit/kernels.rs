@@ -93,7 +93,7 @@ impl Printer<'_> {
                 let geometry = quote!(#kernels::gemm::Gemm { m: #m_dim, n: #columns, k: #k, a_row: #k, a_col: 1, ldc: #columns });
                 let a = self.pointer(*a, &quote!(f32), false);
                 let bias = bias.as_ref().map_or(quote!(core::ptr::null()), |b| self.packed(b));
-                self.tiled(n, step, vec![m], geometry, a, self.packed(b), bias, epilogue.as_ref(), &[], true)
+                self.tiled(n, step, vec![m], geometry, a, self.packed(b), bias, epilogue.as_ref(), true)
             }
             Kernel::MatMul { batch, m, n: columns, k, a, b, epilogue } => {
                 self.matmul(n, step, batch, [m, columns, k], a, b, epilogue.as_ref())
@@ -241,7 +241,7 @@ impl Printer<'_> {
         let bias = bias.map_or(quote!(core::ptr::null()), |b| self.packed(b));
         let x = self.pointer(x, &quote!(f32), false);
         let dims: Vec<&Dim> = dims.iter().collect();
-        self.tiled(n, step, dims, geometry, x, self.packed(weights), bias, epilogue, &[], !depthwise)
+        self.tiled(n, step, dims, geometry, x, self.packed(weights), bias, epilogue, !depthwise)
     }
 
     /// The function of a pointwise tail on one block, compiled for every instruction set; its operands' pointers follow the block.
@@ -302,14 +302,13 @@ impl Printer<'_> {
         weights: TokenStream,
         bias: TokenStream,
         epilogue: Option<&Epilogue>,
-        more: &[&Dim],
         has_scratch: bool,
     ) -> TokenStream {
         let name = ident("k", n);
         let rt = names::rt();
         let k = names::kernels();
         let tail_dims = epilogue.map_or(vec![], |e| self.stride_dims(&e.operands));
-        let bindings = self.bindings(dims.into_iter().chain(more.iter().copied()).chain(tail_dims).chain(self.result_dims(step)));
+        let bindings = self.bindings(dims.into_iter().chain(tail_dims).chain(self.result_dims(step)));
         let (functions, before, epilogue_arg) = match epilogue {
             None => (quote!(), quote!(), quote!(None)),
             Some(e) => {
@@ -546,7 +545,7 @@ impl Printer<'_> {
 
     fn moves(&self, n: usize, step: &KernelStep, copies: &[Copy], ty: &TokenStream) -> TokenStream {
         let name = ident("k", n);
-        let (rt, k) = (names::rt(), names::kernels());
+        let rt = names::rt();
         let mut dims: Vec<&Dim> = self.result_dims(step);
         for c in copies {
             dims.extend(c.dims.iter().chain(&c.from).chain(&c.to).chain([&c.from_start, &c.to_start]));
@@ -577,7 +576,6 @@ impl Printer<'_> {
                 #rt::copy::<#ty>(f, #o.wrapping_offset(#to_start as isize), &#to, #x.wrapping_offset(#from_start as isize), &#from, &#extents)?;
             }
         });
-        let _ = k;
         quote! {
             #[inline(never)]
             fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {

@@ -44,5 +44,5 @@ fn cast(r: &mut Reader<'_, '_>, x: ValueId, to: DType) -> Read {
     if from == to {
         return Ok(vec![x]);
     }
-    Ok(vec![r.emit(Pointwise::cast(from, to, true), &[x])?])
+    Ok(vec![r.emit(Pointwise::cast(from, to), &[x])?])
 }

@@ -44,7 +44,7 @@ impl Pointwise {
         Ok(Pointwise { name, expr: e.pruned() })
     }
     /// A conversion from one type to another.
-    pub fn cast(from: DType, to: DType, _saturate: bool) -> Pointwise {
+    pub fn cast(from: DType, to: DType) -> Pointwise {
         let mut e = Expr::default();
         let x = e.input(0, from);
         let y = e.cast(x, to);

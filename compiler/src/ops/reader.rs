@@ -255,7 +255,7 @@ impl<'m> Reader<'_, 'm> {
         if let Some(other) = [from, to].into_iter().find(|t| !super::pointwise::computes(*t)) {
             return Err(Diagnostic::new(format!("{} does not compute on {other}", shown(&self.node.op_type))));
         }
-        self.emit(Pointwise::cast(from, to, true), &[v])
+        self.emit(Pointwise::cast(from, to), &[v])
     }
     /// The tensor under another shape.
     pub fn reshape(&mut self, v: ValueId, shape: Vec<Dim>) -> Result<ValueId> {

@@ -145,7 +145,7 @@ impl Case {
     pub(super) fn output(&mut self, v: ValueId) {
         let read = self.g.dtype(v).is_float() && self.rng.below(2) == 0;
         let out = match read {
-            true => vec![self.pointwise("IsNaN", &[v]), self.op(Pointwise::cast(self.g.dtype(v), DType::F64, true), &[v])],
+            true => vec![self.pointwise("IsNaN", &[v]), self.op(Pointwise::cast(self.g.dtype(v), DType::F64), &[v])],
             false => vec![v],
         };
         out.into_iter().for_each(|v| self.hand_out(v));

@@ -36,7 +36,7 @@ impl Compile {
         }
         let output = compile_guarded(&self.model.options(self.model.parsed()?))?;
         let start = Instant::now();
-        let name = package::struct_name(path);
+        let name = kiln_compiler::names_of(path).model;
         let source = package::source(&output, &name);
         let report = report(&output, &source, start.elapsed().as_secs_f64());
         let draft = Draft::new(&to)?;

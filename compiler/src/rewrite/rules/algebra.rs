@@ -225,7 +225,7 @@ fn cast_chain(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     if from == to {
         return Some(vec![x]);
     }
-    Some(vec![rw.add(Pointwise::cast(from, to, true), &[x])?])
+    Some(vec![rw.add(Pointwise::cast(from, to), &[x])?])
 }
 
 fn where_constant(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
@@ -381,7 +381,7 @@ pub(in crate::rewrite) mod tests {
         ("cast-same", |c| {
             let (d, shape) = (c.rng.pick(NUMBERS), c.any_shape());
             let x = c.input(d, &shape);
-            let y = c.op(Pointwise::cast(d, d, true), &[x]);
+            let y = c.op(Pointwise::cast(d, d), &[x]);
             c.output(y);
         }),
         ("cast-chain", |c| {
@@ -402,8 +402,8 @@ pub(in crate::rewrite) mod tests {
             let to = if narrow { c.rng.pick(&[F32, F16, I64, Bool]) } else { c.rng.pick(&[F32, F16, Bf16, F64, I8, I32, I64, U8, Bool]) };
             let shape = c.any_shape();
             let x = c.input(from, &shape);
-            let y = c.op(Pointwise::cast(from, middle, true), &[x]);
-            let z = c.op(Pointwise::cast(middle, to, true), &[y]);
+            let y = c.op(Pointwise::cast(from, middle), &[x]);
+            let z = c.op(Pointwise::cast(middle, to), &[y]);
             c.output(z);
         }),
         ("where-constant", |c| {
