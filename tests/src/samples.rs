@@ -135,8 +135,41 @@ pub fn product() -> Vec<u8> {
         .build()
 }
 
+/// A table of odd extents that is looked up and, transposed, the last factor: a language model's tied embedding.
+pub fn tied() -> Vec<u8> {
+    ModelBuilder::new()
+        .opset(17)
+        .input("ids", I64, ["n"])
+        .initializer("table", weight(13, &[517, 33]))
+        .node("Gather", &["table", "ids"], &["rows"])
+        .node("Tanh", &["rows"], &["h"])
+        .node("Transpose", &["table"], &["factor"])
+        .attr("perm", vec![1i64, 0])
+        .node("MatMul", &["h", "factor"], &["scores"])
+        .output("rows")
+        .output("scores")
+        .build()
+}
+
 /// A sample: its file name, and what builds it.
 pub type Sample = (&'static str, fn() -> Vec<u8>);
 
 /// Every sample.
-pub const ALL: [Sample; 4] = [("mlp", mlp), ("convnet", convnet), ("control", control), ("product", product)];
+pub const ALL: [Sample; 5] = [("mlp", mlp), ("convnet", convnet), ("control", control), ("product", product), ("tied", tied)];
+
+#[cfg(test)]
+mod tests {
+    use super::ALL;
+
+    // Here, and not beside the models' own tests: those do not compile before the files are written.
+    #[test]
+    fn the_files_are_what_the_samples_build() {
+        for (name, build) in ALL {
+            let path = format!("{}/models/{name}.onnx", env!("CARGO_MANIFEST_DIR"));
+            if std::env::var_os("BLESS").is_some() {
+                std::fs::write(&path, build()).unwrap();
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), build(), "{name}: run with BLESS=1 to write it");
+        }
+    }
+}

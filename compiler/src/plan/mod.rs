@@ -3,6 +3,7 @@
 mod memory;
 mod requires;
 mod schedule;
+mod share;
 mod weights;
 
 pub use memory::{Arena, Life};

@@ -2,6 +2,7 @@
 
 use super::memory::{self, Life};
 use super::requires;
+use super::share::{self, Panels};
 use super::{Buffer, Define, KernelStep, LoopStep, Place, Plan, Step, Transfer, Weights};
 use crate::fusion::{self, Cluster};
 use crate::ir::{Block, Graph, Node, Type, ValueId, product};
@@ -13,7 +14,8 @@ use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Makes the plan of a graph.
-pub fn schedule(g: Graph) -> Plan {
+pub fn schedule(mut g: Graph) -> Plan {
+    let tables = share::tables(&mut g);
     let clusters = fusion::cluster(&g, &g.body);
     let layouts = layout::choose(&g, &clusters);
     let lines = g.origins.iter().map(|o| o.to_string()).collect();
@@ -29,6 +31,7 @@ pub fn schedule(g: Graph) -> Plan {
         time: 0,
         uses,
         copies: BTreeMap::new(),
+        tables,
         loops: Vec::new(),
         depth: 0,
     };
@@ -67,6 +70,8 @@ struct Scheduler {
     /// Reads of each value that are still to come.
     uses: BTreeMap<ValueId, usize>,
     copies: BTreeMap<(ValueId, Layout), ValueId>,
+    /// Tables that are read from the panels of a product.
+    tables: BTreeMap<ValueId, Panels>,
     /// For each loop around: its first step, and the buffers from outside that it reads.
     loops: Vec<(u32, BTreeSet<usize>)>,
     depth: usize,
@@ -227,11 +232,17 @@ impl Scheduler {
         let of = |v: ValueId| replaced.get(&v).copied().unwrap_or(v);
         kernel.map_values(&of);
         let by_position = kernel.by_position();
-        let inputs: Vec<Option<ValueId>> =
+        let mut inputs: Vec<Option<ValueId>> =
             if by_position { node.inputs.iter().map(|v| v.map(of)).collect() } else { kernel.values().into_iter().map(Some).collect() };
         let packed: Vec<Packed> = kernel.packed().into_iter().cloned().collect();
         for p in packed {
             self.weights.intern(&self.g, p);
+        }
+        if let Some(packed) = share::read_panels(&mut kernel, &mut inputs, &self.tables)
+            && let Some(panels) = inputs[0]
+        {
+            let blob = self.weights.intern(&self.g, packed);
+            self.places.insert(panels, Place::Weight(blob));
         }
         inputs.iter().flatten().for_each(|v| self.place_constant(*v));
         self.time += 1;

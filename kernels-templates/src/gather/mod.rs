@@ -2,6 +2,7 @@
 
 use crate::entry::{In, Out};
 use crate::fault::{Fault, position};
+use crate::gemm::PANEL;
 use crate::index::{for_each, offset, strides};
 use crate::num::Index;
 use crate::value::Element;
@@ -22,6 +23,25 @@ pub fn gather<T: Element, I: Index>(
         let p = position(index.at(), axis)?;
         for o in 0..outer {
             out.0[(o * n + j) * inner..][..inner].copy_from_slice(&x.0[(o * axis + p) * inner..][..inner]);
+        }
+    }
+    Ok(())
+}
+
+/// [`gather`] of rows from a matrix whose transpose is packed for [`gemm`](crate::gemm): `panels` is `[ceil(rows / 16)][cols][16]`, and a
+/// row lies in it a cache line apart from element to element. A table that is also a factor of a product is so stored once.
+pub fn gather_panels<T: Element, I: Index>(
+    out: Out<'_, T>,
+    panels: In<'_, T>,
+    indices: In<'_, I>,
+    rows: usize,
+    cols: usize,
+) -> Result<(), Fault> {
+    for (j, index) in indices.0.iter().enumerate() {
+        let p = position(index.at(), rows)?;
+        let row = &panels.0[p / PANEL * cols * PANEL + p % PANEL..];
+        for (c, o) in out.0[j * cols..][..cols].iter_mut().enumerate() {
+            *o = row[c * PANEL];
         }
     }
     Ok(())
