@@ -6,7 +6,7 @@ use arguments::Arguments;
 use kiln_compiler::artifact::{self, Request};
 use kiln_compiler::emit::Names;
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{format_ident, quote, quote_spanned};
 use std::path::{Path, PathBuf};
 
 /// The largest model that a macro takes: rustc reads the file for its rebuild marker.
@@ -39,8 +39,8 @@ fn expand(a: &Arguments) -> TokenStream {
     // An editor only needs the types; it sets this for the macros it runs.
     request.skeleton = std::env::var_os("RUST_ANALYZER_INTERNALS_DO_NOT_USE").is_some();
     let fail = |text: String| {
-        let skeleton = skeleton(&request.names);
-        quote_spanned!(span=> ::core::compile_error!(#text); #skeleton)
+        let stand_in = stand_in(&request.names);
+        quote_spanned!(span=> ::core::compile_error!(#text); #stand_in)
     };
     if let Ok(m) = std::fs::metadata(&path)
         && m.len() > MAX_MODEL
@@ -79,18 +79,17 @@ fn too_large(a: &Arguments, len: u64) -> String {
     )
 }
 
-/// Items that stand for the model after an error, so that rustc does not go on about a missing type.
-fn skeleton(n: &Names) -> TokenStream {
+/// Names that stand for the model and its types after an error. Their type is itself unknown to rustc, which has reported the error by then
+/// and says nothing about such types, whatever is done with them.
+fn stand_in(n: &Names) -> TokenStream {
     let visibility: TokenStream = n.visibility.parse().unwrap_or_default();
     let model = Ident::new(&n.model, Span::call_site());
+    let parts = ["Inputs", "Outputs", "InputsMut"].map(|part| format_ident!("{model}{part}"));
+    let buffers = format_ident!("{model}Buffers");
     quote! {
-        #visibility struct #model(());
-        #[allow(dead_code, reason = "stands for a model that did not compile")]
-        impl #model {
-            pub fn new() -> ::kiln::Result<Self> { ::core::unreachable!() }
-            pub fn with(_: &::kiln::Options) -> ::kiln::Result<Self> { ::core::unreachable!() }
-            pub fn fork(&self) -> ::kiln::Result<Self> { ::core::unreachable!() }
-            pub fn warm_up(&mut self) -> ::kiln::Result<()> { ::core::unreachable!() }
-        }
+        #visibility type #model = ModelThatDidNotCompile;
+        #(#[allow(dead_code)] #visibility type #parts<'a> = #model;)*
+        #[allow(dead_code)]
+        #visibility type #buffers = #model;
     }
 }

@@ -65,9 +65,9 @@ fn is_transpose(a: &Tensor, b: &Tensor) -> bool {
     }
     let (x, y): (&[f32], &[f32]) = (a.slice(), b.slice());
     // Bits, so that a NaN equals itself and zeros of different sign differ. By blocks, for the cache's sake.
-    (0..*rows).step_by(16).all(|from| {
-        (0..*cols).all(|j| (from..(from + 16).min(*rows)).all(|i| x[i * cols + j].to_bits() == y[j * rows + i].to_bits()))
-    })
+    (0..*rows)
+        .step_by(16)
+        .all(|from| (0..*cols).all(|j| (from..(from + 16).min(*rows)).all(|i| x[i * cols + j].to_bits() == y[j * rows + i].to_bits())))
 }
 
 /// Makes a lookup read the panels.
