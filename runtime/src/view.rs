@@ -266,8 +266,8 @@ impl crate::Instance {
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __single_input {
-    ($inputs:ident, $field:ident, $ty:ty, $($from:ty),*) => {$(
-        impl<'a> From<$from> for $inputs<'a> {
+    ($inputs:ident, $field:ident, $ty:ty, $($from:ty $(where $($extent:ident)*)?),*) => {$(
+        impl<'a $($(, const $extent: usize)*)?> From<$from> for $inputs<'a> {
             fn from(x: $from) -> Self { $inputs { $field: x.into() } }
         }
     )*};

@@ -80,11 +80,11 @@ fn a_table_that_is_also_a_factor_is_stored_once() {
     let mut net = Tied::new().unwrap();
     let ids = [0i64, 516, -517, -1, 15, 16, 17, 511, 512];
     let want = reference(&samples::tied(), vec![Tensor::new(&[9], &ids).into()]);
-    let out = net.run(&ids[..]).unwrap();
+    let out = net.run(&ids).unwrap();
     assert_eq!(out.rows[..], want[0].as_tensor().unwrap().slice::<f32>()[..]);
     close(&out.scores, &want[1]);
     for id in [517, -518, i64::MIN, i64::MAX] {
-        assert!(matches!(net.run(&[id][..]), Err(Error::Index { .. })), "{id}");
+        assert!(matches!(net.run(&[id]), Err(Error::Index { .. })), "{id}");
     }
     let options = compile::Options { model: concat!(env!("CARGO_MANIFEST_DIR"), "/models/tied.onnx").into(), ..Default::default() };
     let compiled = compile::compile(&options).unwrap();

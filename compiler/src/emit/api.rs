@@ -338,7 +338,14 @@ impl Printer<'_> {
                     out.push(quote!(&'a #nested));
                 }
             }
-            None => out.push(quote!((&'a [#t], [usize; #r]))),
+            None => {
+                out.push(quote!((&'a [#t], [usize; #r])));
+                if (1..=4).contains(&rank) {
+                    let extents: Vec<Ident> = (0..rank).map(|i| format_ident!("D{i}")).collect();
+                    let nested = extents.iter().rev().fold(t, |inner, n| quote!([#inner; #n]));
+                    out.push(quote!(&'a #nested where #(#extents)*));
+                }
+            }
         }
         out
     }
