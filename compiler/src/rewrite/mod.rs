@@ -1,5 +1,6 @@
 //! Rules between graphs: what they are, and the driver that applies them to a fixed point.
 
+mod explore;
 mod merge;
 mod prune;
 mod rewriter;
@@ -7,6 +8,7 @@ pub mod rules;
 #[cfg(test)]
 mod tests;
 
+pub use explore::{Budget, Cost, Explored, Priced, explore};
 pub use merge::merge;
 pub use prune::prune;
 pub use rewriter::{Rewriter, head};
@@ -52,6 +54,8 @@ pub struct Report {
     pub rules: BTreeMap<&'static str, usize>,
     /// Nodes visited and uses moved.
     pub work: u64,
+    /// Kinds of regions that were explored.
+    pub explored: Vec<Explored>,
 }
 
 impl Report {
@@ -61,6 +65,7 @@ impl Report {
             *self.rules.entry(name).or_insert(0) += n;
         }
         self.work += other.work;
+        self.explored.extend(other.explored);
     }
     /// Counts `n` applications.
     pub(crate) fn count(&mut self, name: &'static str, n: usize) {

@@ -5,6 +5,7 @@ use crate::ir::{Block, Dim, Graph, Node, NodeId, Symbol, Type, ValueId};
 use crate::ops::pointwise::Pointwise;
 use crate::ops::{Facts, Infer, Op, Operand};
 use kiln_kernels::{dtype::DType, value::Tensor};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Origins that one node keeps; a message names the first, `explain` shows a few.
@@ -34,6 +35,32 @@ pub struct Rewriter<'g> {
     pub(super) grown: usize,
     /// Nodes visited and uses moved: the measure of work.
     pub(super) work: u64,
+    /// What the graph leaves out, when it shows a part of an e-graph.
+    part: Option<Part>,
+}
+
+/// What a rule asked about values of an e-graph that the graph before it does not show yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ask {
+    /// A node that computes the value.
+    Producer(ValueId),
+    /// The nodes that read the value.
+    Readers(ValueId),
+}
+
+/// A graph that shows as much of an e-graph as a rule has asked for.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    /// Values that depend on constants alone.
+    pub(super) weights: BTreeSet<ValueId>,
+    /// Values that come from outside of the region.
+    pub(super) given: BTreeSet<ValueId>,
+    /// Bounds of the elements of values.
+    pub(super) ranges: BTreeMap<ValueId, (f64, f64)>,
+    /// The order of readers, whichever node the rule is run at.
+    pub(super) ranks: BTreeMap<NodeId, usize>,
+    /// Questions in the order they came; a rule is asked again when they are answered.
+    pub(super) asked: RefCell<Vec<Ask>>,
 }
 
 /// The name that rules know a node by: that of the formula for elementwise operators, that of the operator for others.
@@ -62,12 +89,21 @@ impl<'g> Rewriter<'g> {
             mark: (values, nodes, graph.symbols.len()),
             grown: 0,
             work: 0,
+            part: None,
             graph,
         };
         let handed: Vec<ValueId> = rw.graph.blocks().iter().flat_map(|b| b.outputs.clone()).collect();
         handed.into_iter().for_each(|v| rw.handed[v.0 as usize] += 1);
         live.into_iter().for_each(|n| rw.register(n));
         rw
+    }
+    /// A rewriter over a part of an e-graph.
+    pub(super) fn partial(graph: &'g mut Graph, part: Part) -> Rewriter<'g> {
+        Rewriter { part: Some(part), ..Rewriter::new(graph) }
+    }
+    /// The questions that a rule had about the part.
+    pub(super) fn asked(&self) -> Vec<Ask> {
+        self.part.as_ref().map_or(vec![], |p| p.asked.take())
     }
     /// Makes a node of the graph known and due for a visit.
     fn register(&mut self, n: NodeId) {
@@ -115,7 +151,40 @@ impl<'g> Rewriter<'g> {
     }
     /// The node that computes a value.
     pub fn producer(&self, v: ValueId) -> Option<NodeId> {
-        self.producer.get(v.0 as usize).copied().flatten()
+        let known = self.producer.get(v.0 as usize).copied().flatten();
+        if let (None, Some(part)) = (known, &self.part) {
+            part.asked.borrow_mut().push(Ask::Producer(v));
+        }
+        known
+    }
+    /// The nodes of that [`head`] that read a value, each once, in an order that does not depend on who asks.
+    pub fn readers(&self, v: ValueId, name: &str) -> Vec<NodeId> {
+        if let Some(part) = &self.part {
+            part.asked.borrow_mut().push(Ask::Readers(v));
+        }
+        let mut out: Vec<NodeId> = self.users.get(v.0 as usize).cloned().unwrap_or_default();
+        out.retain(|n| !self.dead[n.0 as usize] && head(&self.graph[*n].op) == name);
+        out.sort();
+        out.dedup();
+        if let Some(part) = &self.part {
+            out.sort_by_key(|n| part.ranks.get(n));
+        }
+        out
+    }
+    /// Whether a value depends on constants alone, so that what is made of it is made at compile time.
+    pub fn weight(&self, v: ValueId) -> bool {
+        self.graph[v].constant.is_some() || self.part.as_ref().is_some_and(|p| p.weights.contains(&v))
+    }
+    /// Whether a value is a constant that the model holds, not one that rules would make of others.
+    pub fn given_weight(&self, v: ValueId) -> bool {
+        match &self.part {
+            Some(p) => p.given.contains(&v) && (p.weights.contains(&v) || self.graph[v].constant.is_some()),
+            None => self.graph[v].constant.is_some(),
+        }
+    }
+    /// Bounds of the elements of a value that are numbers; infinite where nothing is known.
+    pub fn bounds(&self, v: ValueId) -> (f64, f64) {
+        self.part.as_ref().and_then(|p| p.ranges.get(&v)).copied().unwrap_or((f64::NEG_INFINITY, f64::INFINITY))
     }
     /// The node that computes a value, if it has that [`head`].
     pub fn made_by(&self, v: ValueId, name: &str) -> Option<NodeId> {
@@ -127,6 +196,10 @@ impl<'g> Rewriter<'g> {
     }
     /// How often a value is read or handed out.
     pub fn uses(&self, v: ValueId) -> u32 {
+        if self.part.is_some() {
+            // Whether others need it too is for the cost of the whole to say.
+            return 1;
+        }
         let i = v.0 as usize;
         self.reads.get(i).copied().unwrap_or(0) + self.handed.get(i).copied().unwrap_or(0)
     }
@@ -194,6 +267,10 @@ impl<'g> Rewriter<'g> {
         self.graph.add_constant(t, "")
     }
 
+    /// The nodes that the attempt has added.
+    pub(super) fn added(&self) -> std::ops::Range<usize> {
+        self.mark.1..self.graph.nodes.len()
+    }
     /// Begins an attempt.
     pub(super) fn begin(&mut self) {
         self.mark = (self.graph.values.len(), self.graph.nodes.len(), self.graph.symbols.len());

@@ -36,14 +36,14 @@ pub(super) struct Case {
     pub(super) rng: Rng,
     /// Whether values that are not finite occur.
     special: bool,
-    inputs: Vec<Value>,
+    pub(super) inputs: Vec<Value>,
 }
 
 /// Builds a case of a rule.
 pub(super) type Example = (&'static str, fn(&mut Case));
 
 impl Case {
-    fn new(seed: u64, special: bool) -> Case {
+    pub(super) fn new(seed: u64, special: bool) -> Case {
         let rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         Case { g: Graph::default(), rng, special, inputs: vec![] }
     }
@@ -165,7 +165,7 @@ fn bound(class: Class, dtype: DType) -> f64 {
     }
 }
 
-fn agree(class: Class, a: &Value, b: &Value) -> Result<(), String> {
+pub(super) fn agree(class: Class, a: &Value, b: &Value) -> Result<(), String> {
     let (Value::Tensor(a), Value::Tensor(b)) = (a, b) else { return if a == b { Ok(()) } else { Err("values differ".into()) } };
     if (a.dtype, &a.dims) != (b.dtype, &b.dims) {
         return Err(format!("{}{:?} became {}{:?}", a.dtype, a.dims, b.dtype, b.dims));
@@ -188,7 +188,7 @@ fn agree(class: Class, a: &Value, b: &Value) -> Result<(), String> {
     Ok(())
 }
 
-fn run(g: &Graph, inputs: &[Value]) -> Vec<Value> {
+pub(super) fn run(g: &Graph, inputs: &[Value]) -> Vec<Value> {
     Evaluator::new(g, inputs.to_vec()).and_then(|mut e| e.run()).expect("the graph runs")
 }
 

@@ -5,14 +5,20 @@ pub mod constants;
 pub mod conv;
 pub mod layout;
 pub mod matmul;
+pub mod parallel;
 
 use super::Rule;
 use kiln_kernels::dtype::DType;
 use kiln_kernels::value::Tensor;
 
-/// Every rule, in the order in which they are tried at a node.
+/// Every canonical rule, in the order in which they are tried at a node.
 pub fn all() -> Vec<&'static Rule> {
     [constants::RULES, algebra::RULES, layout::RULES, conv::RULES, matmul::RULES].into_iter().flatten().collect()
+}
+
+/// Rules that are explored: whether they pay is for the cost of the whole to say.
+pub fn exploring() -> Vec<&'static Rule> {
+    [parallel::RULES].into_iter().flatten().collect()
 }
 
 /// Constants that several nodes share are folded into copies only up to this many elements.

@@ -1,7 +1,9 @@
 //! The CPU: which clusters have a vector kernel, and what those kernels can read.
 
+mod cost;
 mod select;
 
+pub use cost::cost;
 pub use select::{relayout, select};
 
 use crate::ir::{Dim, Graph, Node, NodeId, ValueId, product};

@@ -1,0 +1,215 @@
+//! Extraction: the cheapest choice of a term for each class, shared terms paid once. Greedy first, then local search, and every
+//! combination where there are few.
+
+use super::terms::{EGraph, Head, Term};
+use egg::Id;
+use std::collections::BTreeMap;
+
+/// Combinations of choices that are all tried.
+const MOST_COMBINATIONS: u64 = 1 << 12;
+/// Rounds of local search; each goes over every choice.
+const ROUNDS: usize = 8;
+
+/// A choice of terms.
+#[derive(Clone, Debug)]
+pub(super) struct Extracted {
+    /// The term of each class that is needed, operands before their readers.
+    pub(super) terms: Vec<(Id, Term)>,
+    pub(super) cost: u64,
+    /// Whether no choice is cheaper; known where all were tried.
+    pub(super) exact: bool,
+}
+
+/// One choice for a class.
+struct Choice {
+    term: Term,
+    cost: u64,
+    needs: Vec<usize>,
+}
+
+struct Problem {
+    ids: Vec<Id>,
+    choices: Vec<Vec<Choice>>,
+    roots: Vec<usize>,
+}
+
+/// Chooses terms for the roots and all they need.
+pub(super) fn extract(eg: &EGraph, roots: &[Id], cost: &dyn Fn(Id, &Term) -> u64) -> Option<Extracted> {
+    let mut ids: Vec<Id> = eg.classes().map(|c| c.id).collect();
+    ids.sort();
+    let at: BTreeMap<Id, usize> = ids.iter().enumerate().map(|(i, c)| (*c, i)).collect();
+    let place = |c: &Id| at[&eg.find(*c)];
+    let mut choices: Vec<Vec<Choice>> = Vec::new();
+    for c in &ids {
+        // What is computed at compile time costs nothing, whatever it needs; leaves need nothing at all.
+        let mut of: Vec<Choice> = (eg[*c].nodes.iter())
+            .map(|t| Choice { term: t.clone(), cost: cost(*c, t), needs: t.children.iter().map(place).collect() })
+            .collect();
+        of.sort_by(|a, b| (a.cost, &a.term).cmp(&(b.cost, &b.term)));
+        choices.push(of);
+    }
+    let problem = Problem { roots: roots.iter().map(place).collect(), ids, choices };
+    let mut chosen = problem.greedy()?;
+    let mut best = problem.cost(&chosen)?;
+    problem.search(eg, &mut chosen, &mut best);
+    let exact = problem.exhaust(&mut chosen, &mut best);
+    let order = problem.order(&chosen)?;
+    let terms = order.into_iter().map(|c| (problem.ids[c], problem.choices[c][chosen[c]].term.clone())).collect();
+    Some(Extracted { terms, cost: best, exact })
+}
+
+impl Problem {
+    /// Bottom up: for each class the choice whose set of needed classes is cheapest, until nothing improves.
+    fn greedy(&self) -> Option<Vec<usize>> {
+        let n = self.ids.len();
+        let words = n.div_ceil(64);
+        let mut best: Vec<Option<(u64, usize, Vec<u64>)>> = vec![None; n];
+        let mut own = vec![0u64; n];
+        loop {
+            let mut changed = false;
+            for c in 0..n {
+                for (k, choice) in self.choices[c].iter().enumerate() {
+                    let mut set = vec![0u64; words];
+                    let all = choice.needs.iter().all(|d| match &best[*d] {
+                        Some((.., s)) => {
+                            set.iter_mut().zip(s).for_each(|(a, b)| *a |= b);
+                            true
+                        }
+                        None => false,
+                    });
+                    if !all || set[c / 64] >> (c % 64) & 1 == 1 {
+                        continue;
+                    }
+                    let mut total = choice.cost;
+                    for (w, bits) in set.iter().enumerate() {
+                        let mut bits = *bits;
+                        while bits != 0 {
+                            total += own[w * 64 + bits.trailing_zeros() as usize];
+                            bits &= bits - 1;
+                        }
+                    }
+                    if best[c].as_ref().is_none_or(|(t, ..)| total < *t) {
+                        set[c / 64] |= 1 << (c % 64);
+                        best[c] = Some((total, k, set));
+                        own[c] = choice.cost;
+                        changed = true;
+                    }
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+        // Classes without a finite choice are out of reach; what is in reach never needs them.
+        let chosen: Vec<usize> = best.iter().map(|b| b.as_ref().map_or(0, |b| b.1)).collect();
+        self.roots.iter().all(|r| best[*r].is_some()).then_some(chosen)
+    }
+
+    /// The classes that the roots need, operands first; `None` when the choices go round in a circle.
+    fn order(&self, chosen: &[usize]) -> Option<Vec<usize>> {
+        let mut state = vec![0u8; self.ids.len()];
+        let mut order = Vec::new();
+        for root in &self.roots {
+            let mut stack = vec![(*root, false)];
+            while let Some((c, done)) = stack.pop() {
+                if done {
+                    state[c] = 2;
+                    order.push(c);
+                    continue;
+                }
+                match state[c] {
+                    0 => {
+                        state[c] = 1;
+                        stack.push((c, true));
+                        for d in self.choices[c][chosen[c]].needs.iter().rev() {
+                            match state[*d] {
+                                0 => stack.push((*d, false)),
+                                1 if stack.contains(&(*d, true)) => return None,
+                                _ => {}
+                            }
+                        }
+                    }
+                    _ => continue,
+                }
+            }
+        }
+        Some(order)
+    }
+    fn cost(&self, chosen: &[usize]) -> Option<u64> {
+        Some(self.order(chosen)?.into_iter().map(|c| self.choices[c][chosen[c]].cost).sum())
+    }
+
+    /// Takes a set of changes if it is cheaper.
+    fn attempt(&self, chosen: &mut [usize], best: &mut u64, changes: &[(usize, usize)]) -> bool {
+        let old: Vec<usize> = changes.iter().map(|(c, _)| chosen[*c]).collect();
+        changes.iter().for_each(|(c, k)| chosen[*c] = *k);
+        match self.cost(chosen) {
+            Some(cost) if cost < *best => {
+                *best = cost;
+                true
+            }
+            _ => {
+                changes.iter().zip(old).for_each(|((c, _), k)| chosen[*c] = k);
+                false
+            }
+        }
+    }
+
+    /// Changes one choice at a time, or all choices that can take a result of the same operator together: merging pays only when
+    /// every part is taken from the whole.
+    fn search(&self, eg: &EGraph, chosen: &mut [usize], best: &mut u64) {
+        let mut joint: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
+        for (c, of) in self.choices.iter().enumerate() {
+            for (k, choice) in of.iter().enumerate() {
+                if matches!(eg.analysis.head(&choice.term), Head::Result(_)) {
+                    joint.entry(choice.needs[0]).or_default().push((c, k));
+                }
+            }
+        }
+        for _ in 0..ROUNDS {
+            let mut better = false;
+            for (whole, parts) in &joint {
+                for k in 0..self.choices[*whole].len() {
+                    let mut changes = parts.clone();
+                    changes.push((*whole, k));
+                    better |= self.attempt(chosen, best, &changes);
+                }
+            }
+            for c in 0..self.choices.len() {
+                for k in 0..self.choices[c].len() {
+                    if k != chosen[c] {
+                        better |= self.attempt(chosen, best, &[(c, k)]);
+                    }
+                }
+            }
+            if !better {
+                break;
+            }
+        }
+    }
+
+    /// Tries every combination when there are few enough. Whether it did.
+    fn exhaust(&self, chosen: &mut Vec<usize>, best: &mut u64) -> bool {
+        let open: Vec<usize> = (0..self.choices.len()).filter(|c| self.choices[*c].len() > 1).collect();
+        let combinations = open.iter().try_fold(1u64, |p, c| p.checked_mul(self.choices[*c].len() as u64));
+        if combinations.is_none_or(|n| n > MOST_COMBINATIONS) {
+            return false;
+        }
+        let mut at = chosen.clone();
+        open.iter().for_each(|c| at[*c] = 0);
+        loop {
+            if let Some(cost) = self.cost(&at)
+                && cost < *best
+            {
+                *best = cost;
+                chosen.clone_from(&at);
+            }
+            // The next combination, as one counts.
+            let Some(c) = open.iter().find(|c| at[**c] + 1 < self.choices[**c].len()).copied() else { return true };
+            for o in open.iter().take_while(|o| **o != c) {
+                at[*o] = 0;
+            }
+            at[c] += 1;
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Regions: stretches of a block that are explored by themselves, cut before residual additions, and equal for equal keys.
+
+use crate::ir::{Block, Dim, Graph, NodeId, Type, ValueId};
+use crate::ops::Op;
+use kiln_kernels::dtype::DType;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Nodes of a region at most: exploration takes more than proportionally longer for larger ones.
+const MOST_NODES: usize = 96;
+/// Elements of constants that rules may read; larger ones are weights, of which only type and shape count.
+const SMALL: usize = 16;
+
+/// A value inside of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ref {
+    /// A value from outside.
+    Leaf(u32),
+    /// A result of a node.
+    Node(u32, u32),
+}
+
+/// What matters of a value from outside.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Leaf {
+    /// Computed elsewhere: its type, and its contents as expressions.
+    Input(Type, Option<Vec<Dim>>),
+    /// A constant whose contents do not matter.
+    Weight(DType, Vec<usize>),
+    /// A constant of few elements.
+    Constant(DType, Vec<usize>, Vec<u8>),
+}
+
+/// A node of a region.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct KeyNode {
+    pub(super) op: Op,
+    pub(super) inputs: Vec<Option<Ref>>,
+    pub(super) results: u32,
+}
+
+/// The structure of a region: what exploration sees of it. Regions of equal keys are explored once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) leaves: Vec<Leaf>,
+    pub(super) nodes: Vec<KeyNode>,
+    pub(super) outputs: Vec<Ref>,
+}
+
+/// A region of a graph.
+#[derive(Clone, Debug)]
+pub(super) struct Region {
+    pub(super) key: Key,
+    /// The values of the key's leaves.
+    pub(super) leaves: Vec<ValueId>,
+    /// The nodes of the key.
+    pub(super) nodes: Vec<NodeId>,
+    /// The values of the key's outputs.
+    pub(super) outputs: Vec<ValueId>,
+}
+
+/// A stretch of a block: a region, or a node that stands for itself.
+#[derive(Clone, Debug)]
+pub(super) enum Stretch {
+    Region(Box<Region>),
+    Alone(NodeId),
+}
+
+/// Cuts a block into stretches, in order.
+pub(super) fn cut(g: &Graph, b: &Block, uses: &BTreeMap<ValueId, usize>) -> Vec<Stretch> {
+    let position: BTreeMap<ValueId, usize> =
+        b.nodes.iter().enumerate().flat_map(|(i, n)| g[*n].outputs.iter().map(move |v| (*v, i))).collect();
+    let mut stretches = Vec::new();
+    let mut open: Vec<NodeId> = Vec::new();
+    for (i, &n) in b.nodes.iter().enumerate() {
+        let alone = !explored(&g[n].op);
+        if alone || open.len() >= MOST_NODES || residual(g, b, &position, i) {
+            close(g, uses, &mut open, &mut stretches);
+        }
+        match alone {
+            true => stretches.push(Stretch::Alone(n)),
+            false => open.push(n),
+        }
+    }
+    close(g, uses, &mut open, &mut stretches);
+    stretches
+}
+
+/// Host functions and control flow may define symbols; what they compute is not for rules.
+fn explored(op: &Op) -> bool {
+    op.is_pure() && !matches!(op, Op::Host(_))
+}
+
+/// Whether a node adds what a stretch computed to what went into that stretch.
+fn residual(g: &Graph, b: &Block, position: &BTreeMap<ValueId, usize>, i: usize) -> bool {
+    let node = &g[b.nodes[i]];
+    let (Op::Pointwise(p), [Some(x), Some(y)]) = (&node.op, &node.inputs[..]) else { return false };
+    if p.name != "Add" || g.ty(*x) != g.ty(*y) {
+        return false;
+    }
+    let (Some(&a), Some(&c)) = (position.get(x), position.get(y)) else { return false };
+    let (first, last, skip) = if a < c { (a, c, *x) } else { (c, a, *y) };
+    // Whether the later operand is computed from the earlier one: looked for between the two only.
+    let mut stack = vec![last];
+    let mut seen = BTreeSet::new();
+    while let Some(at) = stack.pop() {
+        for v in g[b.nodes[at]].inputs.iter().flatten() {
+            if *v == skip {
+                return true;
+            }
+            if let Some(&from) = position.get(v)
+                && from > first
+                && seen.insert(from)
+            {
+                stack.push(from);
+            }
+        }
+    }
+    false
+}
+
+fn close(g: &Graph, uses: &BTreeMap<ValueId, usize>, open: &mut Vec<NodeId>, out: &mut Vec<Stretch>) {
+    let nodes = std::mem::take(open);
+    if !nodes.is_empty() {
+        out.push(Stretch::Region(Box::new(region(g, uses, nodes))));
+    }
+}
+
+fn region(g: &Graph, uses: &BTreeMap<ValueId, usize>, nodes: Vec<NodeId>) -> Region {
+    let mut at: BTreeMap<ValueId, Ref> = BTreeMap::new();
+    let mut inside: BTreeMap<ValueId, usize> = BTreeMap::new();
+    let (mut leaves, mut leaf_keys, mut key_nodes) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, n) in nodes.iter().enumerate() {
+        let node = &g[*n];
+        let mut inputs = Vec::new();
+        for v in &node.inputs {
+            inputs.push(v.map(|v| {
+                *inside.entry(v).or_insert(0) += 1;
+                *at.entry(v).or_insert_with(|| {
+                    leaves.push(v);
+                    leaf_keys.push(leaf(g, v));
+                    Ref::Leaf(leaves.len() as u32 - 1)
+                })
+            }));
+        }
+        key_nodes.push(KeyNode { op: node.op.clone(), inputs, results: node.outputs.len() as u32 });
+        for (k, v) in node.outputs.iter().enumerate() {
+            at.insert(*v, Ref::Node(i as u32, k as u32));
+        }
+    }
+    let results = nodes.iter().flat_map(|n| &g[*n].outputs);
+    let outputs: Vec<ValueId> =
+        results.copied().filter(|v| uses.get(v).copied().unwrap_or(0) > inside.get(v).copied().unwrap_or(0)).collect();
+    let refs = outputs.iter().map(|v| at[v]).collect();
+    Region { key: Key { leaves: leaf_keys, nodes: key_nodes, outputs: refs }, leaves, nodes, outputs }
+}
+
+fn leaf(g: &Graph, v: ValueId) -> Leaf {
+    match &g[v].constant {
+        Some(t) if t.len() <= SMALL && t.dtype != DType::Str => Leaf::Constant(t.dtype, t.dims.clone(), t.bytes().to_vec()),
+        Some(t) => Leaf::Weight(t.dtype, t.dims.clone()),
+        None => Leaf::Input(g.ty(v).clone(), g[v].fact.dims.clone()),
+    }
+}
