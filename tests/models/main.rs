@@ -1,8 +1,9 @@
 //! Compiled models against the reference evaluator, through `model!`: every batch from one instance, several threads, control flow.
 
+use kiln::DType::{I64, Str};
 use kiln::{Error, Model, Options, Tensor, Threads, Value};
 use kiln_compiler::{eval::Evaluator, import, onnx};
-use kiln_tests::samples;
+use kiln_tests::{models::ModelBuilder, samples};
 
 kiln::model! {
     struct Mlp = "models/mlp.onnx";
@@ -21,6 +22,14 @@ kiln::model! {
 
 kiln::model! {
     struct Product = "models/product.onnx";
+}
+
+kiln::model! {
+    struct Strings = "models/strings.onnx";
+}
+kiln::model! {
+    struct ClosedStrings = "models/strings.onnx";
+    dims { rows = 2, n = 3 }
 }
 
 /// What the evaluator gives for a model.
@@ -169,5 +178,48 @@ fn control_flow_and_counts_found_at_run_time() {
         let given: Vec<(&str, &Value)> = names.into_iter().zip(&inputs).collect();
         let got = net.run_dyn(&given).unwrap();
         assert_eq!(got, want, "flag {flag}, {trips} trips");
+    }
+}
+
+#[test]
+fn strings_move_as_numbers_do() {
+    let (mut open, mut closed) = (Strings::new().unwrap(), ClosedStrings::new().unwrap());
+    for (rows, at) in [(2usize, vec![1i64, -2, 0]), (5, vec![4]), (1, vec![]), (2, vec![0, 0, 1])] {
+        let text = (0..rows * 3).map(|i| "äb".repeat(i % 4) + &i.to_string()).collect();
+        let words: Value = Tensor::strings(&[rows, 3], text).into();
+        let at: Value = Tensor::new(&[at.len()], &at).into();
+        let inputs = [("words", &words), ("at", &at)];
+        let want = reference(&samples::strings(), vec![words.clone(), at.clone()]);
+        assert_eq!(open.run_dyn(&inputs).unwrap(), want, "{rows} rows");
+        if rows == 2 {
+            assert_eq!(closed.run_dyn(&inputs).unwrap(), want);
+        }
+    }
+    let words: Value = Tensor::strings(&[2, 3], vec![String::new(); 6]).into();
+    let outside: Value = Tensor::new(&[3], &[0i64, 2, 0]).into();
+    let answer = closed.run_dyn(&[("words", &words), ("at", &outside)]);
+    assert!(matches!(answer, Err(Error::Index { .. })), "{answer:?}");
+}
+
+#[test]
+fn what_has_no_kernel_for_strings_is_refused() {
+    let scatter = ModelBuilder::new()
+        .opset(17)
+        .input("words", Str, ["4"])
+        .input("at", I64, ["2"])
+        .input("new", Str, ["2"])
+        .node("ScatterElements", &["words", "at", "new"], &["y"])
+        .output("y");
+    let one_hot = ModelBuilder::new()
+        .opset(17)
+        .input("at", I64, ["2"])
+        .initializer("depth", Tensor::scalar(3i64))
+        .input("values", Str, ["2"])
+        .node("OneHot", &["at", "depth", "values"], &["y"])
+        .output("y");
+    for model in [scatter, one_hot] {
+        let model = onnx::read(&model.build(), None, &Default::default()).unwrap();
+        let answer = import::import(&model, &Default::default()).map(|_| ()).unwrap_err().to_string();
+        assert!(answer.contains("does not take str"), "{answer}");
     }
 }

@@ -117,10 +117,7 @@ impl Printer<'_> {
             Kernel::LayerNorm { rows, n: width, epsilon, x, scale, bias } => {
                 self.layer_norm(n, step, [rows, width], *epsilon, *x, (*scale, *bias))
             }
-            Kernel::Move { copies, dtype } if *dtype == DType::Str => {
-                let _ = copies;
-                self.move_strings(n, step)
-            }
+            Kernel::Move { copies, dtype: DType::Str } => self.move_strings(n, step, copies),
             Kernel::Move { copies, dtype } => self.moves(n, step, copies, &element(*dtype)),
             Kernel::Call(c) => self.call(n, step, c),
             Kernel::Dims { elements, dtype } => self.extents(n, step, elements, *dtype),
