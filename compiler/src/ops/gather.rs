@@ -1,7 +1,7 @@
 //! Gather, GatherElements, GatherND and OneHot.
 
 use super::reduce::around;
-use super::{Call, CallArg, Facts, Infer, Lowering, Op, Operator, Reader};
+use super::{CallArg, Facts, Infer, Lowering, Op, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, Type, ValueId, product};
 use kiln_kernels::dtype::DType;
@@ -36,12 +36,7 @@ impl Operator for Gather {
         Ok(vec![fact])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        let [outer, axis, inner] = around(cx.shape(0), self.axis);
-        Lowering::Call(Call {
-            entry: "gather::gather",
-            types: vec![cx.dtype(0), cx.dtype(1)],
-            args: vec![CallArg::Out(0), CallArg::In(0), CallArg::In(1), CallArg::Dim(outer), CallArg::Dim(axis), CallArg::Dim(inner)],
-        })
+        Lowering::call("gather::gather", [cx.dtype(0), cx.dtype(1)], 2, around(cx.shape(0), self.axis).map(CallArg::Dim))
     }
 }
 
@@ -77,18 +72,12 @@ impl Operator for GatherElements {
         Ok(vec![Fact::tensor(cx.dtype(0), cx.shape(1).to_vec())])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        Lowering::Call(Call {
-            entry: "gather::gather_elements",
-            types: vec![cx.dtype(0), cx.dtype(1)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::Dims(cx.shape(0).to_vec()),
-                CallArg::Dims(cx.shape(1).to_vec()),
-                CallArg::Dim(self.axis.into()),
-            ],
-        })
+        Lowering::call(
+            "gather::gather_elements",
+            [cx.dtype(0), cx.dtype(1)],
+            2,
+            [cx.extents(0), cx.extents(1), CallArg::Dim(self.axis.into())],
+        )
     }
 }
 
@@ -112,18 +101,7 @@ impl Operator for GatherNd {
         Ok(vec![Fact::tensor(cx.dtype(0), shape)])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        Lowering::Call(Call {
-            entry: "gather::gather_nd",
-            types: vec![cx.dtype(0), cx.dtype(1)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::Dims(cx.shape(0).to_vec()),
-                CallArg::Dims(cx.shape(1).to_vec()),
-                CallArg::Dim(self.batch.into()),
-            ],
-        })
+        Lowering::call("gather::gather_nd", [cx.dtype(0), cx.dtype(1)], 2, [cx.extents(0), cx.extents(1), CallArg::Dim(self.batch.into())])
     }
 }
 
@@ -144,18 +122,12 @@ impl Operator for OneHot {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let i = cx.shape(0);
-        Lowering::Call(Call {
-            entry: "copy::one_hot",
-            types: vec![cx.dtype(1), cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::Dim(product(&i[..self.axis])),
-                CallArg::Dim(Dim::int(self.depth)),
-                CallArg::Dim(product(&i[self.axis..])),
-            ],
-        })
+        Lowering::call(
+            "copy::one_hot",
+            [cx.dtype(1), cx.dtype(0)],
+            2,
+            [CallArg::Dim(product(&i[..self.axis])), CallArg::Dim(Dim::int(self.depth)), CallArg::Dim(product(&i[self.axis..]))],
+        )
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pad and Tile.
 
 use super::gather::{by_position, strings_at};
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use super::{CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId, product};
 use kiln_kernels::dtype::DType;
@@ -26,18 +26,7 @@ impl Operator for Pad {
         Ok(vec![Fact::tensor(cx.dtype(0), shape)])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        Lowering::Call(Call {
-            entry: "copy::pad",
-            types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::Dims(cx.shape(0).to_vec()),
-                CallArg::Ints(self.pads.clone()),
-                CallArg::Text(self.mode),
-            ],
-        })
+        Lowering::call("copy::pad", [cx.dtype(0)], 2, [cx.extents(0), CallArg::Ints(self.pads.clone()), CallArg::Text(self.mode)])
     }
 }
 
@@ -54,11 +43,7 @@ impl Operator for Tile {
         Ok(vec![Fact::tensor(cx.dtype(0), shape)])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        Lowering::Call(Call {
-            entry: "copy::tile",
-            types: vec![cx.dtype(0)],
-            args: vec![CallArg::Out(0), CallArg::In(0), CallArg::Dims(cx.shape(0).to_vec()), CallArg::Dims(cx.out_shape(0).to_vec())],
-        })
+        Lowering::call("copy::tile", [cx.dtype(0)], 1, [cx.extents(0), CallArg::Dims(cx.out_shape(0).to_vec())])
     }
 }
 
