@@ -2,6 +2,7 @@
 
 use kiln::DType::{I64, Str};
 use kiln::{Error, Model, Options, Tensor, Threads, Value};
+use kiln_compiler::import::{Dims, Extent};
 use kiln_compiler::{eval::Evaluator, import, onnx};
 use kiln_tests::{models::ModelBuilder, samples};
 
@@ -24,6 +25,10 @@ kiln::model! {
     struct Product = "models/product.onnx";
 }
 
+kiln::model! {
+    struct ClosedProduct = "models/product.onnx";
+    dims { m in 1..=37, k = 70, j = 70, n = 33 }
+}
 kiln::model! {
     struct Strings = "models/strings.onnx";
 }
@@ -222,4 +227,29 @@ fn what_has_no_kernel_for_strings_is_refused() {
         let answer = import::import(&model, &Default::default()).map(|_| ()).unwrap_err().to_string();
         assert!(answer.contains("does not take str"), "{answer}");
     }
+}
+
+#[test]
+fn the_scratch_reported_is_what_an_instance_allocates() {
+    fn reported(file: &str, dims: &[(&str, Extent)]) -> Option<usize> {
+        let model = format!("{}/models/{file}.onnx", env!("CARGO_MANIFEST_DIR")).into();
+        let by_name = dims.iter().map(|(name, extent)| (name.to_string(), *extent)).collect();
+        let options = kiln_compiler::Options { model, dims: Dims { by_name, ..Dims::default() }, ..Default::default() };
+        kiln_compiler::compile(&options).unwrap().report.scratch_bytes_per_thread
+    }
+    fn allocated<M: Model>() -> usize {
+        let most: Vec<i64> = M::SPEC.symbols.iter().map(|s| s.hi.unwrap()).collect();
+        (M::SPEC.scratch)(&most).next_multiple_of(64)
+    }
+    let product = [("m", Extent::Bounded(1, 37)), ("k", Extent::Closed(70)), ("j", Extent::Closed(70)), ("n", Extent::Closed(33))];
+    for (found, expected) in [
+        (reported("convnet", &[]), allocated::<Convnet>()),
+        (reported("mlp", &[("batch", Extent::Bounded(1, 8))]), allocated::<Mlp>()),
+        (reported("product", &product), allocated::<ClosedProduct>()),
+    ] {
+        assert_eq!(found, Some(expected));
+    }
+    assert!(allocated::<Convnet>() > 0 && allocated::<ClosedProduct>() > 0);
+    assert_eq!(reported("strings", &[]), Some(0));
+    assert_eq!(reported("product", &[]), None);
 }

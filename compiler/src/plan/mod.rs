@@ -3,6 +3,7 @@
 mod memory;
 mod requires;
 mod schedule;
+mod scratch;
 mod weights;
 
 pub use memory::{Arena, Life};
@@ -170,5 +171,9 @@ impl Plan {
         let mut out = Vec::new();
         walk(&self.steps, &mut out);
         out
+    }
+    /// Bytes of scratch that an instance allocates for each worker; `None` where open dimensions decide it.
+    pub fn scratch_bytes(&self) -> Option<usize> {
+        scratch::scratch(self)
     }
 }
