@@ -60,6 +60,8 @@ pub struct Report {
     pub arena_bytes: Option<i64>,
     /// The theoretical lower bound of the arena.
     pub arena_bound_bytes: Option<i64>,
+    /// Bytes of scratch for each thread; `None` when open dims decide it.
+    pub scratch_bytes_per_thread: Option<usize>,
     /// Sum of every node result that depends on an input; open dims count as their upper bound, or 64.
     pub intermediates_bytes: i64,
     /// Bytes of packed weights.
@@ -111,6 +113,7 @@ pub fn compile(options: &Options) -> Result<Output> {
     if let Arena::Fixed { bytes, bound, .. } = plan.arena {
         (report.arena_bytes, report.arena_bound_bytes) = (Some(bytes), Some(bound));
     }
+    report.scratch_bytes_per_thread = plan.scratch_bytes();
     Ok(Output { plan, report, data_files, dump })
 }
 

@@ -8,7 +8,8 @@ use crate::diagnostics::{Diagnostic, Diagnostics, Origin, Result, shown};
 use crate::eval;
 use crate::ir::{Block, Dim, Fact, Graph, Node, NodeId, Port, Range, Sym, Symbol, Type, ValueId};
 use crate::onnx::{self, DimInfo, TypeInfo};
-use crate::ops::{self, Facts, Infer, Op, Operand, Reader};
+use crate::ops::{self, Facts, Infer, Lowering, Op, Operand, Reader};
+use kiln_kernels::entry;
 use kiln_kernels::value::Value;
 use std::collections::BTreeMap;
 
@@ -403,6 +404,7 @@ impl<'m> Builder<'m> {
         for f in &facts {
             check_size(f)?;
         }
+        check_types(&op, Facts { inputs: cx.facts.inputs, outputs: facts.iter().collect() })?;
         if op.is_pure()
             && let Some(constants) = self.fold(&op, &inputs, &facts)
         {
@@ -537,6 +539,16 @@ impl<'m> Builder<'m> {
                 }
             }
         }
+    }
+}
+
+/// Whether there is a kernel for the element types: the one that the operator calls would read strings as bytes.
+fn check_types(op: &Op, facts: Facts<'_>) -> std::result::Result<(), Diagnostic> {
+    let Lowering::Call(call) = op.lower(&facts) else { return Ok(()) };
+    let classes = entry::find(call.entry).map_or(&[][..], |e| e.generics);
+    match classes.iter().zip(&call.types).find(|(class, t)| !class.takes(**t)) {
+        Some((_, t)) => Err(Diagnostic::new(format!("{} does not take {t}", op.name()))),
+        None => Ok(()),
     }
 }
 

@@ -13,6 +13,7 @@ pub use kiln_kernels::dtype::DType;
 
 use kiln_kernels::entry::Answer;
 use kiln_kernels::fault::Fault;
+use kiln_kernels::index::for_each;
 use kiln_kernels::transpose::Copy;
 use kiln_kernels::value::{Tensor, Value};
 
@@ -98,6 +99,46 @@ pub fn copy<T: core::marker::Copy>(
             Ok(())
         }
     }
+}
+
+/// A tensor of empty strings, for [`copy_strings`] to fill.
+pub fn no_strings(dims: &[usize]) -> Tensor {
+    Tensor::zeros(DType::Str, dims)
+}
+
+/// Copies a region between two string tensors.
+///
+/// # Errors
+/// `x` is no string tensor, or the region leaves one of the two.
+#[allow(clippy::too_many_arguments, reason = "two strided views and what they share")]
+pub fn copy_strings(
+    line: u32,
+    out: &mut Tensor,
+    out_start: isize,
+    out_steps: &[isize],
+    x: &Value,
+    x_start: isize,
+    x_steps: &[isize],
+    dims: &[usize],
+) -> Done {
+    let Some(x) = x.as_tensor().filter(|x| x.dtype == DType::Str) else {
+        return Err(fault(line, "a tensor of strings is needed"));
+    };
+    let (from, to) = (x.as_strings(), out.strings_mut());
+    let at = |start: isize, steps: &[isize], index: &[usize]| {
+        let offset: isize = index.iter().zip(steps).map(|(i, s)| *i as isize * s).sum();
+        usize::try_from(start + offset).ok()
+    };
+    let mut inside = true;
+    for_each(dims, |index| {
+        let source = at(x_start, x_steps, index).and_then(|i| from.get(i));
+        let target = at(out_start, out_steps, index).and_then(|i| to.get_mut(i));
+        match (target, source) {
+            (Some(target), Some(source)) => target.clone_from(source),
+            _ => inside = false,
+        }
+    });
+    if inside { Ok(()) } else { Err(fault(line, "a copied region leaves its tensor")) }
 }
 
 /// Embeds the file of that path as the function `embedded`, aligned to a cache line. The symbol is named by the contents, weak and

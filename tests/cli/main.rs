@@ -137,6 +137,12 @@ fn a_compiled_crate_builds_by_itself() {
         assert!(j[key].is_number(), "{key} in {j}");
     }
     assert!(j["seconds"]["total"].is_number());
+    assert!(j["arena_bytes"].is_null() && j["scratch_bytes_per_thread"].is_null(), "N is open: {j}");
+    let closed = json(&dir, &["compile", "m.onnx", "-o", "closed", "--dim", "N=4", "--json"]);
+    assert!(closed["arena_bytes"].is_number() && closed["scratch_bytes_per_thread"].is_number(), "{closed}");
+    let told = run(&dir, &["compile", "m.onnx", "-o", "closed", "--dim", "N=4"]).stderr;
+    let told = String::from_utf8_lossy(&told);
+    assert!(told.contains(&format!("scratch of each thread: {} bytes", closed["scratch_bytes_per_thread"])), "{told}");
     for file in ["Cargo.toml", "README.md", "src/lib.rs", "weights.bin", "vendor/kiln/src/lib.rs", "vendor/kiln-kernels/Cargo.toml"] {
         assert!(dir.join("m-kiln").join(file).is_file(), "{file}");
     }

@@ -1,8 +1,10 @@
 //! Compiled models against the reference evaluator, through `model!`: every batch from one instance, several threads, control flow.
 
+use kiln::DType::{I64, Str};
 use kiln::{Error, Model, Options, Tensor, Threads, Value};
+use kiln_compiler::import::{Dims, Extent};
 use kiln_compiler::{compile, eval::Evaluator, import, onnx};
-use kiln_tests::samples;
+use kiln_tests::{models::ModelBuilder, samples};
 
 kiln::model! {
     struct Mlp = "models/mlp.onnx";
@@ -26,6 +28,17 @@ kiln::model! {
 kiln::model! {
     struct Tied = "models/tied.onnx";
     dims { n in 1..=9 }
+}
+kiln::model! {
+    struct ClosedProduct = "models/product.onnx";
+    dims { m in 1..=37, k = 70, j = 70, n = 33 }
+}
+kiln::model! {
+    struct Strings = "models/strings.onnx";
+}
+kiln::model! {
+    struct ClosedStrings = "models/strings.onnx";
+    dims { rows = 2, n = 3 }
 }
 
 /// What the evaluator gives for a model.
@@ -181,4 +194,72 @@ fn control_flow_and_counts_found_at_run_time() {
         let got = net.run_dyn(&given).unwrap();
         assert_eq!(got, want, "flag {flag}, {trips} trips");
     }
+}
+
+#[test]
+fn strings_move_as_numbers_do() {
+    let (mut open, mut closed) = (Strings::new().unwrap(), ClosedStrings::new().unwrap());
+    for (rows, at) in [(2usize, vec![1i64, -2, 0]), (5, vec![4]), (1, vec![]), (2, vec![0, 0, 1])] {
+        let text = (0..rows * 3).map(|i| "äb".repeat(i % 4) + &i.to_string()).collect();
+        let words: Value = Tensor::strings(&[rows, 3], text).into();
+        let at: Value = Tensor::new(&[at.len()], &at).into();
+        let inputs = [("words", &words), ("at", &at)];
+        let want = reference(&samples::strings(), vec![words.clone(), at.clone()]);
+        assert_eq!(open.run_dyn(&inputs).unwrap(), want, "{rows} rows");
+        if rows == 2 {
+            assert_eq!(closed.run_dyn(&inputs).unwrap(), want);
+        }
+    }
+    let words: Value = Tensor::strings(&[2, 3], vec![String::new(); 6]).into();
+    let outside: Value = Tensor::new(&[3], &[0i64, 2, 0]).into();
+    let answer = closed.run_dyn(&[("words", &words), ("at", &outside)]);
+    assert!(matches!(answer, Err(Error::Index { .. })), "{answer:?}");
+}
+
+#[test]
+fn what_has_no_kernel_for_strings_is_refused() {
+    let scatter = ModelBuilder::new()
+        .opset(17)
+        .input("words", Str, ["4"])
+        .input("at", I64, ["2"])
+        .input("new", Str, ["2"])
+        .node("ScatterElements", &["words", "at", "new"], &["y"])
+        .output("y");
+    let one_hot = ModelBuilder::new()
+        .opset(17)
+        .input("at", I64, ["2"])
+        .initializer("depth", Tensor::scalar(3i64))
+        .input("values", Str, ["2"])
+        .node("OneHot", &["at", "depth", "values"], &["y"])
+        .output("y");
+    for model in [scatter, one_hot] {
+        let model = onnx::read(&model.build(), None, &Default::default()).unwrap();
+        let answer = import::import(&model, &Default::default()).map(|_| ()).unwrap_err().to_string();
+        assert!(answer.contains("does not take str"), "{answer}");
+    }
+}
+
+#[test]
+fn the_scratch_reported_is_what_an_instance_allocates() {
+    fn reported(file: &str, dims: &[(&str, Extent)]) -> Option<usize> {
+        let model = format!("{}/models/{file}.onnx", env!("CARGO_MANIFEST_DIR")).into();
+        let by_name = dims.iter().map(|(name, extent)| (name.to_string(), *extent)).collect();
+        let options = kiln_compiler::Options { model, dims: Dims { by_name, ..Dims::default() }, ..Default::default() };
+        kiln_compiler::compile(&options).unwrap().report.scratch_bytes_per_thread
+    }
+    fn allocated<M: Model>() -> usize {
+        let most: Vec<i64> = M::SPEC.symbols.iter().map(|s| s.hi.unwrap()).collect();
+        (M::SPEC.scratch)(&most).next_multiple_of(64)
+    }
+    let product = [("m", Extent::Bounded(1, 37)), ("k", Extent::Closed(70)), ("j", Extent::Closed(70)), ("n", Extent::Closed(33))];
+    for (found, expected) in [
+        (reported("convnet", &[]), allocated::<Convnet>()),
+        (reported("mlp", &[("batch", Extent::Bounded(1, 8))]), allocated::<Mlp>()),
+        (reported("product", &product), allocated::<ClosedProduct>()),
+    ] {
+        assert_eq!(found, Some(expected));
+    }
+    assert!(allocated::<Convnet>() > 0 && allocated::<ClosedProduct>() > 0);
+    assert_eq!(reported("strings", &[]), Some(0));
+    assert_eq!(reported("product", &[]), None);
 }

@@ -151,11 +151,63 @@ pub fn tied() -> Vec<u8> {
         .build()
 }
 
+/// Strings moved by every operator that moves numbers: transposed, reversed, joined, repeated, cut, picked.
+pub fn strings() -> Vec<u8> {
+    let list = |v: &[i64]| Tensor::new(&[v.len()], v);
+    let more = ["x", "", "z"].map(String::from).to_vec();
+    ModelBuilder::new()
+        .opset(17)
+        .input("words", Str, ["rows", "3"])
+        .input("at", I64, ["n"])
+        .initializer("more", Tensor::strings(&[1, 3], more))
+        .initializer("last", list(&[-1, -1]))
+        .initializer("beyond", list(&[i64::MIN, i64::MIN]))
+        .initializer("axes", list(&[0, 1]))
+        .initializer("back", list(&[-1, -2]))
+        .initializer("shape", list(&[2, 1, 3]))
+        .initializer("one_axis", list(&[-1]))
+        .initializer("pieces", list(&[1, 2]))
+        .initializer("times", list(&[2, 2]))
+        .initializer("pads", list(&[1, -1, 0, 2]))
+        .initializer("filler", Tensor::strings(&[], vec!["-".to_string()]))
+        .initializer("columns", Tensor::new(&[1, 2], &[2i64, -3]))
+        .initializer("cells", Tensor::new(&[2, 2], &[0i64, 2, -1, 1]))
+        .node("Transpose", &["words"], &["transposed"])
+        .attr("perm", vec![1i64, 0])
+        .node("Slice", &["words", "last", "beyond", "axes", "back"], &["reversed"])
+        .node("Concat", &["words", "more", "words"], &["joined"])
+        .attr("axis", 0)
+        .node("Expand", &["words", "shape"], &["repeated"])
+        .node("Reshape", &["transposed", "one_axis"], &["flat"])
+        .node("Split", &["words", "pieces"], &["left", "right"])
+        .attr("axis", 1)
+        .node("Tile", &["words", "times"], &["tiled"])
+        .node("Pad", &["words", "pads", "filler"], &["padded"])
+        .node("Gather", &["words", "at"], &["picked"])
+        .node("GatherElements", &["words", "columns"], &["columns_picked"])
+        .attr("axis", 1)
+        .node("GatherND", &["words", "cells"], &["cells_picked"])
+        .output("transposed")
+        .output("reversed")
+        .output("joined")
+        .output("repeated")
+        .output("flat")
+        .output("left")
+        .output("right")
+        .output("tiled")
+        .output("padded")
+        .output("picked")
+        .output("columns_picked")
+        .output("cells_picked")
+        .build()
+}
+
 /// A sample: its file name, and what builds it.
 pub type Sample = (&'static str, fn() -> Vec<u8>);
 
 /// Every sample.
-pub const ALL: [Sample; 5] = [("mlp", mlp), ("convnet", convnet), ("control", control), ("product", product), ("tied", tied)];
+pub const ALL: [Sample; 6] =
+    [("mlp", mlp), ("convnet", convnet), ("control", control), ("product", product), ("tied", tied), ("strings", strings)];
 
 #[cfg(test)]
 mod tests {

@@ -176,7 +176,7 @@ pub(crate) fn report(o: &Output, source: &str, emit: f64) -> Json {
         "copies": r.copies,
         "arena_bytes": r.arena_bytes,
         "arena_bound_bytes": r.arena_bound_bytes,
-        "scratch_bytes_per_thread": Json::Null,
+        "scratch_bytes_per_thread": r.scratch_bytes_per_thread,
         "intermediates_bytes": r.intermediates_bytes,
         "weights_bytes": r.weights_bytes,
         "rules_applied": r.rules_applied,

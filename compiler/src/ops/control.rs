@@ -247,7 +247,7 @@ fn scan(r: &mut Reader<'_, '_>, all: Vec<ValueId>, directions: &str) -> Read {
         r.block_of(facts, |r, inputs| {
             let mut bound = inputs[2..].to_vec();
             for (v, axis) in &sources {
-                bound.push(r.emit(Gather { axis: *axis }, &[*v, inputs[0]])?);
+                bound.push(super::gather::gathered(r, Gather { axis: *axis }, *v, inputs[0])?);
             }
             let mut out = vec![r.tensor(Tensor::with_dtype(DType::Bool, &[], &[1u8]))];
             out.extend(r.b.inline_with(body, &bound)?);

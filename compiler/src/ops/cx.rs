@@ -59,6 +59,10 @@ impl<'a> Facts<'a> {
     pub fn ints(&self, i: usize) -> Option<Vec<i64>> {
         self.constant(i).and_then(|t| t.to_i64s())
     }
+    /// The shape of operand `i` as an argument of a call.
+    pub fn extents(&self, i: usize) -> CallArg {
+        CallArg::Dims(self.shape(i).to_vec())
+    }
     /// The shape of result `i`.
     pub fn out_shape(&self, i: usize) -> &'a [Dim] {
         self.outputs.get(i).and_then(|f| f.ty.shape()).unwrap_or(&[])
@@ -237,6 +241,19 @@ pub enum Lowering {
     Host,
     /// The node's blocks, run by the schedule.
     Control,
+}
+
+impl Lowering {
+    /// A call of most kernels' shape: the first result, as many operands, and what else the kernel takes.
+    pub fn call(
+        entry: &'static str,
+        types: impl IntoIterator<Item = DType>,
+        operands: usize,
+        rest: impl IntoIterator<Item = CallArg>,
+    ) -> Lowering {
+        let tensors = std::iter::once(CallArg::Out(0)).chain((0..operands).map(CallArg::In));
+        Lowering::Call(Call { entry, types: types.into_iter().collect(), args: tensors.chain(rest).collect() })
+    }
 }
 
 /// A float attribute, compared and hashed by its bits.

@@ -1,6 +1,6 @@
 //! Det.
 
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use super::{CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Fact, ValueId, product};
 use kiln_kernels::dtype::DType;
@@ -19,8 +19,7 @@ impl Operator for Det {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let x = cx.shape(0);
-        let args = vec![CallArg::Out(0), CallArg::In(0), CallArg::Dim(product(&x[..x.len() - 2])), CallArg::Dim(x[x.len() - 1].clone())];
-        Lowering::Call(Call { entry: "linalg::det", types: vec![cx.dtype(0)], args })
+        Lowering::call("linalg::det", [cx.dtype(0)], 1, [CallArg::Dim(product(&x[..x.len() - 2])), CallArg::Dim(x[x.len() - 1].clone())])
     }
 }
 

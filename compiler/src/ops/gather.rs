@@ -1,7 +1,7 @@
 //! Gather, GatherElements, GatherND and OneHot.
 
 use super::reduce::around;
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use super::{CallArg, Facts, Infer, Lowering, Op, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, Type, ValueId, product};
 use kiln_kernels::dtype::DType;
@@ -36,19 +36,11 @@ impl Operator for Gather {
         Ok(vec![fact])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        let [outer, axis, inner] = around(cx.shape(0), self.axis);
-        Lowering::Call(Call {
-            entry: "gather::gather",
-            types: vec![cx.dtype(0), cx.dtype(1)],
-            args: vec![CallArg::Out(0), CallArg::In(0), CallArg::In(1), CallArg::Dim(outer), CallArg::Dim(axis), CallArg::Dim(inner)],
-        })
+        Lowering::call("gather::gather", [cx.dtype(0), cx.dtype(1)], 2, around(cx.shape(0), self.axis).map(CallArg::Dim))
     }
 }
 
 fn check_index(cx: &Infer<'_>, i: usize) -> Result<(), Diagnostic> {
-    if cx.dtype(0) == DType::Str {
-        return Err(Diagnostic::new("strings cannot be gathered yet"));
-    }
     match cx.dtype(i) {
         DType::I32 | DType::I64 => Ok(()),
         other => Err(Diagnostic::new(format!("indices must be i32 or i64, found {other}"))),
@@ -80,18 +72,12 @@ impl Operator for GatherElements {
         Ok(vec![Fact::tensor(cx.dtype(0), cx.shape(1).to_vec())])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        Lowering::Call(Call {
-            entry: "gather::gather_elements",
-            types: vec![cx.dtype(0), cx.dtype(1)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::Dims(cx.shape(0).to_vec()),
-                CallArg::Dims(cx.shape(1).to_vec()),
-                CallArg::Dim(self.axis.into()),
-            ],
-        })
+        Lowering::call(
+            "gather::gather_elements",
+            [cx.dtype(0), cx.dtype(1)],
+            2,
+            [cx.extents(0), cx.extents(1), CallArg::Dim(self.axis.into())],
+        )
     }
 }
 
@@ -115,18 +101,7 @@ impl Operator for GatherNd {
         Ok(vec![Fact::tensor(cx.dtype(0), shape)])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        Lowering::Call(Call {
-            entry: "gather::gather_nd",
-            types: vec![cx.dtype(0), cx.dtype(1)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::Dims(cx.shape(0).to_vec()),
-                CallArg::Dims(cx.shape(1).to_vec()),
-                CallArg::Dim(self.batch.into()),
-            ],
-        })
+        Lowering::call("gather::gather_nd", [cx.dtype(0), cx.dtype(1)], 2, [cx.extents(0), cx.extents(1), CallArg::Dim(self.batch.into())])
     }
 }
 
@@ -147,18 +122,12 @@ impl Operator for OneHot {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let i = cx.shape(0);
-        Lowering::Call(Call {
-            entry: "copy::one_hot",
-            types: vec![cx.dtype(1), cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::Dim(product(&i[..self.axis])),
-                CallArg::Dim(Dim::int(self.depth)),
-                CallArg::Dim(product(&i[self.axis..])),
-            ],
-        })
+        Lowering::call(
+            "copy::one_hot",
+            [cx.dtype(1), cx.dtype(0)],
+            2,
+            [CallArg::Dim(product(&i[..self.axis])), CallArg::Dim(Dim::int(self.depth)), CallArg::Dim(product(&i[self.axis..]))],
+        )
     }
 }
 
@@ -173,13 +142,41 @@ fn index(r: &mut Reader<'_, '_>, i: usize) -> Result<ValueId, Diagnostic> {
     }
 }
 
+/// Adds a primitive of this file that picks from `x` by the indices `i`.
+pub fn gathered(r: &mut Reader<'_, '_>, op: impl Into<Op>, x: ValueId, i: ValueId) -> Result<ValueId, Diagnostic> {
+    by_position(r, x, |r, x| r.emit(op, &[x, i]))
+}
+
+/// What `moved` makes of `x`. Strings have no kernels: their positions are moved instead, and a host function takes the strings
+/// from there.
+pub fn by_position(
+    r: &mut Reader<'_, '_>,
+    x: ValueId,
+    moved: impl FnOnce(&mut Reader<'_, '_>, ValueId) -> Result<ValueId, Diagnostic>,
+) -> Result<ValueId, Diagnostic> {
+    if r.dtype(x) != DType::Str {
+        return moved(r, x);
+    }
+    let shape = r.shape(x)?;
+    let places = r.iota(product(&shape))?;
+    let places = r.reshape(places, shape)?;
+    let places = moved(r, places)?;
+    strings_at(r, x, places)
+}
+
+/// The strings of `x` at positions in row-major order.
+pub fn strings_at(r: &mut Reader<'_, '_>, x: ValueId, places: ValueId) -> Result<ValueId, Diagnostic> {
+    let ty = Type::Tensor(DType::Str, r.shape(places)?);
+    Ok(super::host::call(r, "string_pick", &[x, places], vec![], vec![ty])?[0])
+}
+
 /// Reads `Gather`.
 pub fn read_gather(r: &mut Reader<'_, '_>) -> Read {
     let (x, i) = (r.input(0)?, index(r, 1)?);
     let rank = r.rank(x)?;
     let axis = r.int("axis", 0)?;
     let axis = r.axis(axis, rank)?;
-    Ok(vec![r.emit(Gather { axis }, &[x, i])?])
+    Ok(vec![gathered(r, Gather { axis }, x, i)?])
 }
 
 /// Reads `GatherElements`.
@@ -188,14 +185,14 @@ pub fn read_elements(r: &mut Reader<'_, '_>) -> Read {
     let rank = r.rank(x)?;
     let axis = r.int("axis", 0)?;
     let axis = r.axis(axis, rank)?;
-    Ok(vec![r.emit(GatherElements { axis }, &[x, i])?])
+    Ok(vec![gathered(r, GatherElements { axis }, x, i)?])
 }
 
 /// Reads `GatherND`.
 pub fn read_nd(r: &mut Reader<'_, '_>) -> Read {
     let (x, i) = (r.input(0)?, index(r, 1)?);
     let batch = usize::try_from(r.int("batch_dims", 0)?).map_err(|_| Diagnostic::new("batch_dims is negative"))?;
-    Ok(vec![r.emit(GatherNd { batch }, &[x, i])?])
+    Ok(vec![gathered(r, GatherNd { batch }, x, i)?])
 }
 
 /// Reads [ReverseSequence](https://onnx.ai/onnx/operators/onnx__ReverseSequence.html): the first elements of each sequence in reverse.
@@ -214,7 +211,7 @@ pub fn read_reverse(r: &mut Reader<'_, '_>) -> Read {
     let inside = r.pointwise("Less", &[steps, lengths])?;
     let index = r.pointwise("Where", &[inside, mirrored, steps])?;
     let index = r.expand(index, shape)?;
-    Ok(vec![r.emit(GatherElements { axis: time }, &[x, index])?])
+    Ok(vec![gathered(r, GatherElements { axis: time }, x, index)?])
 }
 
 /// Reads `OneHot`.

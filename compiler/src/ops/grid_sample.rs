@@ -1,6 +1,6 @@
 //! GridSample.
 
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use super::{CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Fact, ValueId};
 use kiln_kernels::dtype::DType;
@@ -32,20 +32,18 @@ impl Operator for GridSample {
         Ok(vec![Fact::tensor(cx.dtype(0), [&x[..2], &grid[1..x.len() - 1]].concat())])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        Lowering::Call(Call {
-            entry: "sample::grid_sample",
-            types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::Dims(cx.shape(0).to_vec()),
+        Lowering::call(
+            "sample::grid_sample",
+            [cx.dtype(0)],
+            2,
+            [
+                cx.extents(0),
                 CallArg::Dims(cx.out_shape(0).to_vec()),
                 CallArg::Text(self.mode),
                 CallArg::Text(self.padding),
                 CallArg::Bool(self.align),
             ],
-        })
+        )
     }
 }
 

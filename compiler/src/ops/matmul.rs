@@ -1,6 +1,6 @@
 //! Matrix products: MatMul, Gemm and MatMulInteger.
 
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader, broadcast};
+use super::{CallArg, Facts, Infer, Lowering, Operator, Reader, broadcast};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId};
 use kiln_kernels::dtype::DType;
@@ -39,13 +39,11 @@ impl Operator for MatMul {
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let (a, b, out) = (cx.shape(0), cx.shape(1), cx.out_shape(0));
         let batch = out[..out.len() - 2].to_vec();
-        Lowering::Call(Call {
-            entry: "plain::matmul",
-            types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
+        Lowering::call(
+            "plain::matmul",
+            [cx.dtype(0)],
+            2,
+            [
                 CallArg::Dims(batch.clone()),
                 CallArg::Dim(a[a.len() - 2].clone()),
                 CallArg::Dim(b[b.len() - 1].clone()),
@@ -53,7 +51,7 @@ impl Operator for MatMul {
                 CallArg::Dims(batch_strides(&a[..a.len() - 2], batch.len())),
                 CallArg::Dims(batch_strides(&b[..b.len() - 2], batch.len())),
             ],
-        })
+        )
     }
 }
 

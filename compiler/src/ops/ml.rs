@@ -1,6 +1,7 @@
 //! Operators of ai.onnx.ml on tables: LabelEncoder, Binarizer and ArrayFeatureExtractor.
 
-use super::{Reader, gather::Gather, host};
+use super::gather::{Gather, gathered};
+use super::{Reader, host};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Type, ValueId};
 use crate::onnx::Attribute;
@@ -71,5 +72,5 @@ pub fn read_feature_extractor(r: &mut Reader<'_, '_>) -> Read {
     let count = crate::ir::product(&r.shape(index)?);
     let index = r.reshape(index, vec![count])?;
     let axis = r.rank(x)?.checked_sub(1).ok_or_else(|| Diagnostic::new("ArrayFeatureExtractor needs rows, found a scalar"))?;
-    Ok(vec![r.emit(Gather { axis }, &[x, index])?])
+    Ok(vec![gathered(r, Gather { axis }, x, index)?])
 }

@@ -1,6 +1,6 @@
 //! Conversions from and to the types that are only stored, such as 8-bit floats and packed 4-bit integers.
 
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use super::{CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Fact, ValueId};
 use kiln_kernels::dtype::DType;
@@ -34,8 +34,7 @@ impl Operator for Widen {
         Ok(vec![Fact::tensor(DType::F32, cx.shape(0).to_vec())])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        let args = vec![CallArg::Out(0), CallArg::In(0), CallArg::Text(cx.dtype(0).name())];
-        Lowering::Call(Call { entry: "narrow::decode", types: vec![], args })
+        Lowering::call("narrow::decode", [], 1, [CallArg::Text(cx.dtype(0).name())])
     }
 }
 
@@ -48,8 +47,7 @@ impl Operator for Narrow {
     }
     fn lower(&self, _: &Facts<'_>) -> Lowering {
         let kind = CallArg::Text(self.to.name());
-        let args = vec![CallArg::Out(0), CallArg::In(0), kind, CallArg::Bool(self.saturate), CallArg::Text(self.round)];
-        Lowering::Call(Call { entry: "narrow::encode", types: vec![], args })
+        Lowering::call("narrow::encode", [], 1, [kind, CallArg::Bool(self.saturate), CallArg::Text(self.round)])
     }
 }
 

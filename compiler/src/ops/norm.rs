@@ -73,20 +73,12 @@ impl Operator for InstanceNorm {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let x = cx.shape(0);
-        Lowering::Call(Call {
-            entry: "rows::instance_norm",
-            types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::In(2),
-                CallArg::Dim(x[0].clone()),
-                CallArg::Dim(x[1].clone()),
-                CallArg::Dim(product(&x[2..])),
-                CallArg::Float(self.epsilon.get()),
-            ],
-        })
+        Lowering::call(
+            "rows::instance_norm",
+            [cx.dtype(0)],
+            3,
+            [CallArg::Dim(x[0].clone()), CallArg::Dim(x[1].clone()), CallArg::Dim(product(&x[2..])), CallArg::Float(self.epsilon.get())],
+        )
     }
 }
 
@@ -105,11 +97,12 @@ impl Operator for LpNorm {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let [outer, axis, inner] = around(cx.shape(0), self.axis);
-        Lowering::Call(Call {
-            entry: "rows::lp_normalize",
-            types: vec![cx.dtype(0)],
-            args: vec![CallArg::Out(0), CallArg::In(0), CallArg::Dim(outer), CallArg::Dim(axis), CallArg::Dim(inner), CallArg::Int(self.p)],
-        })
+        Lowering::call(
+            "rows::lp_normalize",
+            [cx.dtype(0)],
+            1,
+            [CallArg::Dim(outer), CallArg::Dim(axis), CallArg::Dim(inner), CallArg::Int(self.p)],
+        )
     }
 }
 
@@ -135,12 +128,11 @@ impl Operator for Lrn {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let x = cx.shape(0);
-        Lowering::Call(Call {
-            entry: "rows::lrn",
-            types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
+        Lowering::call(
+            "rows::lrn",
+            [cx.dtype(0)],
+            1,
+            [
                 CallArg::Dim(x[0].clone()),
                 CallArg::Dim(x[1].clone()),
                 CallArg::Dim(product(&x[2..])),
@@ -149,7 +141,7 @@ impl Operator for Lrn {
                 CallArg::Float(self.beta.get()),
                 CallArg::Float(self.bias.get()),
             ],
-        })
+        )
     }
 }
 

@@ -1,8 +1,10 @@
 //! Pad and Tile.
 
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use super::gather::{by_position, strings_at};
+use super::{CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
-use crate::ir::{Dim, Fact, ValueId};
+use crate::ir::{Dim, Fact, ValueId, product};
+use kiln_kernels::dtype::DType;
 
 /// Elements added around (or, with negative pads, cut from) every axis; operands x and the value to fill with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,18 +26,7 @@ impl Operator for Pad {
         Ok(vec![Fact::tensor(cx.dtype(0), shape)])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        Lowering::Call(Call {
-            entry: "copy::pad",
-            types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::Dims(cx.shape(0).to_vec()),
-                CallArg::Ints(self.pads.clone()),
-                CallArg::Text(self.mode),
-            ],
-        })
+        Lowering::call("copy::pad", [cx.dtype(0)], 2, [cx.extents(0), CallArg::Ints(self.pads.clone()), CallArg::Text(self.mode)])
     }
 }
 
@@ -52,11 +43,7 @@ impl Operator for Tile {
         Ok(vec![Fact::tensor(cx.dtype(0), shape)])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        Lowering::Call(Call {
-            entry: "copy::tile",
-            types: vec![cx.dtype(0)],
-            args: vec![CallArg::Out(0), CallArg::In(0), CallArg::Dims(cx.shape(0).to_vec()), CallArg::Dims(cx.out_shape(0).to_vec())],
-        })
+        Lowering::call("copy::tile", [cx.dtype(0)], 1, [cx.extents(0), CallArg::Dims(cx.out_shape(0).to_vec())])
     }
 }
 
@@ -65,19 +52,34 @@ type Read = Result<Vec<ValueId>, Diagnostic>;
 /// Reads `Pad`: pads and value are attributes before opset 11, operands since; axes may be named since 18.
 pub fn read_pad(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
+    let dtype = r.dtype(x);
+    let value = if r.version < 11 { r.float("value", 0.0)? } else { 0.0 };
+    let value = match r.opt(2) {
+        Some(v) if r.version >= 11 => v,
+        _ => r.scalar(value as f64, dtype),
+    };
+    if dtype != DType::Str {
+        return Ok(vec![padded(r, x, value)?]);
+    }
+    // Strings are padded through their positions; that of the value is behind them all.
+    let shape = r.shape(x)?;
+    let n = product(&shape);
+    let (flat, fill) = (r.reshape(x, vec![n.clone()])?, r.reshape(value, vec![Dim::int(1)])?);
+    let all = r.concat(&[flat, fill], 0)?;
+    let (places, behind) = (r.iota(n.clone())?, r.extent(n)?);
+    let places = r.reshape(places, shape)?;
+    let places = padded(r, places, behind)?;
+    Ok(vec![strings_at(r, all, places)?])
+}
+
+fn padded(r: &mut Reader<'_, '_>, x: ValueId, value: ValueId) -> Result<ValueId, Diagnostic> {
     let (rank, dtype) = (r.rank(x)?, r.dtype(x));
     let mode = r.word("mode", &["constant", "reflect", "edge", "wrap"])?;
-    let (pads, value) = if r.version < 11 {
-        let name = if r.version < 2 { "paddings" } else { "pads" };
-        let value = r.float("value", 0.0)?;
-        (r.ints(name)?, r.scalar(value as f64, dtype))
+    let pads = if r.version < 11 {
+        r.ints(if r.version < 2 { "paddings" } else { "pads" })?
     } else {
         let p = r.input(1)?;
-        let value = match r.opt(2) {
-            Some(v) => v,
-            None => r.scalar(0.0, dtype),
-        };
-        (r.const_ints(p), value)
+        r.const_ints(p)
     };
     let known = r.opt(3).is_none_or(|v| r.const_ints(v).is_some());
     let pads = match pads {
@@ -86,7 +88,7 @@ pub fn read_pad(r: &mut Reader<'_, '_>) -> Read {
         _ => {
             let ty = super::host::rank_type(r, dtype, Some(rank));
             let inputs = vec![Some(x), r.opt(1), Some(value), r.opt(3)];
-            return super::host::call_with(r, "pad", inputs, vec![], vec![mode.to_string()], vec![ty]);
+            return Ok(super::host::call_with(r, "pad", inputs, vec![], vec![mode.to_string()], vec![ty])?[0]);
         }
     };
     let axes = match r.opt(3).and_then(|v| r.const_ints(v)) {
@@ -104,12 +106,16 @@ pub fn read_pad(r: &mut Reader<'_, '_>) -> Read {
         full[a] = pads[k];
         full[rank + a] = pads[axes.len() + k];
     }
-    Ok(vec![r.emit(Pad { pads: full, mode }, &[x, value])?])
+    r.emit(Pad { pads: full, mode }, &[x, value])
 }
 
 /// Reads `Tile`; opset 1 repeats one axis.
 pub fn read_tile(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
+    Ok(vec![by_position(r, x, tiled)?])
+}
+
+fn tiled(r: &mut Reader<'_, '_>, x: ValueId) -> Result<ValueId, Diagnostic> {
     let rank = r.rank(x)?;
     let repeats = if r.version < 6 {
         let (tiles, axis) = (r.input(1)?, r.input(2)?);
@@ -124,11 +130,11 @@ pub fn read_tile(r: &mut Reader<'_, '_>) -> Read {
         let v = r.input(1)?;
         match r.dims(v).map(<[Dim]>::to_vec) {
             Some(d) => d,
-            None => return super::host::of_rank(r, "tile", &[x, v], Some(rank)),
+            None => return Ok(super::host::of_rank(r, "tile", &[x, v], Some(rank))?[0]),
         }
     };
     if repeats.len() != rank || repeats.iter().any(|d| d.as_int().is_some_and(|n| n < 0)) {
         return Err(Diagnostic::new(format!("Tile needs {rank} repeats that are not negative")));
     }
-    Ok(vec![r.emit(Tile { repeats }, &[x])?])
+    r.emit(Tile { repeats }, &[x])
 }

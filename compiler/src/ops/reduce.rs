@@ -1,6 +1,6 @@
 //! Reductions: the Reduce family, ArgMax and ArgMin.
 
-use super::{Axes, Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use super::{Axes, CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId, product};
 use kiln_kernels::dtype::DType;
@@ -32,17 +32,7 @@ impl Operator for Reduce {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let marks = (0..cx.rank(0)).map(|i| self.axes.contains(&i) as i64).collect();
-        Lowering::Call(Call {
-            entry: "reduce::reduce",
-            types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::Dims(cx.shape(0).to_vec()),
-                CallArg::Ints(marks),
-                CallArg::Text(self.mode),
-            ],
-        })
+        Lowering::call("reduce::reduce", [cx.dtype(0)], 1, [cx.extents(0), CallArg::Ints(marks), CallArg::Text(self.mode)])
     }
 }
 
@@ -74,19 +64,12 @@ impl Operator for Arg {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let [outer, axis, inner] = around(cx.shape(0), self.axis);
-        Lowering::Call(Call {
-            entry: "reduce::arg",
-            types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::Dim(outer),
-                CallArg::Dim(axis),
-                CallArg::Dim(inner),
-                CallArg::Bool(self.largest),
-                CallArg::Bool(self.last),
-            ],
-        })
+        Lowering::call(
+            "reduce::arg",
+            [cx.dtype(0)],
+            1,
+            [CallArg::Dim(outer), CallArg::Dim(axis), CallArg::Dim(inner), CallArg::Bool(self.largest), CallArg::Bool(self.last)],
+        )
     }
 }
 

@@ -1,6 +1,6 @@
 //! Resize and Upsample.
 
-use super::{Affine, Call, CallArg, Facts, Infer, Lowering, Operator, Part, Reader, Real};
+use super::{Affine, CallArg, Facts, Infer, Lowering, Operator, Part, Reader, Real};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, Type, ValueId};
 use kiln_kernels::dtype::DType;
@@ -61,13 +61,12 @@ impl Operator for Resize {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let floats = |v: &[Real]| CallArg::Floats(v.iter().map(|r| r.get()).collect());
-        Lowering::Call(Call {
-            entry: "resize::resize",
-            types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::Dims(cx.shape(0).to_vec()),
+        Lowering::call(
+            "resize::resize",
+            [cx.dtype(0)],
+            1,
+            [
+                cx.extents(0),
                 CallArg::Dims(self.shape.clone()),
                 floats(&self.scales),
                 floats(&self.roi),
@@ -78,7 +77,7 @@ impl Operator for Resize {
                 CallArg::Float(self.extrapolation.get()),
                 CallArg::Bool(self.exclude),
             ],
-        })
+        )
     }
 }
 

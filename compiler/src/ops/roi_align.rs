@@ -1,6 +1,6 @@
 //! RoiAlign.
 
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader, Real};
+use super::{CallArg, Facts, Infer, Lowering, Operator, Reader, Real};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId};
 use kiln_kernels::dtype::DType;
@@ -34,22 +34,19 @@ impl Operator for RoiAlign {
         Ok(vec![Fact::tensor(cx.dtype(0), vec![n.clone(), x[1].clone(), Dim::int(self.size[0]), Dim::int(self.size[1])])])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        Lowering::Call(Call {
-            entry: "sample::roi_align",
-            types: vec![cx.dtype(0), cx.dtype(2)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::In(2),
-                CallArg::Dims(cx.shape(0).to_vec()),
+        Lowering::call(
+            "sample::roi_align",
+            [cx.dtype(0), cx.dtype(2)],
+            3,
+            [
+                cx.extents(0),
                 CallArg::Dims(cx.out_shape(0).to_vec()),
                 CallArg::Int(self.ratio),
                 CallArg::Float(self.scale.get()),
                 CallArg::Bool(self.maximum),
                 CallArg::Bool(self.half_pixel),
             ],
-        })
+        )
     }
 }
 

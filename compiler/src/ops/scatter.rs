@@ -1,6 +1,6 @@
 //! Scatter, ScatterElements and ScatterND.
 
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use super::{CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Fact, ValueId};
 use kiln_kernels::dtype::DType;
@@ -41,20 +41,12 @@ impl Operator for ScatterElements {
         same(cx)
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        Lowering::Call(Call {
-            entry: "scatter::scatter_elements",
-            types: vec![cx.dtype(0), cx.dtype(1)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::In(2),
-                CallArg::Dims(cx.shape(0).to_vec()),
-                CallArg::Dims(cx.shape(1).to_vec()),
-                CallArg::Dim(self.axis.into()),
-                CallArg::Text(self.mode),
-            ],
-        })
+        Lowering::call(
+            "scatter::scatter_elements",
+            [cx.dtype(0), cx.dtype(1)],
+            3,
+            [cx.extents(0), cx.extents(1), CallArg::Dim(self.axis.into()), CallArg::Text(self.mode)],
+        )
     }
 }
 
@@ -67,19 +59,7 @@ impl Operator for ScatterNd {
         same(cx)
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        Lowering::Call(Call {
-            entry: "scatter::scatter_nd",
-            types: vec![cx.dtype(0), cx.dtype(1)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::In(1),
-                CallArg::In(2),
-                CallArg::Dims(cx.shape(0).to_vec()),
-                CallArg::Dims(cx.shape(1).to_vec()),
-                CallArg::Text(self.mode),
-            ],
-        })
+        Lowering::call("scatter::scatter_nd", [cx.dtype(0), cx.dtype(1)], 3, [cx.extents(0), cx.extents(1), CallArg::Text(self.mode)])
     }
 }
 

@@ -1,7 +1,7 @@
 //! Softmax, LogSoftmax and Hardmax.
 
 use super::reduce::around;
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
+use super::{CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Fact, ValueId, product};
 use kiln_kernels::dtype::DType;
@@ -21,18 +21,12 @@ impl Operator for Softmax {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let [outer, axis, inner] = around(cx.shape(0), self.axis);
-        Lowering::Call(Call {
-            entry: "rows::softmax",
-            types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::Dim(outer),
-                CallArg::Dim(axis),
-                CallArg::Dim(inner),
-                CallArg::Text(self.mode),
-            ],
-        })
+        Lowering::call(
+            "rows::softmax",
+            [cx.dtype(0)],
+            1,
+            [CallArg::Dim(outer), CallArg::Dim(axis), CallArg::Dim(inner), CallArg::Text(self.mode)],
+        )
     }
 }
 

@@ -66,19 +66,12 @@ impl Operator for Running {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let [outer, axis, inner] = around(cx.shape(0), self.axis);
-        Lowering::Call(Call {
-            entry: self.kernel,
-            types: vec![cx.dtype(0)],
-            args: vec![
-                CallArg::Out(0),
-                CallArg::In(0),
-                CallArg::Dim(outer),
-                CallArg::Dim(axis),
-                CallArg::Dim(inner),
-                CallArg::Bool(self.exclusive),
-                CallArg::Bool(self.reverse),
-            ],
-        })
+        Lowering::call(
+            self.kernel,
+            [cx.dtype(0)],
+            1,
+            [CallArg::Dim(outer), CallArg::Dim(axis), CallArg::Dim(inner), CallArg::Bool(self.exclusive), CallArg::Bool(self.reverse)],
+        )
     }
 }
 

@@ -3,6 +3,7 @@
 mod memory;
 mod requires;
 mod schedule;
+mod scratch;
 mod share;
 mod weights;
 
@@ -171,5 +172,9 @@ impl Plan {
         let mut out = Vec::new();
         walk(&self.steps, &mut out);
         out
+    }
+    /// Bytes of scratch that an instance allocates for each worker; `None` where open dimensions decide it.
+    pub fn scratch_bytes(&self) -> Option<usize> {
+        scratch::scratch(self)
     }
 }

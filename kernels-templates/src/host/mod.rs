@@ -77,6 +77,7 @@ host! {
     "string_concat" => strings::concat;
     "string_equal" => strings::equal;
     "string_normalizer" => strings::normalize;
+    "string_pick" => strings::pick;
     "string_split" => words::split;
     "tf_idf" => words::tf_idf;
     "tile" => tensor::tile;

@@ -1,8 +1,8 @@
 //! Host functions on strings.
 
-use super::{Answer, HostArgs, tensor};
+use super::{Answer, HostArgs, ints, tensor};
 use crate::dtype::{DType, bf16, f16};
-use crate::fault::Fault;
+use crate::fault::{Fault, position};
 use crate::index::{for_each, offset, strides};
 use crate::value::{Tensor, Value};
 use alloc::string::{String, ToString};
@@ -59,6 +59,13 @@ fn pairs<T>(inputs: &[Option<&Value>], f: impl Fn(&str, &str) -> T) -> Result<(V
     let mut out = Vec::new();
     for_each(&dims, |i| out.push(f(&a.as_strings()[offset(i, &sa)], &b.as_strings()[offset(i, &sb)])));
     Ok((dims, out))
+}
+
+/// The strings at positions in row-major order, in the shape of the positions.
+pub(super) fn pick(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
+    let (x, dims) = (tensor(inputs, 0)?.as_strings(), tensor(inputs, 1)?.dims.clone());
+    let picked = ints(inputs, 1)?.unwrap_or_default().into_iter().map(|p| Ok(x[position(p, x.len())?].clone()));
+    Ok(vec![Tensor::strings(&dims, picked.collect::<Result<_, Fault>>()?).into()])
 }
 
 /// [StringConcat](https://onnx.ai/onnx/operators/onnx__StringConcat.html).

@@ -55,12 +55,14 @@ impl Compile {
         if self.json {
             println!("{report}");
         } else {
+            let bytes = |key: &str| report[key].as_u64().map_or("sized at run time".to_string(), |n| format!("{n} bytes"));
             eprintln!(
-                "{}: {} kernels, {} of weights, {} of arena",
+                "{}: {} kernels; weights: {}; arena: {}; scratch of each thread: {}",
                 to.display(),
                 report["kernels"],
-                report["weights_bytes"],
-                report["arena_bytes"]
+                bytes("weights_bytes"),
+                bytes("arena_bytes"),
+                bytes("scratch_bytes_per_thread")
             );
         }
         Ok(())
@@ -101,7 +103,17 @@ fn readme(g: &Graph, path: &Path, name: &str, report: &Json) -> String {
         out.push('\n');
     }
     let _ = writeln!(out, "| Report | |\n|---|---|");
-    for key in ["kernels", "kernel_functions", "copies", "arena_bytes", "arena_bound_bytes", "intermediates_bytes", "weights_bytes"] {
+    let keys = [
+        "kernels",
+        "kernel_functions",
+        "copies",
+        "arena_bytes",
+        "arena_bound_bytes",
+        "scratch_bytes_per_thread",
+        "intermediates_bytes",
+        "weights_bytes",
+    ];
+    for key in keys {
         let _ = writeln!(out, "| {} | {} |", key.replace('_', " "), report[key]);
     }
     out

@@ -1,0 +1,127 @@
+//! One function a kernel step: pointers from the plan, geometry as constants, tasks spread over the threads.
+
+mod call;
+mod host;
+mod moves;
+mod rows;
+mod tiled;
+
+use super::{Printer, dtype_path, element, int};
+use crate::ir::{Dim, ValueId};
+use crate::kernel::{Kernel, Packed, Window};
+use crate::plan::{KernelStep, Place};
+use kiln_kernels::dtype::DType;
+use proc_macro2::TokenStream;
+use quote::quote;
+
+/// A line of the table of kernels.
+pub(super) struct Listed {
+    pub(super) name: String,
+    pub(super) what: String,
+    pub(super) nodes: Vec<usize>,
+}
+
+/// The functions of all kernel steps, and their lines in the table.
+pub(super) fn functions(p: &Printer<'_>) -> (Vec<TokenStream>, Vec<Listed>) {
+    let mut out = Vec::new();
+    let mut listed = Vec::new();
+    for (n, step) in p.plan.kernels().into_iter().enumerate() {
+        let what = p.describe(step);
+        listed.push(Listed { name: format!("k{n}"), what: what.clone(), nodes: step.origins.clone() });
+        let f = p.function(n, step);
+        out.push(quote!(#[doc = #what] #f));
+    }
+    (out, listed)
+}
+
+impl Printer<'_> {
+    /// A sentence on what a kernel does, without any name of the model.
+    fn describe(&self, step: &KernelStep) -> String {
+        let ty = |v: &ValueId| self.plan.graph.ty(*v).to_string();
+        let inputs: Vec<String> = step.inputs.iter().flatten().map(ty).collect();
+        let outputs: Vec<String> = step.outputs.iter().map(ty).collect();
+        let tail = match &step.kernel {
+            Kernel::Map { expr, .. } => format!(": {expr}"),
+            k => k.epilogue().map_or(String::new(), |e| format!(", then {}", e.expr)),
+        };
+        let mut text = format!("{}: {} -> {}{tail}", step.kernel.name(), inputs.join(", "), outputs.join(", "));
+        if text.len() > 400 {
+            text.truncate(text.char_indices().take_while(|(i, _)| *i < 400).last().map_or(0, |(i, _)| i));
+            text.push('…');
+        }
+        text
+    }
+
+    /// The dims a step needs to shape results that lie in slots.
+    pub(super) fn result_dims(&self, step: &KernelStep) -> Vec<&Dim> {
+        let in_slot = |v: &&ValueId| matches!(self.plan.places.get(v), Some(Place::Slot(_)));
+        step.outputs.iter().filter(in_slot).flat_map(|v| self.plan.graph.shape(*v)).collect()
+    }
+    /// The address of a result, its slot shaped first where it lies in one.
+    pub(super) fn result(&self, v: ValueId, ty: &TokenStream) -> TokenStream {
+        match self.plan.places.get(&v) {
+            Some(Place::Slot(k)) => {
+                let k = int(*k);
+                let dims = self.plan.graph.shape(v).iter().map(|d| self.dim(d));
+                let dtype = dtype_path(self.dtype(v));
+                quote!(f.shape_slot::<#ty>(#k, #dtype, &[#(#dims),*]))
+            }
+            _ => self.pointer(v, ty, true),
+        }
+    }
+    /// The address of a packed constant.
+    fn packed(&self, p: &Packed) -> TokenStream {
+        let same = |b: &&crate::plan::Blob| {
+            let constant = |v: ValueId| self.plan.graph[v].constant.as_ref().map(|t| t.bytes());
+            b.packed.recipe == p.recipe && (b.packed.value == p.value || constant(b.packed.value) == constant(p.value))
+        };
+        let offset = int(self.plan.weights.blobs.iter().find(same).map_or(0, |b| b.offset));
+        quote!(f.weight::<f32>(#offset))
+    }
+    /// The fields that the geometries of convolutions and pools share, and the extents in them.
+    fn window_tokens(&self, w: &Window) -> (TokenStream, Vec<Dim>) {
+        let mut dims = vec![w.n.clone(), w.c.clone()];
+        dims.extend(w.in_dims.iter().chain(&w.out_dims).chain(&w.x_strides).cloned());
+        let list = |v: &[usize; 3]| {
+            let v = v.iter().map(|x| int(*x));
+            quote!([#(#v),*])
+        };
+        let three = |d: &[Dim; 3]| {
+            let d = d.iter().map(|d| self.dim(d));
+            quote!([#(#d),*])
+        };
+        let (n, c) = (self.dim(&w.n), self.dim(&w.c));
+        let (i, o) = (three(&w.in_dims), three(&w.out_dims));
+        let (kernel, stride, pad, dilation) = (list(&w.kernel), list(&w.stride), list(&w.pad), list(&w.dilation));
+        let common = quote! {
+            n: #n, c: #c, in_dims: #i, kernel: #kernel, stride: #stride, pad: #pad, dilation: #dilation, out_dims: #o
+        };
+        (common, dims)
+    }
+
+    fn function(&self, n: usize, step: &KernelStep) -> TokenStream {
+        match &step.kernel {
+            Kernel::Map { expr, dims, operands, meets } => self.map(n, step, expr, dims, operands, meets),
+            Kernel::Conv { window, k, groups, depthwise, x, weights, bias, epilogue } => {
+                self.conv(n, step, window, (*k, *groups, *depthwise), *x, (weights, bias.as_ref()), epilogue.as_ref())
+            }
+            Kernel::Gemm { m, n: columns, k, a, b, bias, epilogue } => {
+                self.gemm(n, step, (m, *columns, *k), *a, (b, bias.as_ref()), epilogue.as_ref())
+            }
+            Kernel::MatMul { batch, m, n: columns, k, a, b, epilogue } => {
+                self.matmul(n, step, batch, [m, columns, k], a, b, epilogue.as_ref())
+            }
+            Kernel::Pool { window, kind, x } => self.pool(n, step, window, kind, *x),
+            Kernel::GlobalMean { n: images, pixels, c, x } => self.global_mean(n, step, [images, pixels, c], *x),
+            Kernel::Softmax { dims, log, x } => self.softmax(n, step, dims, *log, *x),
+            Kernel::LayerNorm { rows, n: width, epsilon, x, scale, bias } => {
+                self.layer_norm(n, step, [rows, width], *epsilon, *x, (*scale, *bias))
+            }
+            Kernel::Move { copies, dtype: DType::Str } => self.move_strings(n, step, copies),
+            Kernel::Move { copies, dtype } => self.moves(n, step, copies, &element(*dtype)),
+            Kernel::Call(c) => self.call(n, step, c),
+            Kernel::Dims { elements, dtype } => self.extents(n, step, elements, *dtype),
+            Kernel::Host(h) => self.host(n, step, h),
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Steps of kernels over register tiles: convolutions and matrix products, with pointwise tails on the blocks of their results.
+
+use super::super::{Printer, element, expr, ident, int, names};
+use crate::ir::{Dim, ValueId, product};
+use crate::kernel::{Epilogue, Kernel, Operand, Packed, Stride, Window};
+use crate::plan::KernelStep;
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::quote;
+
+/// What tells one kernel with packed weights from another.
+struct Tiles<'d> {
+    /// The extents that the other parts mention.
+    dims: Vec<&'d Dim>,
+    /// The kernel's own description of its work: `tasks`, `run_task`.
+    geometry: TokenStream,
+    /// The operand.
+    x: TokenStream,
+    /// The packed weights.
+    weights: TokenStream,
+    /// The packed bias, or null.
+    bias: TokenStream,
+    /// Whether tasks take scratch.
+    scratch: bool,
+}
+
+/// The parts of a step that computes a pointwise tail; all empty, and `None` for the argument, where there is none.
+struct Tail {
+    /// The function, compiled for every instruction set.
+    function: TokenStream,
+    /// Statements of the step: the operands' addresses.
+    lets: TokenStream,
+    /// The closure `tail` over blocks; it finds the addresses of the operands in `y0`, `y1` ..
+    closure: TokenStream,
+    /// What the kernel takes.
+    arg: TokenStream,
+}
+
+impl Printer<'_> {
+    /// The geometry of a convolution that is not depthwise, and the extents in it.
+    fn conv_geometry(&self, w: &Window, k: usize, groups: usize) -> (TokenStream, Vec<Dim>) {
+        let kernels = names::kernels();
+        let (common, mut dims) = self.window_tokens(w);
+        let pixels = product(&w.out_dims);
+        dims.push(pixels.clone());
+        let strides = w.x_strides.iter().map(|d| self.dim(d));
+        let (pixels, k, groups) = (self.dim(&pixels), int(k), int(groups));
+        let conv = quote! {
+            #kernels::conv::Conv {
+                #common, k: #k, groups: #groups, x_strides: [#(#strides),*], out_pitch: #k, out_batch: #pixels * #k
+            }
+        };
+        (conv, dims)
+    }
+    fn gemm_geometry(&self, m: &Dim, n: usize, k: usize) -> TokenStream {
+        let kernels = names::kernels();
+        let (m, n, k) = (self.dim(m), int(n), int(k));
+        quote!(#kernels::gemm::Gemm { m: #m, n: #n, k: #k, a_row: #k, a_col: 1, ldc: #n })
+    }
+
+    /// A convolution; `weights` with the bias.
+    pub(super) fn conv(
+        &self,
+        n: usize,
+        step: &KernelStep,
+        w: &Window,
+        (k, groups, depthwise): (usize, usize, bool),
+        x: ValueId,
+        (weights, bias): (&Packed, Option<&Packed>),
+        epilogue: Option<&Epilogue>,
+    ) -> TokenStream {
+        let (conv, dims) = self.conv_geometry(w, k, groups);
+        let kernels = names::kernels();
+        let geometry = if depthwise { quote!(#kernels::depthwise::Depthwise(#conv)) } else { conv };
+        let tiles = Tiles {
+            dims: dims.iter().collect(),
+            geometry,
+            x: self.pointer(x, &quote!(f32), false),
+            weights: self.packed(weights),
+            bias: bias.map_or(quote!(core::ptr::null()), |b| self.packed(b)),
+            scratch: !depthwise,
+        };
+        self.tiled(n, step, tiles, epilogue)
+    }
+
+    /// A matrix product with packed constant right side `b`, with the bias.
+    pub(super) fn gemm(
+        &self,
+        n: usize,
+        step: &KernelStep,
+        (m, columns, k): (&Dim, usize, usize),
+        a: ValueId,
+        (b, bias): (&Packed, Option<&Packed>),
+        epilogue: Option<&Epilogue>,
+    ) -> TokenStream {
+        let tiles = Tiles {
+            dims: vec![m],
+            geometry: self.gemm_geometry(m, columns, k),
+            x: self.pointer(a, &quote!(f32), false),
+            weights: self.packed(b),
+            bias: bias.map_or(quote!(core::ptr::null()), |b| self.packed(b)),
+            scratch: true,
+        };
+        self.tiled(n, step, tiles, epilogue)
+    }
+
+    /// The function of a pointwise tail on one block, compiled for every instruction set; its operands' pointers follow the block.
+    fn tail_function(&self, n: usize, e: &Epilogue) -> (TokenStream, Vec<Ident>) {
+        let k = names::kernels();
+        let name = ident("tail", n);
+        let axes = e.operands.first().map_or(0, |o| o.strides.len());
+        let (row, column) = (axes.saturating_sub(2), axes.saturating_sub(1));
+        let mut loads = vec![quote!(*o.add(c))];
+        let (mut params, mut rows, mut hoisted) = (Vec::new(), Vec::new(), Vec::new());
+        let mut names_ = Vec::new();
+        for (i, o) in e.operands.iter().enumerate() {
+            let (x, ty) = (ident("x", i), element(self.dtype(o.value)));
+            let p = ident("p", i);
+            params.push(quote!(#x: *const #ty, #p: usize));
+            let stored = match &o.strides[column] {
+                s if s.is(0) => {
+                    let c = ident("c", i);
+                    hoisted.push(quote!(let #c = *#x;));
+                    quote!(#c)
+                }
+                _ => quote!(*#x.add(c)),
+            };
+            if !o.strides[row].is(0) {
+                rows.push(quote!(let #x = #x.add(r * #p);));
+            }
+            loads.push(expr::load(self.dtype(o.value), stored));
+            names_.push(x);
+        }
+        let (code, results) = expr::print(&e.expr, &loads);
+        let result = &results[0];
+        let unused = names_.iter().enumerate().filter(|(i, _)| e.operands[*i].strides[row].is(0)).map(|(i, _)| ident("p", i));
+        let function = quote! {
+            #k::kernel_fn! {
+                fn #name<A>(o: *mut f32, pitch: usize, rows: usize, cols: usize, #(#params),*) {
+                    let _ = (#(#unused),*);
+                    for r in 0..rows {
+                        let o = o.add(r * pitch);
+                        #(#rows)*
+                        #(#hoisted)*
+                        for c in 0..cols { #code *o.add(c) = #result; }
+                    }
+                }
+            }
+        };
+        (function, names_)
+    }
+
+    /// A step's pointwise tail. `shift` gives how far an operand lies behind its start where the kernel works on one matrix of a batch.
+    fn tail(&self, n: usize, epilogue: Option<&Epilogue>, shift: Option<&dyn Fn(&Operand) -> TokenStream>) -> Tail {
+        let Some(e) = epilogue else {
+            return Tail { function: quote!(), lets: quote!(), closure: quote!(), arg: quote!(None) };
+        };
+        let (rt, k) = (names::rt(), names::kernels());
+        let (function, xs) = self.tail_function(n, e);
+        let name = ident("tail", n);
+        let ys: Vec<Ident> = xs.iter().map(|x| Ident::new(&format!("y{x}"), Span::call_site())).collect();
+        let lets = ys.iter().zip(&e.operands).map(|(y, o)| {
+            let at = self.pointer(o.value, &element(self.dtype(o.value)), false);
+            quote!(let #y = #rt::Shared(#at);)
+        });
+        let shifted = ys.iter().zip(&e.operands).filter_map(|(y, o)| {
+            let by = shift?(o);
+            Some(quote!(let #y = #rt::Shared({ let y = #y; y.0.wrapping_add(#by) });))
+        });
+        let args = ys.iter().zip(&e.operands).map(|(y, o)| {
+            let axes = o.strides.len();
+            let (r, c) = (self.stride_of(&o.strides[axes - 2]), self.stride_of(&o.strides[axes - 1]));
+            quote!({ let y = #y; y.0.add(b.row * #r + b.col * #c) }, #r)
+        });
+        let closure = quote! {
+            #(#shifted)*
+            let tail = move |b: #k::gemm::Block| {
+                // SAFETY: the block lies inside of the matrix, and operands have its rows and columns.
+                unsafe { #name(isa, b.out, b.pitch, b.rows, b.cols, #(#args),*) }
+            };
+        };
+        Tail { function, lets: quote!(#(#lets)*), closure, arg: quote!(Some(&tail)) }
+    }
+
+    /// A step of a kernel with packed weights, and a tail on its blocks.
+    fn tiled(&self, n: usize, step: &KernelStep, tiles: Tiles<'_>, epilogue: Option<&Epilogue>) -> TokenStream {
+        let name = ident("k", n);
+        let rt = names::rt();
+        let Tiles { dims, geometry, x, weights, bias, scratch } = tiles;
+        let tail_dims = epilogue.map_or(vec![], |e| self.stride_dims(&e.operands));
+        let bindings = self.bindings(dims.into_iter().chain(tail_dims).chain(self.result_dims(step)));
+        let Tail { function, lets, closure, arg } = self.tail(n, epilogue, None);
+        let o = self.result(step.outputs[0], &quote!(f32));
+        let scratch_arg = scratch.then(|| {
+            quote!({
+                let s = scratch;
+                s.at::<f32>(worker)
+            },)
+        });
+        quote! {
+            #[inline(never)]
+            fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
+                #bindings
+                let g = #geometry;
+                let o = #rt::Shared(#o);
+                let (x, w, bias) = (#rt::Shared(#x), #rt::Shared(#weights), #rt::Shared(#bias));
+                let isa = f.isa;
+                let scratch = f.scratch();
+                #lets
+                #closure
+                f.parallel(g.tasks(), &|task, worker| {
+                    let _ = (scratch, worker);
+                    let (x, w, bias, o) = ({ let x = x; x.0 }, { let w = w; w.0 }, { let b = bias; b.0 }, { let o = o; o.0 });
+                    // SAFETY: the plan gives every tensor these extents, weights are packed for them, and tasks write disjoint blocks.
+                    unsafe { g.run_task(isa, task, x, w, bias, o, #scratch_arg #arg) }
+                })
+            }
+            #function
+        }
+    }
+    fn stride_of(&self, s: &Stride) -> TokenStream {
+        match s {
+            Stride::By(d) => self.dim(d),
+            Stride::Unless1 { extent, stride } => {
+                let (extent, stride) = (self.dim(extent), self.dim(stride));
+                quote!((if #extent == 1 { 0 } else { #stride }))
+            }
+        }
+    }
+
+    /// Scratch bytes that a step's workers need, as an expression over symbols; `None` for none.
+    pub(in crate::emit) fn scratch(&self, step: &KernelStep) -> Option<(Vec<Dim>, TokenStream)> {
+        match &step.kernel {
+            Kernel::Conv { window, k, groups, depthwise: false, .. } => {
+                let (g, dims) = self.conv_geometry(window, *k, *groups);
+                Some((dims, quote!(#g.scratch_floats() * 4)))
+            }
+            Kernel::Gemm { m, n, k, .. } => {
+                let g = self.gemm_geometry(m, *n, *k);
+                Some((vec![m.clone()], quote!(#g.scratch_floats() * 4)))
+            }
+            Kernel::MatMul { m, n, k, a, b, .. } => {
+                let g = self.matmul_geometry([m, n, k], a, b);
+                let mut dims = vec![m.clone(), n.clone(), k.clone()];
+                dims.extend(self.stride_dims(&[a.clone(), b.clone()]).into_iter().cloned());
+                Some((dims, quote!(#g.scratch_floats() * 4)))
+            }
+            _ => None,
+        }
+    }
+    fn matmul_geometry(&self, [m, n, k]: [&Dim; 3], a: &Operand, b: &Operand) -> TokenStream {
+        let kernels = names::kernels();
+        let axes = a.strides.len();
+        let (m, n, k) = (self.dim(m), self.dim(n), self.dim(k));
+        let (ar, ac) = (self.stride_of(&a.strides[axes - 2]), self.stride_of(&a.strides[axes - 1]));
+        let (br, bc) = (self.stride_of(&b.strides[axes - 2]), self.stride_of(&b.strides[axes - 1]));
+        quote!(#kernels::gemm::MatMul { m: #m, n: #n, k: #k, a_row: #ar, a_col: #ac, b_row: #br, b_col: #bc, ldc: #n })
+    }
+    /// Matrix products of two computed operands.
+    pub(super) fn matmul(
+        &self,
+        n: usize,
+        step: &KernelStep,
+        batch: &[Dim],
+        sides: [&Dim; 3],
+        a: &Operand,
+        b: &Operand,
+        epilogue: Option<&Epilogue>,
+    ) -> TokenStream {
+        let name = ident("k", n);
+        let rt = names::rt();
+        let geometry = self.matmul_geometry(sides, a, b);
+        let both = [a.clone(), b.clone()];
+        let tail_dims = epilogue.map_or(vec![], |e| self.stride_dims(&e.operands));
+        let bindings =
+            self.bindings(batch.iter().chain(sides).chain(self.stride_dims(&both)).chain(tail_dims).chain(self.result_dims(step)));
+        let extents: Vec<TokenStream> = batch.iter().map(|d| self.dim(d)).collect();
+        // The matrix number as an index of the batch axes, and each operand's offset by it.
+        let mut split = TokenStream::new();
+        for axis in (0..batch.len()).rev() {
+            let (i, d) = (ident("b", axis), &extents[axis]);
+            split.extend(match axis {
+                0 => quote!(let #i = q;),
+                _ => quote!(let #i = q % #d; let q = q / #d;),
+            });
+        }
+        let offset = |o: &Operand| {
+            let terms = (0..batch.len()).filter(|i| !o.strides[*i].is(0)).map(|i| {
+                let (b, s) = (ident("b", i), self.stride_of(&o.strides[i]));
+                quote!(+ #b * #s)
+            });
+            quote!(0 #(#terms)*)
+        };
+        let (a_offset, b_offset) = (offset(a), offset(b));
+        let (a_at, b_at) = (self.pointer(a.value, &quote!(f32), false), self.pointer(b.value, &quote!(f32), false));
+        let o = self.result(step.outputs[0], &quote!(f32));
+        let Tail { function, lets, closure, arg } = self.tail(n, epilogue, Some(&offset));
+        quote! {
+            #[inline(never)]
+            fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
+                #bindings
+                let g = #geometry;
+                let o = #rt::Shared(#o);
+                let (a, w) = (#rt::Shared(#a_at), #rt::Shared(#b_at));
+                let isa = f.isa;
+                let scratch = f.scratch();
+                #lets
+                let per = g.tasks();
+                let matrices: usize = 1 #(* #extents)*;
+                f.parallel(per * matrices, &|task, worker| {
+                    let (a, w, o) = ({ let a = a; a.0 }, { let w = w; w.0 }, { let o = o; o.0 });
+                    let (q, part) = (task / per, task % per);
+                    let at = q;
+                    #split
+                    let _ = q;
+                    #closure
+                    // SAFETY: the plan gives every tensor these extents, and tasks write disjoint blocks.
+                    unsafe {
+                        g.run_task(
+                            isa, part, a.add(#a_offset), w.add(#b_offset), core::ptr::null(), o.add(at * g.m * g.n),
+                            { let s = scratch; s.at::<f32>(worker) }, #arg,
+                        )
+                    }
+                })
+            }
+            #function
+        }
+    }
+}

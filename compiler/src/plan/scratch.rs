@@ -1,0 +1,71 @@
+//! How much scratch each worker gets: that of the kernel that takes most, at the greatest extents that the inputs can have.
+
+use super::{KernelStep, Plan};
+use crate::ir::{Dim, ValueId};
+use crate::kernel::{Kernel, Operand, Stride, Window};
+use kiln_kernels::conv::Conv;
+use kiln_kernels::gemm::{Gemm, MatMul};
+
+/// The runtime gives each worker a multiple of this many bytes.
+const ALIGN: usize = 64;
+/// Floats of a tensor beyond which the arithmetic below might overflow; no machine has them.
+const MOST: usize = 1 << 46;
+
+/// Bytes that an instance allocates for each worker; `None` where only run time knows the extents.
+pub(super) fn scratch(plan: &Plan) -> Option<usize> {
+    let floats: Option<Vec<usize>> = plan.kernels().into_iter().map(|step| floats(plan, step)).collect();
+    Some((floats?.into_iter().max().unwrap_or(0) * size_of::<f32>()).next_multiple_of(ALIGN))
+}
+
+/// Floats that a worker needs for a step, by the geometry that the printer states.
+fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
+    let g = &plan.graph;
+    let size = |d: &Dim| {
+        let n = d.eval(&|s| g.symbols.get(s.0 as usize).filter(|s| s.input.is_some())?.range.hi)?;
+        usize::try_from(n.max(0)).ok()
+    };
+    let sizes = |d: &[Dim]| d.iter().map(size).collect::<Option<Vec<_>>>();
+    let fits = |v: &ValueId| {
+        let n = sizes(g.shape(*v))?.into_iter().try_fold(1usize, |a, b| a.checked_mul(b.max(1)))?;
+        (n <= MOST).then_some(())
+    };
+    if !matches!(&step.kernel, Kernel::Conv { depthwise: false, .. } | Kernel::Gemm { .. } | Kernel::MatMul { .. }) {
+        return Some(0);
+    }
+    step.inputs.iter().flatten().chain(&step.outputs).try_for_each(fits)?;
+    let stride = |o: &Operand, from_end: usize| match &o.strides[o.strides.len() - from_end] {
+        Stride::By(d) => size(d),
+        Stride::Unless1 { extent, stride } => Some(if size(extent)? == 1 { 0 } else { size(stride)? }),
+    };
+    match &step.kernel {
+        Kernel::Conv { window, k, groups, .. } => Some(conv(window, *k, *groups, &size)?.scratch_floats()),
+        Kernel::Gemm { m, n, k, .. } => Some(Gemm { m: size(m)?, n: *n, k: *k, a_row: *k, a_col: 1, ldc: *n }.scratch_floats()),
+        Kernel::MatMul { m, n, k, a, b, .. } => {
+            let (m, n, k) = (size(m)?, size(n)?, size(k)?);
+            let ([a_row, a_col], [b_row, b_col]) = ([stride(a, 2)?, stride(a, 1)?], [stride(b, 2)?, stride(b, 1)?]);
+            Some(MatMul { m, n, k, a_row, a_col, b_row, b_col, ldc: n }.scratch_floats())
+        }
+        _ => Some(0),
+    }
+}
+
+fn conv(w: &Window, k: usize, groups: usize, size: &dyn Fn(&Dim) -> Option<usize>) -> Option<Conv> {
+    let three = |d: &[Dim; 3]| Some([size(&d[0])?, size(&d[1])?, size(&d[2])?]);
+    let out_dims = three(&w.out_dims)?;
+    let [n, c, d, h, x] = &w.x_strides;
+    Some(Conv {
+        n: size(&w.n)?,
+        c: size(&w.c)?,
+        in_dims: three(&w.in_dims)?,
+        k,
+        kernel: w.kernel,
+        stride: w.stride,
+        pad: w.pad,
+        dilation: w.dilation,
+        out_dims,
+        groups,
+        x_strides: [size(n)?, size(c)?, size(d)?, size(h)?, size(x)?],
+        out_pitch: k,
+        out_batch: out_dims.iter().product::<usize>() * k,
+    })
+}
