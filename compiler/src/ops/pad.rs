@@ -62,11 +62,14 @@ impl Operator for Tile {
 
 type Read = Result<Vec<ValueId>, Diagnostic>;
 
+/// What `Pad::mode` can be.
+pub(super) const MODES: &[&str] = &["constant", "reflect", "edge", "wrap"];
+
 /// Reads `Pad`: pads and value are attributes before opset 11, operands since; axes may be named since 18.
 pub fn read_pad(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
     let (rank, dtype) = (r.rank(x)?, r.dtype(x));
-    let mode = r.word("mode", &["constant", "reflect", "edge", "wrap"])?;
+    let mode = r.word("mode", MODES)?;
     let (pads, value) = if r.version < 11 {
         let name = if r.version < 2 { "paddings" } else { "pads" };
         let value = r.float("value", 0.0)?;
