@@ -95,7 +95,7 @@ output v3 "y"
 "#;
     let g = parse(text, &Constants::made_up()).unwrap();
     let [(nodes, tail)] = &clusters(&g)[..] else { panic!("one kernel") };
-    assert_eq!((&nodes[..], tail.as_str()), (&["MatMul", "Pointwise", "Pointwise"][..], "max(add(x0, x1), 0.0)"));
+    assert_eq!((&nodes[..], tail.as_str()), (&["MatMul", "Pointwise", "Pointwise"][..], "max(add(x0, 0.5), 0.0)"));
 }
 
 #[test]

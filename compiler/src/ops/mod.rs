@@ -65,8 +65,12 @@ pub trait Operator {
 }
 
 macro_rules! words {
-    () => { &[] };
-    ($words:expr) => { $words };
+    () => {
+        &[]
+    };
+    ($words:expr) => {
+        $words
+    };
 }
 
 macro_rules! operators {

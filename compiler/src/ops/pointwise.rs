@@ -132,8 +132,7 @@ type Read = Result<Vec<ValueId>, Diagnostic>;
 
 fn table_name(r: &Reader<'_, '_>) -> Result<&'static str, Diagnostic> {
     let name = &r.node.op_type;
-    known(name)
-        .ok_or_else(|| Diagnostic::new(format!("there is no formula for {}; this is a bug in the compiler", shown(name))))
+    known(name).ok_or_else(|| Diagnostic::new(format!("there is no formula for {}; this is a bug in the compiler", shown(name))))
 }
 
 /// Reads an operator of one operand and no attribute.

@@ -129,19 +129,14 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
         Some(a) => r.axes(&a, rank)?,
         None => (0..rank).collect(),
     };
-    let coordinates = if r.version < 11 {
-        "asymmetric"
-    } else {
-        r.word("coordinate_transformation_mode", COORDINATES)?
-    };
+    let coordinates = if r.version < 11 { "asymmetric" } else { r.word("coordinate_transformation_mode", COORDINATES)? };
     let antialias = r.int("antialias", 0)? != 0;
     let mode = match (r.word("mode", &["nearest", "linear", "cubic"])?, antialias) {
         ("linear", true) => "linear+antialias",
         ("cubic", true) => "cubic+antialias",
         (m, _) => m,
     };
-    let nearest =
-        if r.version < 11 { "floor" } else { r.word("nearest_mode", NEAREST)? };
+    let nearest = if r.version < 11 { "floor" } else { r.word("nearest_mode", NEAREST)? };
     let policy = r.word("keep_aspect_ratio_policy", &["stretch", "not_larger", "not_smaller"])?;
     let open =
         |r: &Reader<'_, '_>, v: Option<ValueId>| v.is_some_and(|v| r.constant(v).is_none() && r.shape(v).is_ok_and(|s| s != [Dim::int(0)]));

@@ -42,7 +42,8 @@ impl Constants {
         let len = dims.iter().try_fold(1usize, |a, b| a.checked_mul(*b));
         // A string takes its own bytes, though they are none here.
         let bytes = len.and_then(|n| if dtype == DType::Str { n.checked_mul(size_of::<String>()) } else { dtype.bytes(n) });
-        *budget = bytes.and_then(|n| budget.checked_add(n)).filter(|n| *n <= MOST_FILLED).ok_or("the constants are too large to make up")?;
+        *budget =
+            bytes.and_then(|n| budget.checked_add(n)).filter(|n| *n <= MOST_FILLED).ok_or("the constants are too large to make up")?;
         let mut t = Tensor::zeros(dtype, dims);
         let mut seed = hash | 1;
         let mut next = || {

@@ -208,7 +208,8 @@ fn what_is_wrong_is_said_with_its_line() {
     }
     let deep = format!("v0: f32[] = Relu(f32(1.0)) {{{}", "exp(".repeat(100_000));
     assert!(parse(&deep, &Constants::default()).unwrap_err().message.contains("deeper"));
-    let blocks = "v0: f32[] = If(bool(true))\nblock() {\n".to_string() + &(1..200).map(|i| format!("v{i}: f32[] = If(bool(true))\nblock() {{\n")).collect::<String>();
+    let blocks = "v0: f32[] = If(bool(true))\nblock() {\n".to_string()
+        + &(1..200).map(|i| format!("v{i}: f32[] = If(bool(true))\nblock() {{\n")).collect::<String>();
     assert!(parse(&blocks, &Constants::default()).unwrap_err().message.contains("deeper"));
     let e = parse("output f32[1000000, 1000000]@1 \"y\"", &Constants::made_up()).unwrap_err();
     assert_eq!(e.to_string(), "line 1: the constants are too large to make up");
@@ -216,7 +217,32 @@ fn what_is_wrong_is_said_with_its_line() {
 
 #[test]
 fn broken_text_is_an_error_and_no_panic() {
-    let marks = ["", " ", "\n", "\"", "#", "{", "}", "(", ")", "[", "]", "-", "0", "9", "99999999999999999999", "v", "s", "x", "t0", "é", ":", ",", "@", "_"];
+    let marks = [
+        "",
+        " ",
+        "\n",
+        "\"",
+        "#",
+        "{",
+        "}",
+        "(",
+        ")",
+        "[",
+        "]",
+        "-",
+        "0",
+        "9",
+        "99999999999999999999",
+        "v",
+        "s",
+        "x",
+        "t0",
+        "é",
+        ":",
+        ",",
+        "@",
+        "_",
+    ];
     let ends: Vec<usize> = WHOLE.char_indices().map(|(i, _)| i).collect();
     for (n, &at) in ends.iter().enumerate() {
         let _ = parse(&WHOLE[..at], &Constants::made_up());
