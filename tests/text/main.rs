@@ -40,7 +40,31 @@ fn inputs(sample: &str) -> Vec<Value> {
             Tensor::scalar(3i64).into(),
             Tensor::strings(&[2], vec!["Kiln".into(), "äé".into()]).into(),
         ],
-        "product" => vec![noise(3, &[2, 3]), noise(4, &[3, 4])],
+        "extents" => {
+            let shapes: [&[usize]; 20] = [
+                &[2, 3],
+                &[4, 3],
+                &[2, 6],
+                &[3, 4],
+                &[2, 3],
+                &[2, 3],
+                &[3],
+                &[3],
+                &[5],
+                &[3],
+                &[6],
+                &[4],
+                &[1, 3, 8],
+                &[2, 3, 3],
+                &[2, 3],
+                &[3],
+                &[3],
+                &[3],
+                &[2, 3],
+                &[3, 4],
+            ];
+            shapes.iter().map(|s| noise(3, s)).collect()
+        }
         other => panic!("{other} needs inputs here"),
     }
 }
