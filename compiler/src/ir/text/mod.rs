@@ -53,7 +53,16 @@ impl fmt::Display for Type {
 
 /// The graph as text.
 pub fn print(g: &Graph) -> String {
-    let mut p = Printer { g, out: String::new(), origins: BTreeSet::new() };
+    written(g, true)
+}
+
+/// The graph as text in which large constants are only types and shapes, for those who know the contents otherwise.
+pub(crate) fn outline(g: &Graph) -> String {
+    written(g, false)
+}
+
+fn written(g: &Graph, hashes: bool) -> String {
+    let mut p = Printer { g, out: String::new(), hashes, origins: BTreeSet::new() };
     for (i, s) in g.symbols.iter().enumerate() {
         let _ = write!(p.out, "dim s{i} ");
         quote(&mut p.out, &s.name);
@@ -97,6 +106,8 @@ fn types(g: &Graph, inputs: &[Option<ValueId>]) -> Vec<Option<DType>> {
 struct Printer<'a> {
     g: &'a Graph,
     out: String,
+    /// Whether large constants are hashed.
+    hashes: bool,
     /// The origins that nodes name.
     origins: BTreeSet<usize>,
 }
@@ -140,6 +151,9 @@ impl Printer<'_> {
         match v {
             None => self.out.push('_'),
             Some(v) => match &self.g[v].constant {
+                Some(t) if !self.hashes && t.len() > constant::MOST_WRITTEN => {
+                    let _ = write!(self.out, "{}{:?}", t.dtype, t.dims);
+                }
                 Some(t) if !self.has_line(v) => constant::write(&mut self.out, t),
                 _ => {
                     let _ = write!(self.out, "{v}");
