@@ -22,7 +22,11 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "merge-simplified", what: "What the rules made equal becomes one.", run: |g| Ok(rewrite::merge(g)) },
     Pass { name: "simplify-merged", what: "The rules see what merging made equal.", run: |g| Ok(rewrite::simplify(g)) },
     Pass { name: "explore", what: "Equality saturation by region; the cheapest equal terms are taken.", run: explore },
-    Pass { name: "simplify-explored", what: "What exploration chose is settled; weights it made of weights are folded.", run: |g| Ok(rewrite::simplify(g)) },
+    Pass {
+        name: "simplify-explored",
+        what: "What exploration chose is settled; weights it made of weights are folded.",
+        run: |g| Ok(rewrite::simplify(g)),
+    },
     Pass { name: "prune", what: "Nodes and constants that no output needs are dropped.", run: |g| Ok(rewrite::prune(g)) },
 ];
 

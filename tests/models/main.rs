@@ -22,7 +22,7 @@ kiln::model! {
 }
 
 kiln::model! {
-    struct Product = "models/product.onnx";
+    struct Extents = "models/extents.onnx";
 }
 
 kiln::model! {
@@ -76,16 +76,88 @@ fn every_batch_runs_from_one_instance() {
     assert!(bounded.run(&vec![0f32; 12]).is_ok());
 }
 
+/// Shapes of the two operands of each node in `extents.onnx` that fit.
+const FITTING: [(&str, [&[usize]; 2]); 10] = [
+    ("concat", [&[2, 3], &[4, 3]]),
+    ("reshape", [&[2, 6], &[3, 4]]),
+    ("expand", [&[2, 3], &[2, 3]]),
+    ("repeat", [&[3], &[3]]),
+    ("split", [&[5], &[3]]),
+    ("slice", [&[6], &[4]]),
+    ("conv", [&[1, 3, 8], &[2, 3, 3]]),
+    ("add", [&[2, 3], &[3]]),
+    ("sum", [&[3], &[3]]),
+    ("matmul", [&[2, 3], &[3, 4]]),
+];
+
+/// Inputs of `extents.onnx`, where one node has operands of other shapes.
+fn extents(other: &str, shapes: [&[usize]; 2]) -> Vec<Value> {
+    let shapes = FITTING.iter().flat_map(|(name, fit)| if *name == other { shapes } else { *fit });
+    shapes.enumerate().map(|(i, s)| Tensor::new(s, &samples::noise(i as u64, s.iter().product())).into()).collect()
+}
+
+fn run_extents(net: &mut Extents, inputs: &[Value]) -> Result<Vec<Value>, Error> {
+    let names: Vec<String> = FITTING.iter().flat_map(|(name, _)| ["a", "b"].map(|side| format!("{name}_{side}"))).collect();
+    let given: Vec<(&str, &Value)> = names.iter().map(String::as_str).zip(inputs).collect();
+    net.run_dyn(&given)
+}
+
 #[test]
 fn extents_that_only_run_time_can_compare_are_compared() {
-    let mut net = Product::new().unwrap();
-    let (a, b) = (samples::noise(1, 6), samples::noise(2, 12));
-    let bad = net.run(ProductInputs { a: (&a, [2, 3]).into(), b: (&b, [6, 2]).into() }).map(|_| ());
-    assert!(matches!(bad, Err(Error::Domain { .. })), "{bad:?}");
-    let want = reference(&samples::product(), vec![Tensor::new(&[2, 3], &a).into(), Tensor::new(&[3, 4], &b).into()]);
-    let out = net.run(ProductInputs { a: (&a, [2, 3]).into(), b: (&b, [3, 4]).into() }).unwrap();
-    assert_eq!(out.c.shape(), [2, 4]);
-    close(&out.c, &want[0]);
+    let mut net = Extents::new().unwrap();
+    let bad: [(&str, [&[usize]; 2]); 20] = [
+        ("concat", [&[2, 3], &[4, 2]]),
+        ("concat", [&[2, 3], &[4, 1]]),
+        ("reshape", [&[2, 6], &[3, 5]]),
+        ("reshape", [&[2, 6], &[1, 1]]),
+        ("expand", [&[2, 3], &[2, 4]]),
+        ("expand", [&[5, 3], &[2, 3]]),
+        ("repeat", [&[3], &[4]]),
+        ("repeat", [&[3], &[2]]),
+        ("split", [&[6], &[3]]),
+        ("split", [&[1], &[3]]),
+        ("slice", [&[3], &[4]]),
+        ("slice", [&[4], &[4]]),
+        ("conv", [&[1, 4, 8], &[2, 3, 3]]),
+        ("conv", [&[1, 1, 8], &[2, 3, 3]]),
+        ("add", [&[2, 3], &[4]]),
+        ("add", [&[2, 4], &[2]]),
+        ("sum", [&[4], &[3]]),
+        ("sum", [&[0], &[3]]),
+        ("matmul", [&[2, 3], &[6, 2]]),
+        ("matmul", [&[2, 3], &[1, 2]]),
+    ];
+    for (name, shapes) in bad {
+        let found = run_extents(&mut net, &extents(name, shapes));
+        assert!(
+            matches!(&found, Err(Error::Domain { node, .. } | Error::Index { node, .. }) if node.contains(&format!("\"{name}\""))),
+            "{name} of {shapes:?}: {found:?}"
+        );
+    }
+    let good: [(&str, [&[usize]; 2]); 12] = [
+        ("all", [&[], &[]]),
+        ("concat", [&[0, 3], &[4, 3]]),
+        ("concat", [&[2, 0], &[4, 0]]),
+        ("reshape", [&[0, 6], &[3, 0]]),
+        ("expand", [&[4, 3], &[1, 3]]),
+        ("repeat", [&[3], &[1]]),
+        ("split", [&[2], &[0]]),
+        ("slice", [&[9], &[0]]),
+        ("add", [&[2, 5], &[1]]),
+        ("add", [&[2, 1], &[6]]),
+        ("add", [&[0, 3], &[1]]),
+        ("sum", [&[1], &[3]]),
+    ];
+    for (name, shapes) in good {
+        let inputs = extents(name, shapes);
+        let want = reference(&samples::extents(), inputs.clone());
+        let got = run_extents(&mut net, &inputs).unwrap_or_else(|e| panic!("{name} of {shapes:?}: {e}"));
+        for (x, y) in got.iter().zip(&want) {
+            let x = x.as_tensor().unwrap();
+            assert_eq!(x.dims, y.as_tensor().unwrap().dims, "{name} of {shapes:?}");
+            close(x.slice(), y);
+        }
+    }
 }
 
 #[test]

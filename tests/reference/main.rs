@@ -1,10 +1,12 @@
-//! The ONNX suite through import and the reference evaluator, as it is and with bytes of its models changed. `KILN_SUITE` names the folder that `conformance/prepare.py` filled;
+//! The ONNX suite through import, the text of graphs and the reference evaluator, as it is and with bytes of its models changed. `KILN_SUITE` names the folder that `conformance/prepare.py` filled;
 //! `KILN_CASES` picks cases whose `folder/name` contains it; `KILN_STRICT` makes any failure a failure of the test; `KILN_ROUNDS` is how
 //! often each model is changed.
 
 use kiln_compiler::eval::Evaluator;
 use kiln_compiler::import::{Dims, import};
+use kiln_compiler::ir::{Constants, Graph, parse, print, verify};
 use kiln_compiler::onnx::{Limits, read};
+use kiln_compiler::pipeline::optimize;
 use kiln_tests::suite::{Case, cases, compare_all, guarded, quiet_panics};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,12 +19,24 @@ fn evaluate(case: &Case) -> Result<(), String> {
     let sets = case.data(&model)?;
     let graph = import(&model, &Dims::default()).map_err(|e| e.to_string())?;
     drop(model);
-    kiln_compiler::ir::verify(&graph).map_err(|e| format!("the graph does not verify: {e}"))?;
+    verify(&graph).map_err(|e| format!("the graph does not verify: {e}"))?;
+    let mut optimized = graph.clone();
+    let mut texts = vec![round_trip(&graph)];
+    optimize(&mut optimized, &mut |_, g| texts.push(round_trip(g)))?;
+    // The text of the graph that is evaluated says all that it needs.
+    let read = texts.into_iter().collect::<Result<Vec<_>, _>>()?.swap_remove(0);
     for set in sets {
-        let found = Evaluator::new(&graph, set.inputs)?.run()?;
+        let found = Evaluator::new(&read, set.inputs)?.run()?;
         compare_all(&found, &set.outputs, case.tolerance)?;
     }
     Ok(())
+}
+
+/// The graph that its text stands for.
+fn round_trip(g: &Graph) -> Result<Graph, String> {
+    let text = print(g);
+    let back = parse(&text, &Constants::of(g)).map_err(|e| format!("the graph's text does not read: {e}"))?;
+    if print(&back) == text { Ok(back) } else { Err("the graph's text reads as another graph".into()) }
 }
 
 /// Why a case failed, in a few words that cases share.
@@ -95,11 +109,11 @@ fn the_suite_by_reference() {
 fn survive(case: &Case, bytes: &[u8]) -> Result<(), String> {
     let Ok(model) = read(bytes, None, &Limits::default()) else { return Ok(()) };
     let Ok(graph) = import(&model, &Dims::default()) else { return Ok(()) };
-    kiln_compiler::ir::verify(&graph)?;
+    verify(&graph)?;
     let small = |d: Vec<usize>| d.iter().try_fold(1usize, |a, b| a.checked_mul(*b)).is_some_and(|n| n < 1 << 22);
     if graph.values.iter().filter_map(|v| v.fact.ty.closed_dims()).all(small) {
         for set in case.data(&model).unwrap_or_default() {
-            let _ = Evaluator::new(&graph, set.inputs).and_then(|mut e| e.run());
+            let _ = Evaluator::new(&read, set.inputs).and_then(|mut e| e.run());
         }
     }
     Ok(())

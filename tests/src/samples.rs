@@ -124,6 +124,34 @@ pub fn control() -> Vec<u8> {
         .build()
 }
 
+/// Operators side by side, each on extents of its own that only run time can compare. A node is named like its result.
+pub fn extents() -> Vec<u8> {
+    let pair =
+        |m: ModelBuilder, name: &str, a: &[&str], b: &[&str]| m.input(&format!("{name}_a"), F32, a).input(&format!("{name}_b"), F32, b);
+    let mut m = ModelBuilder::new().opset(17);
+    m = pair(m, "concat", &["c0", "c1"], &["c2", "c3"]);
+    m = m.node("Concat", &["concat_a", "concat_b"], &["concat"]).attr("axis", 0).named("concat").output("concat");
+    m = pair(m, "reshape", &["r0", "r1"], &["r2", "r3"]).node("Shape", &["reshape_b"], &["reshape_to"]);
+    m = m.node("Reshape", &["reshape_a", "reshape_to"], &["reshape"]).named("reshape").output("reshape");
+    m = pair(m, "expand", &["e0", "e1"], &["e2", "e3"]).node("Shape", &["expand_b"], &["expand_to"]);
+    m = m.node("Expand", &["expand_a", "expand_to"], &["expand"]).named("expand").output("expand");
+    m = pair(m, "repeat", &["3"], &["e4"]).node("Shape", &["repeat_b"], &["repeat_to"]);
+    m = m.node("Expand", &["repeat_a", "repeat_to"], &["repeat"]).named("repeat").output("repeat");
+    m = pair(m, "split", &["p0"], &["p1"]).initializer("two", Tensor::new(&[1], &[2i64])).node("Shape", &["split_b"], &["split_second"]);
+    m = m.node("Concat", &["two", "split_second"], &["split_by"]).attr("axis", 0);
+    m = m.node("Split", &["split_a", "split_by"], &["split_rest", "split"]).named("split").output("split").output("split_rest");
+    m = pair(m, "slice", &["s0"], &["s1"]).node("Shape", &["slice_b"], &["slice_from"]);
+    let number = |x: i64| Tensor::new(&[1], &[x]);
+    m = m.initializer("before", number(i64::MIN)).initializer("zero", number(0)).initializer("back", number(-1));
+    m = m.node("Slice", &["slice_a", "slice_from", "before", "zero", "back"], &["slice"]).named("slice").output("slice");
+    m = pair(m, "conv", &["1", "v0", "8"], &["2", "3", "3"]);
+    m = m.node("Conv", &["conv_a", "conv_b"], &["conv"]).attr("kernel_shape", vec![3i64]).named("conv").output("conv");
+    m = pair(m, "add", &["a0", "a1"], &["a2"]).node("Add", &["add_a", "add_b"], &["add"]).named("add").output("add");
+    m = pair(m, "sum", &["a3"], &["3"]).node("Add", &["sum_a", "sum_b"], &["sum"]).named("sum").output("sum");
+    m = pair(m, "matmul", &["m", "k"], &["j", "n"]).node("MatMul", &["matmul_a", "matmul_b"], &["matmul"]).named("matmul").output("matmul");
+    m.build()
+}
+
 /// A product whose inner extents only run time can compare.
 pub fn product() -> Vec<u8> {
     ModelBuilder::new()
@@ -206,8 +234,15 @@ pub fn strings() -> Vec<u8> {
 pub type Sample = (&'static str, fn() -> Vec<u8>);
 
 /// Every sample.
-pub const ALL: [Sample; 6] =
-    [("mlp", mlp), ("convnet", convnet), ("control", control), ("product", product), ("tied", tied), ("strings", strings)];
+pub const ALL: [Sample; 7] = [
+    ("mlp", mlp),
+    ("convnet", convnet),
+    ("control", control),
+    ("product", product),
+    ("extents", extents),
+    ("tied", tied),
+    ("strings", strings),
+];
 
 #[cfg(test)]
 mod tests {

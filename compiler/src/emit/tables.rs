@@ -218,7 +218,7 @@ impl Printer<'_> {
         for b in &self.plan.weights.blobs {
             add(&format!("{:?} {} {} {:x};", b.packed.recipe, b.offset, b.bytes, b.hash));
         }
-        add(&crate::ir::print(&self.plan.graph));
+        add(&crate::ir::text::outline(&self.plan.graph));
         format!("{h:016x}")
     }
 }

@@ -55,7 +55,8 @@ impl Dim {
     pub fn sym(s: Sym) -> Dim {
         Dim::atom(Atom::Sym(s))
     }
-    fn atom(a: Atom) -> Dim {
+    /// An atom alone, as it stands.
+    pub(super) fn atom(a: Atom) -> Dim {
         Dim { terms: BTreeMap::from([(vec![a], 1)]) }
     }
     /// The value, when no symbol occurs.
@@ -311,7 +312,10 @@ impl std::ops::Mul for Dim {
 
 impl fmt::Display for Sym {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s{}", self.0)
+        match *self {
+            Sym::ANY => write!(f, "?"),
+            Sym(n) => write!(f, "s{n}"),
+        }
     }
 }
 impl fmt::Display for Atom {

@@ -2,10 +2,10 @@
 
 mod dim;
 mod graph;
-mod text;
+pub(crate) mod text;
 mod verify;
 
 pub use dim::{Atom, Dim, Range, Sym, product};
 pub use graph::{Block, Fact, Graph, Node, NodeId, Port, Symbol, Type, Value, ValueId};
-pub use text::print;
+pub use text::{Constants, Malformed, parse, print};
 pub use verify::verify;

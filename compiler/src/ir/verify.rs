@@ -1,6 +1,7 @@
 //! What must hold of a graph between passes: every operand is defined before its use, once, and every fact follows from the operator.
 
-use super::{Block, Graph, ValueId};
+use super::{Block, Graph, Node, ValueId};
+use crate::ops::{Op, pointwise};
 use std::collections::BTreeSet;
 
 /// Checks the graph.
@@ -33,6 +34,7 @@ fn block(g: &Graph, b: &Block, outer: &BTreeSet<ValueId>) -> Result<(), String> 
                 return Err(format!("{n} ({}) reads {v} before it is defined", node.op.name()));
             }
         }
+        self::node(g, node)?;
         for inner in &node.blocks {
             block(g, inner, &defined)?;
         }
@@ -46,4 +48,40 @@ fn block(g: &Graph, b: &Block, outer: &BTreeSet<ValueId>) -> Result<(), String> 
         Some(v) => Err(format!("a block hands out {v}, which nothing defines")),
         None => Ok(()),
     }
+}
+
+/// Checks what holds of a node alone: its operands, results and blocks fit together, and graph text can say what its operator is.
+pub(super) fn node(g: &Graph, node: &Node) -> Result<(), String> {
+    let name = node.op.name();
+    let all = node.inputs.iter().all(Option::is_some);
+    let fits = match &node.op {
+        Op::If(_) => {
+            let [yes, no] = node.blocks.as_slice() else { return Err("If needs two blocks".into()) };
+            let results = [yes, no].iter().all(|b| b.inputs.is_empty() && b.outputs.len() == node.outputs.len());
+            all && node.inputs.len() == 1 && results
+        }
+        Op::Loop(l) => {
+            let [body] = node.blocks.as_slice() else { return Err("Loop needs one block".into()) };
+            let carried = node.inputs.iter().skip(2).all(Option::is_some);
+            let inputs = l.carried.checked_add(2).is_some_and(|n| node.inputs.len() == n && body.inputs.len() == n);
+            carried && inputs && body.outputs.len() > l.carried && node.outputs.len() + 1 == body.outputs.len()
+        }
+        Op::Pointwise(p) => {
+            let (results, outputs) = (&p.expr.results, &node.outputs);
+            let typed = results.iter().zip(outputs).all(|(r, v)| g[*v].fact.ty.dtype() == Some(p.expr.ty(*r)));
+            if pointwise::known(p.name).is_none() {
+                return Err(format!("no elementwise operator has the name {}", p.name));
+            }
+            all && typed && results.len() == outputs.len() && p.expr.inputs() <= node.inputs.len()
+        }
+        op => match op.unlisted() {
+            Some(word) => return Err(format!("the table of operators does not list \"{word}\" for {name}")),
+            None => true,
+        },
+    };
+    let control = matches!(node.op, Op::If(_) | Op::Loop(_));
+    if !fits || (!control && !node.blocks.is_empty()) {
+        return Err(format!("the operands, results and blocks of {name} do not fit together"));
+    }
+    Ok(())
 }

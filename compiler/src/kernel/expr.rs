@@ -45,6 +45,8 @@ macro_rules! functions {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $name { $(#[doc = $what] $variant,)* }
         impl $name {
+            /// Every function.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
             /// The name of the function in graph text and in the kernel library.
             pub fn text(self) -> &'static str {
                 match self { $($name::$variant => $text,)* }
@@ -261,45 +263,6 @@ pub fn operands(s: Scalar) -> Vec<At> {
 
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fn show(e: &Expr, a: At, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            let (s, ty) = e.code[a.0 as usize];
-            match s {
-                Scalar::In(i) => write!(f, "x{i}"),
-                Scalar::Const(c) => write!(f, "{c:?}"),
-                Scalar::Unary(g, a) => {
-                    write!(f, "{}(", g.text())?;
-                    show(e, a, f)?;
-                    write!(f, ")")
-                }
-                Scalar::Binary(g, a, b) => {
-                    write!(f, "{}(", g.text())?;
-                    show(e, a, f)?;
-                    write!(f, ", ")?;
-                    show(e, b, f)?;
-                    write!(f, ")")
-                }
-                Scalar::Select(c, a, b) => {
-                    write!(f, "select(")?;
-                    show(e, c, f)?;
-                    write!(f, ", ")?;
-                    show(e, a, f)?;
-                    write!(f, ", ")?;
-                    show(e, b, f)?;
-                    write!(f, ")")
-                }
-                Scalar::Cast(a) => {
-                    write!(f, "{ty}(")?;
-                    show(e, a, f)?;
-                    write!(f, ")")
-                }
-            }
-        }
-        for (i, r) in self.results.iter().enumerate() {
-            if i > 0 {
-                write!(f, "; ")?;
-            }
-            show(self, *r, f)?;
-        }
-        Ok(())
+        super::text::write(f, self, None)
     }
 }

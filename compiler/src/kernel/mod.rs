@@ -3,6 +3,7 @@
 mod expr;
 pub mod interpret;
 mod spec;
+pub(crate) mod text;
 
 pub use expr::{At, Binary, Expr, Literal, Scalar, Unary, operands};
 pub use spec::{Copy, Epilogue, Kernel, Operand, Packed, Recipe, Stride, Window};

@@ -4,6 +4,7 @@ use super::{Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, Type, ValueId};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::host::HOST;
 
 /// A function of `kiln_kernels::host`, by name, with its attributes and the types it gives.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +27,17 @@ impl Operator for Host {
         Lowering::Host
     }
 }
+
+/// The names of all host functions.
+pub(super) const NAMES: &[&str] = &{
+    let mut names = [""; HOST.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = HOST[i].0;
+        i += 1;
+    }
+    names
+};
 
 /// Beyond this rank types do not list extents; files state no more either.
 pub const MAX_RANK: usize = 64;

@@ -50,6 +50,7 @@ pub use cx::{Affine, Call, CallArg, Facts, Infer, Lowering, Operand, Part, Real,
 pub use reader::{Axes, Reader};
 
 use crate::diagnostics::Diagnostic;
+use crate::ir::text::{Cursor, Fields, Parsed};
 use crate::ir::{Fact, ValueId};
 
 /// A primitive operator: what its results look like, and which kernel computes them.
@@ -63,11 +64,20 @@ pub trait Operator {
     fn lower(&self, cx: &Facts<'_>) -> Lowering;
 }
 
+macro_rules! words {
+    () => {
+        &[]
+    };
+    ($words:expr) => {
+        $words
+    };
+}
+
 macro_rules! operators {
-    ($($name:ident: $ty:ty;)*) => {
+    ($($name:ident: $module:ident::$kind:ident $({ $($field:ident $(in $words:expr)?),* })?;)*) => {
         /// An operator with its attributes.
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Op { $(#[doc = concat!("See [`", stringify!($ty), "`].")] $name($ty),)* }
+        pub enum Op { $(#[doc = concat!("See [`", stringify!($module), "::", stringify!($kind), "`].")] $name($module::$kind),)* }
         impl Op {
             /// The operator's name in graph text.
             pub fn name(&self) -> &'static str {
@@ -76,56 +86,86 @@ macro_rules! operators {
             fn operator(&self) -> &dyn Operator {
                 match self { $(Op::$name(op) => op,)* }
             }
+            /// Appends the attributes as text.
+            pub(crate) fn write_attributes(&self, out: &mut String) {
+                let mut fields = Fields::default();
+                match self {$(
+                    Op::$name(_op) => {$( let $module::$kind { $($field),* } = _op; $(fields.write(out, stringify!($field), $field);)* )?}
+                )*}
+                fields.write_end(out);
+            }
+            /// Reads the operator of that name, whose attributes come next.
+            pub(crate) fn read_attributes(name: &str, p: &mut Cursor<'_>) -> Parsed<Op> {
+                let mut fields = Fields::default();
+                $($(if name == stringify!($name) {
+                    $(let $field = fields.read(p, stringify!($field), words!($($words)?))?;)*
+                    fields.read_end(p)?;
+                    return Ok(Op::$name($module::$kind { $($field),* }));
+                })?)*
+                Err(format!("there is no operator {name}"))
+            }
+            /// A word among the attributes that the table does not list.
+            pub(crate) fn unlisted(&self) -> Option<&'static str> {
+                match self {$(
+                    Op::$name(_op) => {$($($(if !$words.contains(&_op.$field) { return Some(_op.$field); })?)*)?}
+                )*}
+                None
+            }
         }
-        $(impl From<$ty> for Op {
-            fn from(op: $ty) -> Op { Op::$name(op) }
+        $(impl From<$module::$kind> for Op {
+            fn from(op: $module::$kind) -> Op { Op::$name(op) }
         })*
     };
 }
 
+// The attributes in the order in which graph text shows them; for a word, those that it can be.
 operators! {
     Pointwise: pointwise::Pointwise;
-    Dims: shape::Dims;
-    Reshape: shape::Reshape;
-    BitCast: shape::BitCast;
-    Transpose: movement::Transpose;
-    Expand: movement::Expand;
-    Slice: movement::Slice;
-    Concat: movement::Concat;
-    Split: movement::Split;
-    Pad: pad::Pad;
-    Tile: pad::Tile;
-    MatMul: matmul::MatMul;
-    Conv: conv::Conv;
-    ConvTranspose: conv::ConvTranspose;
-    Pool: pool::Pool;
-    Reduce: reduce::Reduce;
-    Arg: reduce::Arg;
-    Softmax: softmax::Softmax;
-    Widen: narrow::Widen;
-    Narrow: narrow::Narrow;
-    LayerNorm: norm::LayerNorm;
-    InstanceNorm: norm::InstanceNorm;
-    LpNorm: norm::LpNorm;
-    Lrn: norm::Lrn;
-    Gather: gather::Gather;
-    GatherElements: gather::GatherElements;
-    GatherNd: gather::GatherNd;
-    OneHot: gather::OneHot;
-    ScatterElements: scatter::ScatterElements;
-    ScatterNd: scatter::ScatterNd;
-    TopK: sort::TopK;
-    Running: sort::Running;
-    Resize: resize::Resize;
-    GridSample: grid_sample::GridSample;
-    RoiAlign: roi_align::RoiAlign;
-    DeformConv: deform_conv::DeformConv;
-    Recurrent: recurrent::Recurrent;
-    Det: det::Det;
-    TreeEnsemble: trees::TreeEnsemble;
-    Host: host::Host;
-    If: control::If;
-    Loop: control::Loop;
+    Dims: shape::Dims { elements, scalar, dtype };
+    Reshape: shape::Reshape { shape };
+    BitCast: shape::BitCast { to };
+    Transpose: movement::Transpose { perm };
+    Expand: movement::Expand { shape };
+    Slice: movement::Slice { starts, steps, sizes };
+    Concat: movement::Concat { axis };
+    Split: movement::Split { axis, sizes };
+    Pad: pad::Pad { pads, mode in pad::MODES };
+    Tile: pad::Tile { repeats };
+    MatMul: matmul::MatMul {};
+    Conv: conv::Conv { strides, pads, dilations, groups };
+    ConvTranspose: conv::ConvTranspose { strides, pads, dilations, output_padding, groups };
+    Pool: pool::Pool { mode in pool::MODES, kernel, strides, pads, dilations, ceil, column_major };
+    Reduce: reduce::Reduce { mode in reduce::MODES, axes, keep };
+    Arg: reduce::Arg { axis, keep, largest, last };
+    Softmax: softmax::Softmax { axis, mode in &["softmax", "softmax_f16", "softmax_bf16", "log_softmax", "hardmax"] };
+    Widen: narrow::Widen {};
+    Narrow: narrow::Narrow { to, saturate, round in &["up", "down", "nearest"] };
+    LayerNorm: norm::LayerNorm { axis, epsilon };
+    InstanceNorm: norm::InstanceNorm { epsilon };
+    LpNorm: norm::LpNorm { axis, p };
+    Lrn: norm::Lrn { size, alpha, beta, bias };
+    Gather: gather::Gather { axis };
+    GatherElements: gather::GatherElements { axis };
+    GatherNd: gather::GatherNd { batch };
+    OneHot: gather::OneHot { axis, depth };
+    ScatterElements: scatter::ScatterElements { axis, mode in scatter::MODES };
+    ScatterNd: scatter::ScatterNd { mode in scatter::MODES };
+    TopK: sort::TopK { axis, k, largest };
+    Running: sort::Running { kernel in &["scan::cumsum", "scan::cumprod"], axis, exclusive, reverse };
+    Resize: resize::Resize {
+        shape, scales, roi, mode in resize::MODES, coordinates in resize::COORDINATES, nearest in resize::NEAREST, cubic, extrapolation, exclude
+    };
+    GridSample: grid_sample::GridSample { mode in &["linear", "nearest", "cubic"], padding in &["zeros", "border", "reflection"], align };
+    RoiAlign: roi_align::RoiAlign { size, ratio, scale, maximum, half_pixel };
+    DeformConv: deform_conv::DeformConv { strides, pads, dilations, groups, offset_groups };
+    Recurrent: recurrent::Recurrent {
+        cell in &["rnn", "gru", "lstm"], hidden, directions, reverse, activations, alpha, beta, flag, clip
+    };
+    Det: det::Det {};
+    TreeEnsemble: trees::TreeEnsemble { nodes, tracks, leaf_targets, roots, targets, aggregate };
+    Host: host::Host { name in host::NAMES, ints, text, results };
+    If: control::If {};
+    Loop: control::Loop { carried, trip };
 }
 
 impl Op {

@@ -34,6 +34,13 @@ pub struct Expand {
     pub shape: Vec<Dim>,
 }
 
+impl Expand {
+    /// Whether an operand of that shape broadcasts whatever the symbols are, so that nothing is left to check at run time.
+    pub fn certain(&self, x: &[Dim]) -> bool {
+        x.iter().rev().zip(self.shape.iter().rev()).all(|(d, n)| d == n || d.is(1) || n.is(1))
+    }
+}
+
 impl Operator for Expand {
     fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
         let shape = broadcast(cx.shape(0), &self.shape)?;

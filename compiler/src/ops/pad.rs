@@ -49,6 +49,9 @@ impl Operator for Tile {
 
 type Read = Result<Vec<ValueId>, Diagnostic>;
 
+/// What `Pad::mode` can be.
+pub(super) const MODES: &[&str] = &["constant", "reflect", "edge", "wrap"];
+
 /// Reads `Pad`: pads and value are attributes before opset 11, operands since; axes may be named since 18.
 pub fn read_pad(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
@@ -74,7 +77,7 @@ pub fn read_pad(r: &mut Reader<'_, '_>) -> Read {
 
 fn padded(r: &mut Reader<'_, '_>, x: ValueId, value: ValueId) -> Result<ValueId, Diagnostic> {
     let (rank, dtype) = (r.rank(x)?, r.dtype(x));
-    let mode = r.word("mode", &["constant", "reflect", "edge", "wrap"])?;
+    let mode = r.word("mode", MODES)?;
     let pads = if r.version < 11 {
         r.ints(if r.version < 2 { "paddings" } else { "pads" })?
     } else {

@@ -53,6 +53,19 @@ impl Pointwise {
     }
 }
 
+/// Names of expressions that are made elsewhere than in the table of formulas.
+const OTHERS: &[&str] = &["Cast", "Pow", "QuantizeLinear", "DequantizeLinear"];
+
+/// Every name of an elementwise operator.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|(n, ..)| *n).chain(OTHERS.iter().copied())
+}
+
+/// The name of an elementwise operator, as [`Pointwise::name`] has it.
+pub(crate) fn known(name: &str) -> Option<&'static str> {
+    names().find(|n| *n == name)
+}
+
 /// Whether scalar expressions compute on the type.
 pub fn computes(d: DType) -> bool {
     use DType::*;
@@ -119,11 +132,7 @@ type Read = Result<Vec<ValueId>, Diagnostic>;
 
 fn table_name(r: &Reader<'_, '_>) -> Result<&'static str, Diagnostic> {
     let name = &r.node.op_type;
-    TABLE
-        .iter()
-        .map(|(n, ..)| *n)
-        .find(|n| n == name)
-        .ok_or_else(|| Diagnostic::new(format!("there is no formula for {}; this is a bug in the compiler", shown(name))))
+    known(name).ok_or_else(|| Diagnostic::new(format!("there is no formula for {}; this is a bug in the compiler", shown(name))))
 }
 
 /// Reads an operator of one operand and no attribute.

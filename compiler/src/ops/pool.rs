@@ -78,6 +78,9 @@ impl Operator for Pool {
 
 type Read = Result<Vec<ValueId>, Diagnostic>;
 
+/// What `Pool::mode` can be.
+pub(super) const MODES: &[&str] = &["max", "average", "average_pads", "lp1", "lp2", "lp3", "lp4", "lp5", "lp6", "lp7", "lp8"];
+
 fn read(r: &mut Reader<'_, '_>, mode: &'static str, results: usize) -> Read {
     let x = r.input(0)?;
     let (shape, dtype) = (r.shape(x)?, r.dtype(x));
@@ -118,9 +121,8 @@ pub fn read_average(r: &mut Reader<'_, '_>) -> Read {
 
 /// Reads `LpPool`.
 pub fn read_lp(r: &mut Reader<'_, '_>) -> Read {
-    const MODES: [&str; 8] = ["lp1", "lp2", "lp3", "lp4", "lp5", "lp6", "lp7", "lp8"];
     let p = r.int("p", 2)?;
-    let mode = usize::try_from(p - 1).ok().and_then(|i| MODES.get(i));
+    let mode = MODES[3..].iter().zip(1..).find(|(_, order)| *order == p).map(|(mode, _)| *mode);
     let mode = mode.ok_or_else(|| Diagnostic::new(format!("LpPool of order {p} is not supported; orders 1 to 8 are")))?;
     read(r, mode, 1)
 }

@@ -80,6 +80,9 @@ pub fn around(shape: &[Dim], axis: usize) -> [Dim; 3] {
 
 type Read = Result<Vec<ValueId>, Diagnostic>;
 
+/// What `Reduce::mode` can be.
+pub(super) const MODES: &[&str] = &["sum", "mean", "max", "min", "prod", "l1", "l2", "sum_square", "log_sum", "log_sum_exp"];
+
 /// Adds a reduction; types the kernels do not compute on are widened and converted back.
 pub fn emit(r: &mut Reader<'_, '_>, x: ValueId, op: Reduce) -> Result<ValueId, Diagnostic> {
     let dtype = r.dtype(x);

@@ -83,6 +83,21 @@ impl Operator for Resize {
 
 type Read = Result<Vec<ValueId>, Diagnostic>;
 
+/// What `Resize::mode` can be.
+pub(super) const MODES: &[&str] = &["nearest", "linear", "cubic", "linear+antialias", "cubic+antialias"];
+/// What `Resize::coordinates` can be.
+pub(super) const COORDINATES: &[&str] = &[
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+    "tf_half_pixel_for_nn",
+    "tf_crop_and_resize",
+];
+/// What `Resize::nearest` can be.
+pub(super) const NEAREST: &[&str] = &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"];
+
 fn floats(r: &Reader<'_, '_>, v: Option<ValueId>, what: &str) -> Result<Option<Vec<f32>>, Diagnostic> {
     let Some(v) = v else { return Ok(None) };
     if r.shape(v).is_ok_and(|s| s == [Dim::int(0)]) {
@@ -113,30 +128,14 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
         Some(a) => r.axes(&a, rank)?,
         None => (0..rank).collect(),
     };
-    let coordinates = if r.version < 11 {
-        "asymmetric"
-    } else {
-        r.word(
-            "coordinate_transformation_mode",
-            &[
-                "half_pixel",
-                "half_pixel_symmetric",
-                "pytorch_half_pixel",
-                "align_corners",
-                "asymmetric",
-                "tf_half_pixel_for_nn",
-                "tf_crop_and_resize",
-            ],
-        )?
-    };
+    let coordinates = if r.version < 11 { "asymmetric" } else { r.word("coordinate_transformation_mode", COORDINATES)? };
     let antialias = r.int("antialias", 0)? != 0;
     let mode = match (r.word("mode", &["nearest", "linear", "cubic"])?, antialias) {
         ("linear", true) => "linear+antialias",
         ("cubic", true) => "cubic+antialias",
         (m, _) => m,
     };
-    let nearest =
-        if r.version < 11 { "floor" } else { r.word("nearest_mode", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])? };
+    let nearest = if r.version < 11 { "floor" } else { r.word("nearest_mode", NEAREST)? };
     let policy = r.word("keep_aspect_ratio_policy", &["stretch", "not_larger", "not_smaller"])?;
     let open =
         |r: &Reader<'_, '_>, v: Option<ValueId>| v.is_some_and(|v| r.constant(v).is_none() && r.shape(v).is_ok_and(|s| s != [Dim::int(0)]));

@@ -64,7 +64,9 @@ impl Operator for ScatterNd {
 }
 
 type Read = Result<Vec<ValueId>, Diagnostic>;
-const MODES: [&str; 5] = ["none", "add", "mul", "max", "min"];
+
+/// What the modes can be.
+pub(super) const MODES: &[&str] = &["none", "add", "mul", "max", "min"];
 
 fn operands(r: &mut Reader<'_, '_>) -> Result<([ValueId; 3], DType), Diagnostic> {
     let (x, i, u) = (r.input(0)?, r.input(1)?, r.input(2)?);
@@ -82,7 +84,7 @@ pub fn read_elements(r: &mut Reader<'_, '_>) -> Read {
     let (inputs, dtype) = operands(r)?;
     let rank = r.rank(inputs[0])?;
     let axis = r.int("axis", 0)?;
-    let op = ScatterElements { axis: r.axis(axis, rank)?, mode: r.word("reduction", &MODES)? };
+    let op = ScatterElements { axis: r.axis(axis, rank)?, mode: r.word("reduction", MODES)? };
     let y = r.emit(op, &inputs)?;
     Ok(vec![r.cast(y, dtype)?])
 }
@@ -90,7 +92,7 @@ pub fn read_elements(r: &mut Reader<'_, '_>) -> Read {
 /// Reads `ScatterND`.
 pub fn read_nd(r: &mut Reader<'_, '_>) -> Read {
     let (inputs, dtype) = operands(r)?;
-    let op = ScatterNd { mode: r.word("reduction", &MODES)? };
+    let op = ScatterNd { mode: r.word("reduction", MODES)? };
     let y = r.emit(op, &inputs)?;
     Ok(vec![r.cast(y, dtype)?])
 }

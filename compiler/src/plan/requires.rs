@@ -66,8 +66,11 @@ pub(super) fn of(g: &Graph, node: &Node) -> Vec<Check> {
             }
         }
         Op::Reshape(r) => checks.push(Check::Equal(product(shape(0)), product(&r.shape))),
-        Op::Expand(_) => {
+        Op::Expand(e) => {
             let (x, o) = (shape(0), out(0));
+            for (d, n) in x.iter().rev().zip(e.shape.iter().rev()) {
+                checks.push(Check::Meet(d.clone(), n.clone()));
+            }
             for (d, n) in x.iter().zip(&o[o.len() - x.len()..]) {
                 // The copy reads along every axis whose extent is not known to be 1.
                 checks.push(if d.is(1) { Check::Meet(d.clone(), n.clone()) } else { Check::Equal(d.clone(), n.clone()) });

@@ -123,15 +123,7 @@ struct Showing<'a> {
 impl<'a> Showing<'a> {
     fn new(eg: &'a EGraph, leaves: &'a [Option<Tensor>]) -> Showing<'a> {
         let graph = Graph::default();
-        Showing {
-            eg,
-            leaves,
-            graph,
-            value: BTreeMap::new(),
-            class: BTreeMap::new(),
-            part: Part::default(),
-            nodes: BTreeMap::new(),
-        }
+        Showing { eg, leaves, graph, value: BTreeMap::new(), class: BTreeMap::new(), part: Part::default(), nodes: BTreeMap::new() }
     }
     fn class(&self, v: ValueId) -> Option<Id> {
         self.class.get(&v).copied()
@@ -252,7 +244,8 @@ impl<'a> Showing<'a> {
         let mut nodes = Vec::new();
         for n in added {
             let node = &self.graph.nodes[n];
-            let inputs = node.inputs.iter().map(|v| v.map(reference)).map(|v| v.map_or(Some(None), |v| v.map(Some))).collect::<Option<_>>()?;
+            let inputs =
+                node.inputs.iter().map(|v| v.map(reference)).map(|v| v.map_or(Some(None), |v| v.map(Some))).collect::<Option<_>>()?;
             let results = node.outputs.iter().map(|v| self.graph[*v].fact.clone()).collect();
             nodes.push(MadeNode { op: node.op.clone(), inputs, results });
         }

@@ -7,9 +7,9 @@
 mod extract;
 mod matching;
 mod regions;
+mod terms;
 #[cfg(test)]
 mod tests;
-mod terms;
 
 use super::{Report, Rule, head};
 use crate::ir::{Block, Fact, Graph, Node, NodeId, ValueId};
@@ -100,7 +100,8 @@ pub fn explore(g: &mut Graph, rules: &[&'static Rule], cost: Cost<'_>, budget: B
     for r in rules {
         r.on.iter().for_each(|h| by_head.entry(h).or_default().push(r));
     }
-    let mut e = Explorer { by_head, cost, budget, kinds: BTreeMap::new(), explored: vec![], report: Report::default(), renamed: BTreeMap::new() };
+    let mut e =
+        Explorer { by_head, cost, budget, kinds: BTreeMap::new(), explored: vec![], report: Report::default(), renamed: BTreeMap::new() };
     let uses = g.uses();
     let mut body = std::mem::take(&mut g.body);
     e.block(g, &mut body, &uses)?;
@@ -414,14 +415,21 @@ impl Saturation {
     }
     fn original_cost(&self, cost: &dyn Fn(Id, &Term) -> u64) -> u64 {
         // Rules may have found classes of the original equal; each term counts once all the same.
-        self.original.iter().map(|(c, t)| (self.eg.find(*c), egg::Language::map_children(t.clone(), |c| self.eg.find(c)))).map(|(c, t)| cost(c, &t)).sum()
+        self.original
+            .iter()
+            .map(|(c, t)| (self.eg.find(*c), egg::Language::map_children(t.clone(), |c| self.eg.find(c))))
+            .map(|(c, t)| cost(c, &t))
+            .sum()
     }
 
     fn template(&self, key: &Key, terms: &[(Id, Term)]) -> Template {
         let mut at: BTreeMap<Id, Ref> = BTreeMap::new();
         let mut whole: BTreeMap<Id, u32> = BTreeMap::new();
         let mut t = Template { constants: vec![], nodes: vec![], outputs: vec![], rules: BTreeMap::new() };
-        t.constants = self.leaves[key.leaves.len()..].iter().map(|l| l.clone().unwrap_or_else(|| Tensor::zeros(kiln_kernels::dtype::DType::F32, &[]))).collect();
+        t.constants = self.leaves[key.leaves.len()..]
+            .iter()
+            .map(|l| l.clone().unwrap_or_else(|| Tensor::zeros(kiln_kernels::dtype::DType::F32, &[])))
+            .collect();
         for (c, term) in terms {
             match self.eg.analysis.head(term) {
                 Head::Leaf(n) => {

@@ -1,6 +1,6 @@
 //! Moves that cancel, merge, or move nothing.
 
-use crate::ir::{Dim, NodeId, ValueId};
+use crate::ir::{Dim, NodeId, ValueId, product};
 use crate::ops::Op;
 use crate::ops::movement::{Concat, Expand, Slice, Transpose};
 use crate::ops::shape::Reshape;
@@ -15,7 +15,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "transpose-units", on: &["Transpose"], equation: "Transpose(x; p) => Reshape(x)  where p moves only axes of extent 1", class: Class::Exact, apply: transpose_units },
     Rule { name: "reshape-none", on: &["Reshape"], equation: "Reshape(x, shape of x) => x", class: Class::Exact, apply: same },
     Rule { name: "reshape-reshape", on: &["Reshape"], equation: "Reshape(Reshape(x, s), t) => Reshape(x, t)", class: Class::Exact, apply: reshape_reshape },
-    Rule { name: "expand-none", on: &["Expand"], equation: "Expand(x, shape of x) => x", class: Class::Exact, apply: same },
+    Rule { name: "expand-none", on: &["Expand"], equation: "Expand(x, shape of x) => x", class: Class::Exact, apply: expand_none },
     Rule { name: "expand-expand", on: &["Expand"], equation: "Expand(Expand(x, s), t) => Expand(x, t)", class: Class::Exact, apply: expand_expand },
     Rule { name: "expand-broadcast", on: &["Pointwise", "MatMul"], equation: "f(.., Expand(x), ..) => f(.., x, ..)  where the shape stays", class: Class::Exact, apply: expand_broadcast },
     Rule { name: "tile-none", on: &["Tile"], equation: "Tile(x, ones) => x", class: Class::Exact, apply: tile_none },
@@ -74,11 +74,32 @@ fn transpose_units(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 fn reshape_reshape(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let inner = rw.made_by(rw.input(n, 0)?, "Reshape")?;
     let (op, x) = (rw.node(n).op.clone(), rw.input(inner, 0)?);
+    // One comparison of sizes is left, which has to say what two did.
+    let of = |v: ValueId| product(rw.shape(v));
+    let (first, between, last) = (of(x), of(rw.input(n, 0)?), of(*rw.node(n).outputs.first()?));
+    if first != between && between != last {
+        return None;
+    }
     Some(vec![rw.add(op, &[x])?])
+}
+
+/// Whether a node is an Expand that fails for no value of the symbols: one that may fail stays where it is.
+fn certain(rw: &Rewriter<'_>, n: NodeId) -> Option<()> {
+    match &rw.node(n).op {
+        Op::Expand(e) => e.certain(rw.shape(rw.input(n, 0)?)).then_some(()),
+        _ => None,
+    }
+}
+
+fn expand_none(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    certain(rw, n)?;
+    same(rw, n)
 }
 
 fn expand_expand(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let inner = rw.made_by(rw.input(n, 0)?, "Expand")?;
+    certain(rw, n)?;
+    certain(rw, inner)?;
     let shape = rw.shape(*rw.node(n).outputs.first()?).to_vec();
     let x = rw.input(inner, 0)?;
     Some(vec![rw.add(Expand { shape }, &[x])?])
@@ -90,7 +111,7 @@ fn expand_broadcast(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let product = head(&node.op) == "MatMul";
     for i in 0..node.inputs.len() {
         let y = rw.input(n, i)?;
-        let Some(inner) = rw.made_by(y, "Expand") else { continue };
+        let Some(inner) = rw.made_by(y, "Expand").filter(|e| certain(rw, *e).is_some()) else { continue };
         let x = rw.input(inner, 0)?;
         // The matrices themselves do not broadcast.
         let (a, b) = (rw.shape(x), rw.shape(y));

@@ -66,7 +66,9 @@ fn linear(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     for m in all {
         let (w, out) = (rw.input(m, 1)?, *rw.node(m).outputs.first()?);
         let columns = rw.shape(w)[1].clone();
-        let biased = |a: &NodeId| rw.input(*a, 0) == Some(out) && rw.input(*a, 1).is_some_and(|b| rw.given_weight(b) && *rw.shape(b) == [columns.clone()]);
+        let biased = |a: &NodeId| {
+            rw.input(*a, 0) == Some(out) && rw.input(*a, 1).is_some_and(|b| rw.given_weight(b) && *rw.shape(b) == [columns.clone()])
+        };
         let add = rw.readers(out, "Add").into_iter().find(biased)?;
         if add == n {
             place = Some(weights.len());

@@ -34,9 +34,7 @@ pub fn cost(symbols: &[Symbol], p: &Priced<'_>) -> u64 {
     let shape = |i: usize| p.inputs.get(i).copied().flatten().and_then(|f| f.ty.shape()).unwrap_or(&[]);
     let out: f64 = p.results.iter().map(elements).sum();
     let written: f64 = p.results.iter().map(bytes).sum();
-    let read: f64 = (p.inputs.iter().zip(&p.weights))
-        .filter_map(|(f, w)| f.map(|f| bytes(f) * if *w { WEIGHT } else { BYTE }))
-        .sum();
+    let read: f64 = (p.inputs.iter().zip(&p.weights)).filter_map(|(f, w)| f.map(|f| bytes(f) * if *w { WEIGHT } else { BYTE })).sum();
     let moved = KERNEL + read + written * BYTE;
     let total = match p.op {
         Op::Reshape(_) | Op::BitCast(_) => 0.0,
