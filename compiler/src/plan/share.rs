@@ -26,7 +26,7 @@ pub(super) fn tables(g: &mut Graph) -> BTreeMap<ValueId, Panels> {
     let uses = g.uses();
     let mut lookups: BTreeMap<ValueId, usize> = BTreeMap::new();
     for n in &nodes {
-        if let (Op::Gather(op), Some(table)) = (&g[*n].op, g[*n].inputs[0])
+        if let (Op::Gather(op), Some(table)) = (&g[*n].op, g[*n].inputs.first().copied().flatten())
             && op.axis == 0
         {
             *lookups.entry(table).or_insert(0) += 1;
