@@ -299,7 +299,7 @@ entries! {
     scan::cumsum<T: Num>(out, x, outer, axis, inner, exclusive, reverse);
     scan::cumprod<T: Num>(out, x, outer, axis, inner, exclusive, reverse);
     rows::softmax<T: Float>(out, x, outer, axis, inner, mode);
-    rows::layer_norm<T: Float>(out, mean, inverse, x, scale, bias, rows, cols, epsilon);
+    rows::layer_norm<T: Float>(out, mean, inverse, x, scale, bias, rows, cols, epsilon, centred);
     rows::instance_norm<T: Float>(out, x, scale, bias, batch, channels, inner, epsilon);
     rows::lp_normalize<T: Float>(out, x, outer, axis, inner, p);
     rows::lrn<T: Float>(out, x, batch, channels, inner, size, alpha, beta, bias);

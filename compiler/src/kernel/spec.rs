@@ -235,6 +235,8 @@ pub enum Kernel {
         n: Dim,
         /// Added to the variance.
         epsilon: f32,
+        /// Whether the mean is taken off first.
+        centred: bool,
         /// The operand.
         x: ValueId,
         /// The scale.

@@ -140,7 +140,7 @@ operators! {
     Softmax: softmax::Softmax { axis, mode in &["softmax", "softmax_f16", "softmax_bf16", "log_softmax", "hardmax"] };
     Widen: narrow::Widen {};
     Narrow: narrow::Narrow { to, saturate, round in &["up", "down", "nearest"] };
-    LayerNorm: norm::LayerNorm { axis, epsilon };
+    LayerNorm: norm::LayerNorm { axis, epsilon, centred };
     InstanceNorm: norm::InstanceNorm { epsilon };
     LpNorm: norm::LpNorm { axis, p };
     Lrn: norm::Lrn { size, alpha, beta, bias };

@@ -15,6 +15,9 @@ pub struct LayerNorm {
     pub axis: usize,
     /// Added to the variance.
     pub epsilon: Real,
+    /// Whether the mean is taken off first; without it this is
+    /// [RMSNormalization](https://onnx.ai/onnx/operators/onnx__RMSNormalization.html).
+    pub centred: bool,
 }
 
 impl Operator for LayerNorm {
@@ -51,6 +54,7 @@ impl Operator for LayerNorm {
                 CallArg::Dim(product(&x[..self.axis])),
                 CallArg::Dim(product(&x[self.axis..])),
                 CallArg::Float(self.epsilon.get()),
+                CallArg::Bool(self.centred),
             ],
         })
     }
@@ -255,7 +259,7 @@ pub fn read_layer(r: &mut Reader<'_, '_>) -> Read {
     let shape = r.shape(x)?;
     let axis = r.int("axis", -1)?;
     let axis = r.axis(axis, shape.len())?;
-    let op = LayerNorm { axis, epsilon: r.float("epsilon", 1e-5)?.into() };
+    let op = LayerNorm { axis, epsilon: r.float("epsilon", 1e-5)?.into(), centred: true };
     let mut inputs = vec![Some(x), Some(r.input(1)?), r.opt(2)];
     let dtype = widen(r, &mut inputs)?;
     for v in inputs[1..].iter_mut().flatten() {

@@ -193,9 +193,15 @@ pub(super) fn run(g: &Graph, inputs: &[Value]) -> Vec<Value> {
 }
 
 fn examples() -> Vec<Example> {
-    use rules::{algebra, constants, conv, layout, matmul};
-    let tables: [&[Example]; 5] =
-        [constants::tests::EXAMPLES, algebra::tests::EXAMPLES, layout::tests::EXAMPLES, conv::tests::EXAMPLES, matmul::tests::EXAMPLES];
+    use rules::{algebra, constants, conv, layout, matmul, recognise};
+    let tables: [&[Example]; 6] = [
+        constants::tests::EXAMPLES,
+        algebra::tests::EXAMPLES,
+        layout::tests::EXAMPLES,
+        conv::tests::EXAMPLES,
+        matmul::tests::EXAMPLES,
+        recognise::tests::EXAMPLES,
+    ];
     tables.concat()
 }
 

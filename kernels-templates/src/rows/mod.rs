@@ -40,7 +40,8 @@ pub fn softmax<T: Float>(out: Out<'_, T>, x: In<'_, T>, outer: usize, axis: usiz
 }
 
 /// `(x - mean) / sqrt(var + epsilon) * scale + bias` over each row, with the mean and the inverse deviation as optional results:
-/// [LayerNormalization](https://onnx.ai/onnx/operators/onnx__LayerNormalization.html).
+/// [LayerNormalization](https://onnx.ai/onnx/operators/onnx__LayerNormalization.html). Without `centred` the mean counts as 0:
+/// [RMSNormalization](https://onnx.ai/onnx/operators/onnx__RMSNormalization.html).
 pub fn layer_norm<T: Float>(
     out: Out<'_, T>,
     mean: Option<Out<'_, T>>,
@@ -51,11 +52,12 @@ pub fn layer_norm<T: Float>(
     rows: usize,
     cols: usize,
     epsilon: f32,
+    centred: bool,
 ) {
     let (mut mean, mut inverse) = (mean, inverse);
     for r in 0..rows {
         let row = &x.0[r * cols..][..cols];
-        let m = row.iter().map(|v| v.to_f64()).sum::<f64>() / cols as f64;
+        let m = if centred { row.iter().map(|v| v.to_f64()).sum::<f64>() / cols as f64 } else { 0.0 };
         let var = row.iter().map(|v| (v.to_f64() - m) * (v.to_f64() - m)).sum::<f64>() / cols as f64;
         let inv = 1.0 / (var + epsilon as f64).sqrt();
         for (j, (o, v)) in out.0[r * cols..][..cols].iter_mut().zip(row).enumerate() {

@@ -114,8 +114,8 @@ impl Printer<'_> {
             Kernel::Pool { window, kind, x } => self.pool(n, step, window, kind, *x),
             Kernel::GlobalMean { n: images, pixels, c, x } => self.global_mean(n, step, [images, pixels, c], *x),
             Kernel::Softmax { dims, log, x } => self.softmax(n, step, dims, *log, *x),
-            Kernel::LayerNorm { rows, n: width, epsilon, x, scale, bias } => {
-                self.layer_norm(n, step, [rows, width], *epsilon, *x, (*scale, *bias))
+            Kernel::LayerNorm { rows, n: width, epsilon, centred, x, scale, bias } => {
+                self.layer_norm(n, step, [rows, width], (*epsilon, *centred), *x, (*scale, *bias))
             }
             Kernel::Move { copies, dtype: DType::Str } => self.move_strings(n, step, copies),
             Kernel::Move { copies, dtype } => self.moves(n, step, copies, &element(*dtype)),

@@ -85,7 +85,7 @@ impl Printer<'_> {
         n: usize,
         step: &KernelStep,
         [rows, width]: [&Dim; 2],
-        epsilon: f32,
+        (epsilon, centred): (f32, bool),
         x: ValueId,
         (scale, bias): (ValueId, Option<ValueId>),
     ) -> TokenStream {
@@ -95,6 +95,10 @@ impl Printer<'_> {
         let scale = self.pointer(scale, &quote!(f32), false);
         let bias = bias.map_or(quote!(core::ptr::null()), |b| self.pointer(b, &quote!(f32), false));
         let rt = names::rt();
+        let call = match centred {
+            true => quote!(#k::norm::layer_norm(isa, s, x.add(from * n), scale, bias, o.add(from * n), core::ptr::null_mut())),
+            false => quote!({ let _ = bias; #k::norm::rms_norm(isa, s, x.add(from * n), scale, o.add(from * n)) }),
+        };
         let body = quote! {
             let (rows, n): (usize, usize) = (#rows_, #width_);
             let (scale, bias) = (#rt::Shared(#scale), #rt::Shared(#bias));
@@ -105,7 +109,7 @@ impl Printer<'_> {
                 let from = task * chunk;
                 let s = #k::norm::Rows { rows: chunk.min(rows - from), n, x_pitch: n, out_pitch: n, epsilon: #epsilon };
                 // SAFETY: the plan gives the tensors these extents, and tasks write disjoint rows.
-                unsafe { #k::norm::layer_norm(isa, s, x.add(from * n), scale, bias, o.add(from * n), core::ptr::null_mut()) }
+                unsafe { #call }
             })
         };
         self.simple(n, step, vec![rows, width], x, body)

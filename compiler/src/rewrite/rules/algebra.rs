@@ -281,8 +281,13 @@ pub(in crate::rewrite) mod tests {
     }
     fn raised(c: &mut Case, exponent: f64) {
         let (d, shape) = (c.wide(), c.any_shape());
-        let of = c.rng.pick(&[DType::F32, DType::F64]);
-        let (x, k) = (c.input(d, &shape), c.filled(of, &[], exponent));
+        let x = c.input(d, &shape);
+        power_of(c, x, exponent);
+    }
+    /// `x ^ exponent`, handed out.
+    pub(in crate::rewrite) fn power_of(c: &mut Case, x: ValueId, exponent: f64) {
+        let (d, of) = (c.g.dtype(x), c.rng.pick(&[DType::F32, DType::F64]));
+        let k = c.filled(of, &[], exponent);
         let mut e = Expr::default();
         let (a, b) = (e.input(0, d), e.input(1, of));
         let b = e.cast(b, d);

@@ -6,6 +6,7 @@ pub mod conv;
 pub mod layout;
 pub mod matmul;
 pub mod parallel;
+pub mod recognise;
 
 use super::Rule;
 use kiln_kernels::dtype::DType;
@@ -13,7 +14,7 @@ use kiln_kernels::value::Tensor;
 
 /// Every canonical rule, in the order in which they are tried at a node.
 pub fn all() -> Vec<&'static Rule> {
-    [constants::RULES, algebra::RULES, layout::RULES, conv::RULES, matmul::RULES].into_iter().flatten().collect()
+    [constants::RULES, algebra::RULES, layout::RULES, conv::RULES, matmul::RULES, recognise::RULES].into_iter().flatten().collect()
 }
 
 /// Rules that are explored: whether they pay is for the cost of the whole to say.

@@ -268,13 +268,14 @@ fn vectorised(g: &Graph, node: &Node, epilogue: Option<Epilogue>, layouts: &Layo
             let kernel = Kernel::Softmax { dims: around(g.shape(x), s.axis), log: s.mode == "log_softmax", x };
             Some((kernel, vec![(x, Layout::RowMajor)]))
         }
-        Op::LayerNorm(l) if f32 && node.outputs.len() == 1 => {
+        Op::LayerNorm(l) if f32 && node.outputs.len() == 1 && (l.centred || node.inputs.get(2).copied().flatten().is_none()) => {
             let shape = g.shape(x);
             let (scale, bias) = (node.inputs[1]?, node.inputs.get(2).copied().flatten());
             let kernel = Kernel::LayerNorm {
                 rows: product(&shape[..l.axis]),
                 n: product(&shape[l.axis..]),
                 epsilon: l.epsilon.get(),
+                centred: l.centred,
                 x,
                 scale,
                 bias,

@@ -1,0 +1,294 @@
+//! Recognisers: what exporters spell out in small operators, read back as the one operator it is.
+//!
+//! Each knows one step and leaves the next to another rule (a normalization first, its scale and bias afterwards), so that every order in
+//! which an exporter may write them is covered without a rule for each.
+
+use crate::eval;
+use crate::ir::{NodeId, ValueId, product};
+use crate::ops::norm::LayerNorm;
+use crate::ops::reduce::Reduce;
+use crate::ops::shape::Reshape;
+use crate::ops::{Op, softmax::Softmax};
+use crate::rewrite::{Class, Found, Rewriter, Rule};
+use kiln_kernels::dtype::DType;
+
+/// Rules that recognise.
+#[rustfmt::skip]
+pub const RULES: &[Rule] = &[
+    Rule { name: "pow-inverse-root", on: &["Pow"], equation: "x ^ -0.5 => 1 / sqrt(x)  but for the sign at -0", class: Class::Reassociating, apply: inverse_root },
+    Rule { name: "sum-mean", on: &["Div", "Mul"], equation: "ReduceSum(x) / n => ReduceMean(x)  where n is the number of terms", class: Class::Reassociating, apply: sum_mean },
+    Rule { name: "layer-norm", on: &["Div", "Mul"], equation: "d / sqrt(mean(d * d) + eps) => LayerNorm(x)  where d = x - mean(x), over the last axes", class: Class::Reassociating, apply: |rw, n| norm(rw, n, true) },
+    Rule { name: "rms-norm", on: &["Div", "Mul"], equation: "x / sqrt(mean(x * x) + eps) => LayerNorm(x; not centred)  over the last axes", class: Class::Reassociating, apply: |rw, n| norm(rw, n, false) },
+    Rule { name: "norm-scale", on: &["Mul"], equation: "LayerNorm(x; 1) * g => LayerNorm(x; g)", class: Class::Reassociating, apply: norm_scale },
+    Rule { name: "norm-bias", on: &["Add"], equation: "LayerNorm(x; g) + b => LayerNorm(x; g, b)", class: Class::Reassociating, apply: norm_bias },
+    Rule { name: "softmax", on: &["Div", "Mul"], equation: "exp(x - max(x)) / sum(exp(x - max(x))) => Softmax(x);  exp(x) / sum(exp(x)) => Softmax(x)", class: Class::Reassociating, apply: softmax },
+];
+
+fn is_float(rw: &Rewriter<'_>, v: ValueId) -> bool {
+    matches!(rw.dtype(v), DType::F32 | DType::F64)
+}
+
+/// Both orders of two operands.
+fn orders(rw: &Rewriter<'_>, n: NodeId) -> Option<[(ValueId, ValueId); 2]> {
+    let (a, b) = (rw.input(n, 0)?, rw.input(n, 1)?);
+    Some([(a, b), (b, a)])
+}
+
+/// `x` of a node of that name over it.
+fn under(rw: &Rewriter<'_>, v: ValueId, name: &str) -> Option<ValueId> {
+    rw.input(rw.made_by(v, name)?, 0)
+}
+
+/// Numerator and denominator of a quotient, which may be a product with an inverse.
+fn quotient(rw: &Rewriter<'_>, n: NodeId) -> Vec<(ValueId, ValueId)> {
+    let Some(orders) = orders(rw, n) else { return vec![] };
+    if rw.node(n).op.name() == "Pointwise" && crate::rewrite::head(&rw.node(n).op) == "Div" {
+        return vec![orders[0]];
+    }
+    let inverse = |v: ValueId| {
+        under(rw, v, "Reciprocal").or_else(|| {
+            let div = rw.made_by(v, "Div")?;
+            rw.uniform(rw.input(div, 0)?).filter(|c| *c == 1.0)?;
+            rw.input(div, 1)
+        })
+    };
+    orders.into_iter().filter_map(|(a, b)| Some((a, inverse(b)?))).collect()
+}
+
+/// The operand and the axes of a reduction that keeps its axes.
+fn reduced(rw: &Rewriter<'_>, v: ValueId, mode: &str) -> Option<(ValueId, Vec<usize>)> {
+    let n = rw.made_by(v, "Reduce")?;
+    match &rw.node(n).op {
+        Op::Reduce(r) if r.mode == mode && r.keep => Some((rw.input(n, 0)?, r.axes.clone())),
+        _ => None,
+    }
+}
+
+fn inverse_root(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (x, e) = (rw.input(n, 0)?, rw.input(n, 1)?);
+    if !is_float(rw, x) || rw.uniform(e)? != -0.5 {
+        return None;
+    }
+    let root = rw.pointwise("Sqrt", &[x])?;
+    Some(vec![rw.pointwise("Reciprocal", &[root])?])
+}
+
+fn sum_mean(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (y, c) = (rw.input(n, 0)?, rw.input(n, 1)?);
+    let sum = rw.made_by(y, "Reduce")?;
+    let Op::Reduce(r) = rw.node(sum).op.clone() else { return None };
+    let x = rw.input(sum, 0)?;
+    let terms = r.axes.iter().map(|a| rw.shape(x).get(*a)?.as_int()).product::<Option<i64>>()? as f64;
+    let c = rw.uniform(c)?;
+    let mean = match crate::rewrite::head(&rw.node(n).op) {
+        "Div" => c == terms,
+        _ => (c * terms - 1.0).abs() < 1e-7,
+    };
+    if r.mode != "sum" || !mean || terms == 0.0 || !is_float(rw, x) {
+        return None;
+    }
+    Some(vec![rw.add(Reduce { mode: "mean", ..r }, &[x])?])
+}
+
+fn norm(rw: &mut Rewriter<'_>, n: NodeId, centred: bool) -> Found {
+    for (d, root) in quotient(rw, n) {
+        if let Some(y) = normalized(rw, d, root, centred) {
+            return Some(vec![y]);
+        }
+    }
+    None
+}
+
+fn normalized(rw: &mut Rewriter<'_>, d: ValueId, root: ValueId, centred: bool) -> Option<ValueId> {
+    let sum = rw.made_by(under(rw, root, "Sqrt")?, "Add")?;
+    let (variance, epsilon) = orders(rw, sum)?.into_iter().find_map(|(v, e)| Some((v, rw.uniform(e)?)))?;
+    let (square, axes) = reduced(rw, variance, "mean")?;
+    let mul = rw.made_by(square, "Mul")?;
+    if orders(rw, mul)? != [(d, d); 2] || !is_float(rw, d) {
+        return None;
+    }
+    let x = match centred {
+        true => {
+            let minus = rw.made_by(d, "Sub")?;
+            let (x, mean) = (rw.input(minus, 0)?, rw.input(minus, 1)?);
+            (reduced(rw, mean, "mean")? == (x, axes.clone())).then_some(x)?
+        }
+        false => d,
+    };
+    let rank = rw.shape(x).len();
+    let axis = rank.checked_sub(axes.len())?;
+    let dims: Vec<usize> = rw.shape(x)[axis..].iter().map(|d| d.as_int().and_then(|n| usize::try_from(n).ok())).collect::<Option<_>>()?;
+    if axes != (axis..rank).collect::<Vec<_>>() || axes.is_empty() {
+        return None;
+    }
+    let ones = eval::from_f64s(&dims, &vec![1.0; dims.iter().product()], rw.dtype(x));
+    let scale = rw.tensor(ones);
+    rw.add(LayerNorm { axis, epsilon: (epsilon as f32).into(), centred }, &[x, scale])
+}
+
+/// A normalization that only its reader reads, the operand beside it, and what it is.
+fn normal_operand(rw: &Rewriter<'_>, n: NodeId) -> Option<(NodeId, ValueId, LayerNorm)> {
+    orders(rw, n)?.into_iter().find_map(|(y, c)| {
+        let m = rw.made_by(y, "LayerNorm").filter(|_| rw.used_once(y))?;
+        match &rw.node(m).op {
+            Op::LayerNorm(l) if rw.node(m).outputs.len() == 1 => Some((m, c, l.clone())),
+            _ => None,
+        }
+    })
+}
+
+/// A factor or summand with one element for each that is normalized together, in their shape.
+fn by_element(rw: &mut Rewriter<'_>, c: ValueId, like: ValueId) -> Option<ValueId> {
+    let shape = rw.shape(like).to_vec();
+    let own = rw.shape(c).to_vec();
+    let long = own.iter().position(|d| !d.is(1)).unwrap_or(own.len());
+    let short = shape.iter().position(|d| !d.is(1)).unwrap_or(shape.len());
+    if own[long..] != shape[short..] || own.len() - long > shape.len() || product(&own) != product(&shape) {
+        return None;
+    }
+    if own == shape { Some(c) } else { rw.add(Reshape { shape }, &[c]) }
+}
+
+fn norm_scale(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (m, c, op) = normal_operand(rw, n)?;
+    let (x, scale) = (rw.input(m, 0)?, rw.input(m, 1)?);
+    if rw.uniform(scale)? != 1.0 || rw.input(m, 2).is_some() || rw.constant(c).is_none() {
+        return None;
+    }
+    let scale = by_element(rw, c, scale)?;
+    Some(vec![rw.add(op, &[x, scale])?])
+}
+
+fn norm_bias(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (m, c, op) = normal_operand(rw, n)?;
+    let (x, scale) = (rw.input(m, 0)?, rw.input(m, 1)?);
+    if !op.centred || rw.input(m, 2).is_some() || rw.constant(c).is_none() {
+        return None;
+    }
+    let bias = by_element(rw, c, scale)?;
+    Some(vec![rw.add(op, &[x, scale, bias])?])
+}
+
+fn softmax(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    for (e, sum) in quotient(rw, n) {
+        let Some((summed, axes)) = reduced(rw, sum, "sum") else { continue };
+        let ([axis], Some(x)) = (&axes[..], under(rw, e, "Exp")) else { continue };
+        if summed != e || !is_float(rw, e) {
+            continue;
+        }
+        // What is the same along the axis cancels; the greatest element is subtracted by the operator itself.
+        let shifted = rw.made_by(x, "Sub").and_then(|s| {
+            let (x, top) = (rw.input(s, 0)?, rw.input(s, 1)?);
+            (reduced(rw, top, "max")? == (x, axes.clone())).then_some(x)
+        });
+        return Some(vec![rw.add(Softmax { axis: *axis, mode: "softmax" }, &[shifted.unwrap_or(x)])?]);
+    }
+    None
+}
+
+#[cfg(test)]
+pub(in crate::rewrite) mod tests {
+    use super::*;
+    use crate::rewrite::tests::{Case, Example};
+
+    fn mean(c: &mut Case, x: ValueId, axes: &[usize]) -> ValueId {
+        c.op(Reduce { mode: "mean", axes: axes.to_vec(), keep: true }, &[x])
+    }
+    /// `a / b` in one of the ways exporters write it.
+    fn over(c: &mut Case, a: ValueId, b: ValueId) -> ValueId {
+        let inverse = match c.rng.below(3) {
+            0 => return c.pointwise("Div", &[a, b]),
+            1 => c.pointwise("Reciprocal", &[b]),
+            _ => {
+                let one = c.filled(DType::F32, &[], 1.0);
+                c.pointwise("Div", &[one, b])
+            }
+        };
+        if c.rng.below(2) == 0 { c.pointwise("Mul", &[a, inverse]) } else { c.pointwise("Mul", &[inverse, a]) }
+    }
+    fn rows(c: &mut Case) -> (ValueId, Vec<usize>) {
+        let rank = 1 + c.rng.below(3);
+        let axis = c.rng.below(rank);
+        let shape: Vec<usize> = (0..rank).map(|_| 1 + c.rng.below(4)).collect();
+        (c.input(DType::F32, &shape), (axis..rank).collect())
+    }
+    fn spelled(c: &mut Case, centred: bool) -> (ValueId, ValueId, Vec<usize>) {
+        let (x, axes) = rows(c);
+        let d = match centred {
+            true => {
+                let m = mean(c, x, &axes);
+                c.pointwise("Sub", &[x, m])
+            }
+            false => x,
+        };
+        let square = c.pointwise("Mul", &[d, d]);
+        let v = mean(c, square, &axes);
+        let eps = c.filled(DType::F32, &[], 1e-3);
+        let sum = c.pointwise("Add", &[v, eps]);
+        let root = c.pointwise("Sqrt", &[sum]);
+        (over(c, d, root), x, axes)
+    }
+    /// A normalization whose scale is one, or not, with what it normalizes together.
+    fn whole(c: &mut Case, ones: bool) -> (ValueId, Vec<usize>) {
+        let (x, axes) = rows(c);
+        let shape: Vec<usize> = axes.iter().map(|a| c.g.shape(x)[*a].as_int().unwrap() as usize).collect();
+        let scale = if ones { c.filled(DType::F32, &shape, 1.0) } else { c.factor(DType::F32, &shape) };
+        (c.op(LayerNorm { axis: axes[0], epsilon: 1e-3.into(), centred: true }, &[x, scale]), shape)
+    }
+
+    pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
+        ("pow-inverse-root", |c| {
+            let (d, shape) = (c.wide(), c.any_shape());
+            let x = c.input(d, &shape);
+            // Negative zero has infinities of different signs for inverse roots.
+            let x = c.pointwise("Exp", &[x]);
+            crate::rewrite::rules::algebra::tests::power_of(c, x, -0.5);
+        }),
+        ("sum-mean", |c| {
+            let (x, axes) = rows(c);
+            let terms: i64 = axes.iter().map(|a| c.g.shape(x)[*a].as_int().unwrap()).product();
+            let keep = c.rng.below(2) == 0;
+            let sum = c.op(Reduce { mode: "sum", axes, keep }, &[x]);
+            let (name, by) = c.rng.pick(&[("Div", terms as f64), ("Mul", 1.0 / terms as f64)]);
+            let by = c.filled(DType::F32, &[], by);
+            let y = c.pointwise(name, &[sum, by]);
+            c.output(y);
+        }),
+        ("layer-norm", |c| {
+            let (y, ..) = spelled(c, true);
+            c.output(y);
+        }),
+        ("rms-norm", |c| {
+            let (y, ..) = spelled(c, false);
+            c.output(y);
+        }),
+        ("norm-scale", |c| {
+            let (y, shape) = whole(c, true);
+            let g = c.factor(DType::F32, &shape);
+            let y = if c.rng.below(2) == 0 { c.pointwise("Mul", &[y, g]) } else { c.pointwise("Mul", &[g, y]) };
+            c.output(y);
+        }),
+        ("norm-bias", |c| {
+            let (y, shape) = whole(c, false);
+            let b = c.factor(DType::F32, &shape);
+            let y = if c.rng.below(2) == 0 { c.pointwise("Add", &[y, b]) } else { c.pointwise("Add", &[b, y]) };
+            c.output(y);
+        }),
+        ("softmax", |c| {
+            let shape: Vec<usize> = (0..1 + c.rng.below(3)).map(|_| 1 + c.rng.below(4)).collect();
+            let axis = c.rng.below(shape.len());
+            let x = c.input(DType::F32, &shape);
+            let shifted = match c.rng.below(2) {
+                0 => x,
+                _ => {
+                    let top = c.op(Reduce { mode: "max", axes: vec![axis], keep: true }, &[x]);
+                    c.pointwise("Sub", &[x, top])
+                }
+            };
+            let e = c.pointwise("Exp", &[shifted]);
+            let sum = c.op(Reduce { mode: "sum", axes: vec![axis], keep: true }, &[e]);
+            let y = over(c, e, sum);
+            c.output(y);
+        }),
+    ];
+}
