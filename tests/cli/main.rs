@@ -2,7 +2,8 @@
 
 use kiln_kernels::dtype::DType::F32;
 use kiln_kernels::value::Tensor;
-use kiln_tests::models::ModelBuilder;
+use kiln_tests::models::{ModelBuilder, tensor};
+use prost::Message as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -159,4 +160,43 @@ fn a_compiled_crate_builds_by_itself() {
     assert_eq!((&j["dims"][0], &j["operators"]["MatMul"]), (&"N".into(), &1.into()));
     let dump = run(&dir, &["dump", "m.onnx", "--after", "import"]);
     assert!(String::from_utf8_lossy(&dump.stdout).contains("MatMul"));
+}
+
+/// A case of the ONNX suite in `dir/cases/NAME`: the model of [`folder`] on one input.
+fn case(dir: &Path, name: &str) -> PathBuf {
+    let case = dir.join("cases").join(name);
+    fs::create_dir_all(case.join("test_data_set_0")).unwrap();
+    fs::copy(dir.join("m.onnx"), case.join("model.onnx")).unwrap();
+    let (x, z) = (Tensor::new(&[1, 4], &[1f32, 2., 3., -1.]), Tensor::new(&[1, 2], &[4f32, 1.]));
+    for (file, value) in [("input_0.pb", &x), ("output_0.pb", &z)] {
+        fs::write(case.join("test_data_set_0").join(file), tensor("", value).encode_to_vec()).unwrap();
+    }
+    case
+}
+
+#[cfg(unix)]
+#[test]
+fn a_bad_case_takes_no_other_with_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = folder("cases");
+    let names = ["a_good", "b_no_model", "c_wrong", "d_deadly", "e_good"];
+    let [_, broken, wrong, ..] = names.map(|name| case(&dir, name));
+    fs::write(broken.join("model.onnx"), "no model").unwrap();
+    fs::write(wrong.join("test_data_set_0/output_0.pb"), tensor("", &Tensor::new(&[1, 2], &[4f32, 2.])).encode_to_vec()).unwrap();
+    // A rustc that dies of the fourth case, without a word on which it was.
+    let rustc = dir.join("rustc");
+    let script = "#!/bin/sh\nfor a; do case \"$a\" in *src/main.rs) grep -q 'mod c3;' \"$a\" && kill -KILL $$;; esac; done\nexec \"$@\"\n";
+    fs::write(&rustc, script).unwrap();
+    fs::set_permissions(&rustc, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(kiln());
+    command.args(["test", "cases", "--json"]).current_dir(&dir).env("RUSTC_WRAPPER", &rustc);
+    let out = command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((&json["passed"], &json["failed"]), (&2.into(), &3.into()), "{json}");
+    let said = |name: &str| json["cases"][name].as_str().unwrap().to_string();
+    assert!(said("a_good") == "ok" && said("e_good") == "ok", "{json}");
+    assert!(said("b_no_model").contains("not an ONNX model"), "{json}");
+    assert!(said("c_wrong").contains("elements differ"), "{json}");
+    assert!(said("d_deadly").contains("rustc stopped with signal: 9"), "{json}");
 }

@@ -32,6 +32,9 @@ enum Verb {
     Inspect(verbs::inspect::Inspect),
     /// Print the graph after a pass.
     Dump(verbs::dump::Dump),
+    /// Compile cases to modules, for `test`.
+    #[command(hide = true)]
+    Modules(verbs::modules::Modules),
 }
 
 /// The model and the choices that its code is made for.
@@ -138,6 +141,7 @@ pub fn main() -> ExitCode {
         Verb::Compare(v) => v.run(),
         Verb::Inspect(v) => v.run(),
         Verb::Dump(v) => v.run(),
+        Verb::Modules(v) => v.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,8 @@ mod args;
 mod batch;
 mod cache;
 mod cargo;
+mod children;
+mod crates;
 mod data;
 mod failure;
 mod job;

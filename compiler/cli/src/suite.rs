@@ -81,19 +81,29 @@ impl Case {
     /// # Errors
     /// The file cannot be read as a model.
     pub fn model(&self) -> Result<Model, String> {
-        onnx::read_file(&self.path.join("model.onnx"), &Limits::default()).map_err(|e| e.to_string())
+        model(&self.path)
     }
     /// The data sets of the model.
     ///
     /// # Errors
     /// A file is missing or holds no value of its port's type.
     pub fn data(&self, model: &Model) -> Result<Vec<DataSet>, String> {
-        let g = &model.graph;
-        let inputs: Vec<&ValueInfo> = g.inputs.iter().filter(|i| !g.initializers.iter().any(|(n, _)| *n == i.name)).collect();
-        let outputs: Vec<&ValueInfo> = g.outputs.iter().collect();
-        let sets = folders(&self.path).into_iter().filter(|p| name(p).starts_with("test_data_set_"));
-        sets.map(|set| Ok(DataSet { inputs: values(&set, "input", &inputs)?, outputs: values(&set, "output", &outputs)? })).collect()
+        data(&self.path, model)
     }
+}
+
+/// The model of the case in a folder.
+pub(crate) fn model(folder: &Path) -> Result<Model, String> {
+    onnx::read_file(&folder.join("model.onnx"), &Limits::default()).map_err(|e| e.to_string())
+}
+
+/// The data sets of the case in a folder.
+pub(crate) fn data(folder: &Path, model: &Model) -> Result<Vec<DataSet>, String> {
+    let g = &model.graph;
+    let inputs: Vec<&ValueInfo> = g.inputs.iter().filter(|i| !g.initializers.iter().any(|(n, _)| *n == i.name)).collect();
+    let outputs: Vec<&ValueInfo> = g.outputs.iter().collect();
+    let sets = folders(folder).into_iter().filter(|p| name(p).starts_with("test_data_set_"));
+    sets.map(|set| Ok(DataSet { inputs: values(&set, "input", &inputs)?, outputs: values(&set, "output", &outputs)? })).collect()
 }
 
 fn values(set: &Path, kind: &str, ports: &[&ValueInfo]) -> Result<Vec<Value>, String> {

@@ -6,5 +6,6 @@ pub(crate) mod compile;
 mod cost;
 pub(crate) mod dump;
 pub(crate) mod inspect;
+pub(crate) mod modules;
 pub(crate) mod run;
 pub(crate) mod test;
