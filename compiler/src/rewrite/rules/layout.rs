@@ -436,7 +436,6 @@ pub(in crate::rewrite) mod tests {
         ("slice-none", |c| {
             let shape = c.any_shape();
             let x = given(c, &shape);
-            let rank = shape.len();
             let y = c.op(Slice::whole(c.g.shape(x)), &[x]);
             c.output(y);
         }),
