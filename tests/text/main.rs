@@ -33,6 +33,12 @@ fn inputs(sample: &str) -> Vec<Value> {
     let noise = |seed, dims: &[usize]| Tensor::new(dims, &samples::noise(seed, dims.iter().product())).into();
     match sample {
         "mlp" => vec![noise(1, &[3, 12])],
+        "product" => vec![noise(4, &[2, 3]), noise(5, &[3, 4])],
+        "tied" => vec![Tensor::new(&[3], &[0i64, 516, -1]).into()],
+        "strings" => {
+            let words = ["a", "", "ü", "long word", "e", "f"].map(String::from).to_vec();
+            vec![Tensor::strings(&[2, 3], words).into(), Tensor::new(&[2], &[1i64, -2]).into()]
+        }
         "convnet" => vec![noise(2, &[1, 3, 17, 19])],
         "control" => vec![
             Tensor::new(&[4], &[1.5f32, -2.0, 0.0, 4.0]).into(),
