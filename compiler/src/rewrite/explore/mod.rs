@@ -246,6 +246,8 @@ struct Saturation {
     outputs: Vec<Id>,
     original: Vec<(Id, Term)>,
     sources: BTreeMap<Term, Source>,
+    /// Terms that rules found equal to what was there already.
+    forwarded: Vec<(Term, &'static str)>,
 }
 
 impl Saturation {
@@ -257,6 +259,7 @@ impl Saturation {
             outputs: vec![],
             original: vec![],
             sources: BTreeMap::new(),
+            forwarded: vec![],
         };
         for leaf in &key.leaves {
             let (fact, weight, constant) = match leaf {
@@ -381,6 +384,9 @@ impl Saturation {
             made.push(self.apply_op(&n.op, &inputs, &n.results, &source));
         }
         let mut united = false;
+        if m.nodes.is_empty() {
+            self.forwarded.push((root.clone(), m.rule));
+        }
         for (class, made_of) in &m.equal {
             let new = self.made(made_of, &made);
             united |= self.eg.union(*class, new);
@@ -451,6 +457,18 @@ impl Saturation {
                     at.insert(*c, Ref::Node(n, 0));
                 }
             }
+        }
+        let mut gone: BTreeMap<Term, &'static str> = BTreeMap::new();
+        for (root, rule) in &self.forwarded {
+            let root = egg::Language::map_children(root.clone(), |c| self.eg.find(c));
+            let class = self.eg.lookup(root.clone());
+            let needed = class.is_some_and(|c| terms.iter().any(|(of, t)| *of == c && *t != root));
+            if needed {
+                gone.insert(root, rule);
+            }
+        }
+        for rule in gone.into_values() {
+            *t.rules.entry(rule).or_insert(0) += 1;
         }
         t.outputs = self.outputs.iter().map(|c| at[&self.eg.find(*c)]).collect();
         t
