@@ -52,7 +52,18 @@ pub struct Priced<'a> {
 }
 
 /// What an operator costs at run time, in picoseconds.
-pub type Cost<'a> = &'a dyn Fn(&Priced<'_>) -> u64;
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Price {
+    /// With a kernel of its own.
+    pub alone: u64,
+    /// As a part of the kernel that computes one of its operands.
+    pub joined: u64,
+    /// Whether its kernel takes pointwise operators behind it.
+    pub takes_more: bool,
+}
+
+/// The price of an operator.
+pub type Cost<'a> = &'a dyn Fn(&Priced<'_>) -> Price;
 
 /// What exploration found in one kind of region.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -199,6 +210,8 @@ impl Explorer<'_> {
             found.saturated = true;
             return Ok((found, None));
         }
+        let before = extract::extract(&s.eg, &s.outputs, &|c, t| s.cost(self.cost, c, t)).map_or(u64::MAX, |e| e.cost);
+        found.cost = (before, before);
         while found.rounds < self.budget.rounds && !found.saturated && s.eg.total_size() < self.budget.terms {
             found.rounds += 1;
             found.saturated = !s.round(&|op| self.rules_of(op).collect(), self.budget.terms);
@@ -209,9 +222,7 @@ impl Explorer<'_> {
         found.terms = s.eg.total_size();
         self.report.work += found.terms as u64;
         let cost = |c: Id, t: &Term| s.cost(self.cost, c, t);
-        let before = s.original_cost(&cost);
         let roots: Vec<Id> = s.outputs.clone();
-        found.cost = (before, before);
         let Some(best) = extract::extract(&s.eg, &roots, &cost) else { return Ok((found, None)) };
         found.exact = best.exact;
         if best.cost >= before {
@@ -244,7 +255,6 @@ struct Saturation {
     leaves: Vec<Option<Tensor>>,
     leaf_ids: Vec<Id>,
     outputs: Vec<Id>,
-    original: Vec<(Id, Term)>,
     sources: BTreeMap<Term, Source>,
     /// Terms that rules found equal to what was there already.
     forwarded: Vec<(Term, &'static str)>,
@@ -257,7 +267,6 @@ impl Saturation {
             leaves: vec![],
             leaf_ids: vec![],
             outputs: vec![],
-            original: vec![],
             sources: BTreeMap::new(),
             forwarded: vec![],
         };
@@ -292,8 +301,6 @@ impl Saturation {
         };
         s.outputs = key.outputs.iter().map(at).collect();
         s.eg.rebuild();
-        let classes: Vec<Id> = s.eg.classes().map(|c| c.id).collect();
-        s.original = classes.into_iter().flat_map(|c| s.eg[c].nodes.iter().map(move |t| (c, t.clone())).collect::<Vec<_>>()).collect();
         s
     }
     fn leaf(&mut self, fact: Fact, weight: bool, constant: Option<Tensor>) -> Id {
@@ -404,12 +411,12 @@ impl Saturation {
         }
     }
 
-    fn cost(&self, cost: Cost<'_>, class: Id, t: &Term) -> u64 {
-        let Head::Apply(op, _) = self.eg.analysis.head(t) else { return 0 };
+    fn cost(&self, cost: Cost<'_>, class: Id, t: &Term) -> Price {
+        let Head::Apply(op, _) = self.eg.analysis.head(t) else { return Price::default() };
         let data = &self.eg[class].data;
         if data.weight {
             // Made at compile time.
-            return 0;
+            return Price::default();
         }
         cost(&Priced {
             op,
@@ -419,15 +426,6 @@ impl Saturation {
             rule: self.sources.get(t).and_then(|s| s.rule),
         })
     }
-    fn original_cost(&self, cost: &dyn Fn(Id, &Term) -> u64) -> u64 {
-        // Rules may have found classes of the original equal; each term counts once all the same.
-        self.original
-            .iter()
-            .map(|(c, t)| (self.eg.find(*c), egg::Language::map_children(t.clone(), |c| self.eg.find(c))))
-            .map(|(c, t)| cost(c, &t))
-            .sum()
-    }
-
     fn template(&self, key: &Key, terms: &[(Id, Term)]) -> Template {
         let mut at: BTreeMap<Id, Ref> = BTreeMap::new();
         let mut whole: BTreeMap<Id, u32> = BTreeMap::new();

@@ -10,8 +10,9 @@ fn examples() -> Vec<Example> {
 }
 
 /// A cost by which whatever a rule made is cheaper than what the model has.
-fn novelty(p: &Priced<'_>) -> u64 {
-    if p.rule.is_some() { 1 } else { 1000 }
+fn novelty(p: &Priced<'_>) -> Price {
+    let cost = if p.rule.is_some() { 1 } else { 1000 };
+    Price { alone: cost, joined: cost, takes_more: false }
 }
 
 #[test]

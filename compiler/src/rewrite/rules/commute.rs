@@ -137,7 +137,7 @@ fn slice_rows(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     if axes != [rank - 2] || rw.shape(x).len() != rank {
         return None;
     }
-    let s = like(&s, &rw.shape(x).to_vec(), &axes);
+    let s = like(&s, rw.shape(x), &axes);
     let x = rw.add(s, &[x])?;
     Some(vec![rw.add(MatMul, &[x, w])?])
 }
