@@ -7,6 +7,7 @@ use crate::ir::{Graph, print};
 use crate::onnx::{self, Limits};
 use crate::pipeline;
 use crate::plan::{self, Arena, Plan};
+use crate::rewrite::{Event, Explored, Miss};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -68,6 +69,12 @@ pub struct Report {
     pub weights_bytes: usize,
     /// How often each rule applied.
     pub rules_applied: BTreeMap<String, usize>,
+    /// Applications of rules, in order.
+    pub history: Vec<Event>,
+    /// Rules that all but matched, and why they did not apply.
+    pub misses: Vec<Miss>,
+    /// Kinds of regions that equality saturation explored.
+    pub explored: Vec<Explored>,
     /// Time by stage.
     pub seconds: Seconds,
 }
@@ -101,6 +108,7 @@ pub fn compile(options: &Options) -> Result<Output> {
     let start = Instant::now();
     let applied = pipeline::optimize(&mut graph, &mut keep)
         .map_err(|e| named(Diagnostic::new(e).help("please report this with the model").into()))?;
+    (report.history, report.misses, report.explored) = (applied.history, applied.misses, applied.explored);
     report.rules_applied = applied.rules.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
     report.seconds.rewrite = start.elapsed().as_secs_f64();
     let start = Instant::now();

@@ -6,6 +6,7 @@ pub mod compile;
 pub mod diagnostics;
 pub mod emit;
 pub mod eval;
+pub mod explain;
 pub mod fusion;
 pub mod import;
 pub mod ir;

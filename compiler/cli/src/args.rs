@@ -32,6 +32,7 @@ enum Verb {
     Inspect(verbs::inspect::Inspect),
     /// Print the graph after a pass.
     Dump(verbs::dump::Dump),
+    Explain(verbs::explain::Explain),
     /// Compile cases to modules, for `test`.
     #[command(hide = true)]
     Modules(verbs::modules::Modules),
@@ -141,6 +142,7 @@ pub fn main() -> ExitCode {
         Verb::Compare(v) => v.run(),
         Verb::Inspect(v) => v.run(),
         Verb::Dump(v) => v.run(),
+        Verb::Explain(v) => v.run(),
         Verb::Modules(v) => v.run(),
     };
     match result {

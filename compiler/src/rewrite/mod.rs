@@ -56,7 +56,34 @@ pub struct Report {
     pub work: u64,
     /// Kinds of regions that were explored.
     pub explored: Vec<Explored>,
+    /// Applications in order, as far as they are kept.
+    pub history: Vec<Event>,
+    /// Rules that all but matched at what is left.
+    pub misses: Vec<Miss>,
 }
+
+/// An application of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The rule.
+    pub rule: &'static str,
+    /// The ONNX nodes that it touched.
+    pub origins: Vec<usize>,
+}
+
+/// A rule that did not apply although its shape was there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Miss {
+    /// The rule.
+    pub rule: &'static str,
+    /// Why.
+    pub why: &'static str,
+    /// The ONNX nodes at which it was tried.
+    pub origins: Vec<usize>,
+}
+
+/// Applications that are kept for `explain`; a model of more has mostly folded constants.
+const MOST_EVENTS: usize = 1 << 16;
 
 impl Report {
     /// Adds another report's counts.
@@ -66,6 +93,11 @@ impl Report {
         }
         self.work += other.work;
         self.explored.extend(other.explored);
+        let room = MOST_EVENTS.saturating_sub(self.history.len());
+        self.history.extend(other.history.into_iter().take(room));
+        // What a later pass was refused is what stands.
+        self.misses.retain(|m| !other.misses.contains(m));
+        self.misses.extend(other.misses);
     }
     /// Counts `n` applications.
     pub(crate) fn count(&mut self, name: &'static str, n: usize) {
@@ -97,11 +129,14 @@ pub fn apply(g: &mut Graph, rules: &[&Rule]) -> Report {
         let heads = if heads[1] == heads[2] { &heads[..2] } else { &heads[..] };
         let candidates = heads.iter().filter_map(|h| by_head.get(h)).flatten();
         for rule in candidates {
-            rw.begin();
+            rw.begin(rule.name, n);
             match (rule.apply)(&mut rw, n) {
                 Some(by) => {
-                    if rw.commit(n, &by) {
+                    if let Some(origins) = rw.commit(n, &by) {
                         report.count(rule.name, 1);
+                        if report.history.len() < MOST_EVENTS {
+                            report.history.push(Event { rule: rule.name, origins });
+                        }
                     }
                 }
                 None => rw.abandon(),
@@ -112,6 +147,7 @@ pub fn apply(g: &mut Graph, rules: &[&Rule]) -> Report {
         }
     }
     report.work = rw.work;
+    report.misses = rw.misses();
     rw.finish();
     report
 }

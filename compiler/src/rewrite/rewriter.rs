@@ -1,6 +1,7 @@
 //! The one door through which rules change a graph: it knows producers and users, and keeps them current without looking at the
 //! whole graph again.
 
+use super::Miss;
 use crate::ir::{Block, Dim, Graph, Node, NodeId, Symbol, Type, ValueId};
 use crate::ops::pointwise::Pointwise;
 use crate::ops::{Facts, Infer, Op, Operand};
@@ -37,6 +38,10 @@ pub struct Rewriter<'g> {
     pub(super) work: u64,
     /// What the graph leaves out, when it shows a part of an e-graph.
     part: Option<Part>,
+    /// The rule and node of the attempt.
+    attempt: (&'static str, NodeId),
+    /// Why rules that all but matched did not apply.
+    refused: RefCell<BTreeMap<(NodeId, &'static str), &'static str>>,
 }
 
 /// What a rule asked about values of an e-graph that the graph before it does not show yet.
@@ -90,6 +95,8 @@ impl<'g> Rewriter<'g> {
             grown: 0,
             work: 0,
             part: None,
+            attempt: ("", NodeId(0)),
+            refused: RefCell::default(),
             graph,
         };
         let handed: Vec<ValueId> = rw.graph.blocks().iter().flat_map(|b| b.outputs.clone()).collect();
@@ -271,8 +278,14 @@ impl<'g> Rewriter<'g> {
     pub(super) fn added(&self) -> std::ops::Range<usize> {
         self.mark.1..self.graph.nodes.len()
     }
-    /// Begins an attempt.
-    pub(super) fn begin(&mut self) {
+    /// Notes why a rule does not apply although its shape is there. For people who ask [`explain`](crate::explain::explain).
+    pub fn refuse<T>(&self, why: &'static str) -> Option<T> {
+        self.refused.borrow_mut().insert((self.attempt.1, self.attempt.0), why);
+        None
+    }
+    /// Begins an attempt of a rule at a node.
+    pub(super) fn begin(&mut self, rule: &'static str, n: NodeId) {
+        self.attempt = (rule, n);
         self.mark = (self.graph.values.len(), self.graph.nodes.len(), self.graph.symbols.len());
     }
     /// Forgets what the attempt added.
@@ -281,12 +294,14 @@ impl<'g> Rewriter<'g> {
         self.graph.nodes.truncate(self.mark.1);
         self.graph.symbols.truncate(self.mark.2);
     }
-    /// Puts values in the place of a node's results, when they have the same types. Whether it did.
-    pub(super) fn commit(&mut self, n: NodeId, by: &[ValueId]) -> bool {
+    /// Puts values in the place of a node's results, when they have the same types.
+    ///
+    /// Gives the ONNX nodes that it touched, or nothing.
+    pub(super) fn commit(&mut self, n: NodeId, by: &[ValueId]) -> Option<Vec<usize>> {
         let old = self.graph[n].outputs.clone();
         if old.len() != by.len() || old.iter().zip(by).any(|(a, b)| a == b || self.graph.ty(*a) != self.graph.ty(*b)) {
             self.abandon();
-            return false;
+            return None;
         }
         let values = self.graph.values.len();
         self.producer.resize(values, None);
@@ -315,7 +330,14 @@ impl<'g> Rewriter<'g> {
             let origins: Vec<usize> = all.filter(|o| seen.insert(*o)).take(MAX_ORIGINS).collect();
             self.graph[m].origins = origins;
         }
-        true
+        let touched: BTreeSet<usize> = removed.iter().flat_map(|r| self.graph[*r].origins.iter().copied()).collect();
+        Some(touched.into_iter().collect())
+    }
+    /// The refusals at nodes that still live.
+    pub(super) fn misses(&self) -> Vec<Miss> {
+        let refused = self.refused.borrow();
+        let alive = refused.iter().filter(|((n, _), _)| self.dead.get(n.0 as usize) == Some(&false));
+        alive.map(|((n, rule), why)| Miss { rule, why, origins: self.graph[*n].origins.clone() }).collect()
     }
     /// Rewrites every use of `from` into `to`.
     fn replace(&mut self, from: ValueId, to: ValueId) {

@@ -5,6 +5,7 @@ pub(crate) mod compare;
 pub(crate) mod compile;
 mod cost;
 pub(crate) mod dump;
+pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod modules;
 pub(crate) mod run;

@@ -219,7 +219,7 @@ impl<'a> Showing<'a> {
     fn run(&mut self, rule: &'static Rule, root: NodeId) -> (Option<Match>, Vec<Ask>) {
         let part = std::mem::take(&mut self.part);
         let mut rw = Rewriter::partial(&mut self.graph, part);
-        rw.begin();
+        rw.begin(rule.name, root);
         let found = (rule.apply)(&mut rw, root);
         let (asked, added) = (rw.asked(), rw.added());
         drop(rw);

@@ -100,6 +100,8 @@ struct TemplateNode {
     facts: Vec<Fact>,
     /// The nodes of the region it comes from.
     from: Vec<u32>,
+    /// The rule that made it.
+    rule: Option<&'static str>,
 }
 
 /// Explores a graph and puts the cheapest equal terms in place.
@@ -183,6 +185,9 @@ impl Explorer<'_> {
                 if !origins.contains(o) {
                     origins.push(*o);
                 }
+            }
+            if let Some(rule) = n.rule {
+                self.report.history.push(super::Event { rule, origins: origins.clone() });
             }
             out.push(g.add_node(Node { op: n.op.clone(), inputs, outputs: outputs.clone(), blocks: vec![], origins }));
             made.push(outputs);
@@ -449,7 +454,13 @@ impl Saturation {
                     if let Some(rule) = source.rule {
                         *t.rules.entry(rule).or_insert(0) += 1;
                     }
-                    t.nodes.push(TemplateNode { op: op.clone(), inputs, facts: self.eg[*c].data.facts.clone(), from: source.from });
+                    t.nodes.push(TemplateNode {
+                        op: op.clone(),
+                        inputs,
+                        facts: self.eg[*c].data.facts.clone(),
+                        from: source.from,
+                        rule: source.rule,
+                    });
                     let n = t.nodes.len() as u32 - 1;
                     whole.insert(*c, n);
                     at.insert(*c, Ref::Node(n, 0));

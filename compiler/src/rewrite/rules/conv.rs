@@ -30,16 +30,28 @@ fn filter(rw: &Rewriter<'_>, n: NodeId) -> Option<Filter> {
     let y = rw.input(n, 0)?;
     let conv = rw.producer(y)?;
     let op = rw.node(conv).op.clone();
-    if !matches!(op, Op::Conv(_) | Op::ConvTranspose(_)) || !rw.used_once(y) {
+    if !matches!(op, Op::Conv(_) | Op::ConvTranspose(_)) {
         return None;
     }
+    if !rw.used_once(y) {
+        return rw.refuse("others read the convolution's result too");
+    }
     let (x, w, b) = (rw.input(conv, 0)?, rw.input(conv, 1)?, rw.input(conv, 2));
-    let t = rw.constant(w).filter(|t| folds(t.dtype))?;
-    if (rw.uses(w) > 1 && t.len() > SHARED) || b.is_some_and(|b| rw.constant(b).is_none()) {
-        return None;
+    let Some(t) = rw.constant(w).filter(|t| folds(t.dtype)) else { return rw.refuse("its weights are no constant floats") };
+    if rw.uses(w) > 1 && t.len() > SHARED {
+        return rw.refuse("its weights are shared, and large");
+    }
+    if b.is_some_and(|b| rw.constant(b).is_none()) {
+        return rw.refuse("its bias is computed");
     }
     let channels = usize::try_from(rw.shape(y).get(1)?.as_int()?).ok()?;
     Some(Filter { op, x, w, b, channels, rank: rw.shape(y).len() })
+}
+
+/// The other operand of a node, as one number for each output channel.
+fn by_channel(rw: &Rewriter<'_>, n: NodeId, k: &Filter) -> Option<Vec<f64>> {
+    let Some(c) = rw.constant(rw.input(n, 1)?) else { return rw.refuse("the other operand is computed") };
+    along(c, k.rank, 1, k.channels).or_else(|| rw.refuse("the other operand differs within a channel"))
 }
 
 /// The weights as a function of each and its output channel.
@@ -63,7 +75,7 @@ fn weights(op: &Op, w: &Tensor, channels: usize, f: impl Fn(f64, usize) -> f64) 
 
 fn scale(rw: &mut Rewriter<'_>, n: NodeId, f: fn(f64, f64) -> f64) -> Found {
     let k = filter(rw, n)?;
-    let c = along(rw.constant(rw.input(n, 1)?)?, k.rank, 1, k.channels)?;
+    let c = by_channel(rw, n, &k)?;
     let w = weights(&k.op, rw.constant(k.w)?, k.channels, |x, m| f(x, c[m]))?;
     let mut inputs = vec![Some(k.x), Some(rw.tensor(w))];
     if let Some(b) = k.b {
@@ -77,7 +89,7 @@ fn scale(rw: &mut Rewriter<'_>, n: NodeId, f: fn(f64, f64) -> f64) -> Found {
 
 fn shift(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let k = filter(rw, n)?;
-    let c = along(rw.constant(rw.input(n, 1)?)?, k.rank, 1, k.channels)?;
+    let c = by_channel(rw, n, &k)?;
     let b = match k.b {
         Some(b) => rw.constant(b)?.to_f64s()?,
         None => vec![0.0; k.channels],

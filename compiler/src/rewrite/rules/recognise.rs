@@ -119,7 +119,7 @@ fn normalized(rw: &mut Rewriter<'_>, d: ValueId, root: ValueId, centred: bool) -
     let axis = rank.checked_sub(axes.len())?;
     let dims: Vec<usize> = rw.shape(x)[axis..].iter().map(|d| d.as_int().and_then(|n| usize::try_from(n).ok())).collect::<Option<_>>()?;
     if axes != (axis..rank).collect::<Vec<_>>() || axes.is_empty() {
-        return None;
+        return rw.refuse("the mean is not over the last axes");
     }
     let ones = eval::from_f64s(&dims, &vec![1.0; dims.iter().product()], rw.dtype(x));
     let scale = rw.tensor(ones);
@@ -129,7 +129,10 @@ fn normalized(rw: &mut Rewriter<'_>, d: ValueId, root: ValueId, centred: bool) -
 /// A normalization that only its reader reads, the operand beside it, and what it is.
 fn normal_operand(rw: &Rewriter<'_>, n: NodeId) -> Option<(NodeId, ValueId, LayerNorm)> {
     orders(rw, n)?.into_iter().find_map(|(y, c)| {
-        let m = rw.made_by(y, "LayerNorm").filter(|_| rw.used_once(y))?;
+        let m = rw.made_by(y, "LayerNorm")?;
+        if !rw.used_once(y) {
+            return rw.refuse("others read the normalization too");
+        }
         match &rw.node(m).op {
             Op::LayerNorm(l) if rw.node(m).outputs.len() == 1 => Some((m, c, l.clone())),
             _ => None,
