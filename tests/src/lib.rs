@@ -23,4 +23,5 @@
 pub mod hostile;
 pub mod models;
 pub mod samples;
+pub mod transformers;
 pub use kiln_cli::suite;
