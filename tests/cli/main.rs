@@ -74,6 +74,46 @@ fn npy(dims: &str, data: &[f32]) -> Vec<u8> {
 }
 
 #[test]
+fn what_became_of_a_node_is_explained() {
+    let dir = folder("explains");
+    let model = ModelBuilder::new()
+        .opset(17)
+        .input("x", F32, ["N", "4"])
+        .initializer("w", Tensor::new(&[4, 2], &[1f32, 0., 0., 1., 1., 0., 0., 1.]))
+        .initializer("c", Tensor::scalar(3f32))
+        .node("MatMul", &["x", "w"], &["y"])
+        .named("<product>")
+        .node("Mul", &["y", "c"], &["s"])
+        .named("scale")
+        .node("Mul", &["s", "c"], &["t"])
+        .named("twice")
+        .node("Relu", &["s"], &["z"])
+        .output("z")
+        .output("t");
+    fs::write(dir.join("m.onnx"), model.build()).unwrap();
+    let explained = |node: &str| String::from_utf8(run(&dir, &["explain", "m.onnx", node]).stdout).unwrap();
+    let (scale, twice) = (explained("scale"), explained("twice"));
+    assert!(scale.contains("rule matmul-mul: (x @ w) * c") && scale.contains("kernel k0: gemm"), "{scale}");
+    assert!(twice.contains("did not apply: others read the product too"), "{twice}");
+    assert_eq!(explained("t").lines().next(), twice.lines().next());
+    let (status, message) = status(&dir, &["explain", "m.onnx", "scal"]);
+    assert!(status == 1 && message.contains("did you mean scale?"), "{message}");
+
+    assert!(run(&dir, &["report", "m.onnx", "--dim", "N=2", "-o", "page.html"]).status.success());
+    let page = fs::read_to_string(dir.join("page.html")).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains("<svg") && page.contains("matmul-mul"), "{page}");
+    // Names are data: none is markup, and nothing is fetched from elsewhere.
+    assert!(
+        page.contains("&lt;product&gt;")
+            && page.contains("(Relu)")
+            && !page.contains("<product>")
+            && !page.contains("src=")
+            && !page.contains("http"),
+        "{page}"
+    );
+}
+
+#[test]
 fn a_model_runs_on_files_and_on_random_inputs() {
     let dir = folder("runs");
     fs::create_dir(dir.join("in")).unwrap();

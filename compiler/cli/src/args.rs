@@ -33,6 +33,7 @@ enum Verb {
     /// Print the graph after a pass.
     Dump(verbs::dump::Dump),
     Explain(verbs::explain::Explain),
+    Report(verbs::report::Report),
     /// Compile cases to modules, for `test`.
     #[command(hide = true)]
     Modules(verbs::modules::Modules),
@@ -143,6 +144,7 @@ pub fn main() -> ExitCode {
         Verb::Inspect(v) => v.run(),
         Verb::Dump(v) => v.run(),
         Verb::Explain(v) => v.run(),
+        Verb::Report(v) => v.run(),
         Verb::Modules(v) => v.run(),
     };
     match result {

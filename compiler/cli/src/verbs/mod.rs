@@ -8,5 +8,6 @@ pub(crate) mod dump;
 pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod modules;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod test;
