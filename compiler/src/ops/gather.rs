@@ -1,7 +1,7 @@
 //! Gather, GatherElements, GatherND and OneHot.
 
 use super::reduce::around;
-use super::{CallArg, Facts, Infer, Lowering, Op, Operator, Reader};
+use super::{Call, CallArg, Facts, Infer, Lowering, Op, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, Type, ValueId, product};
 use kiln_kernels::dtype::DType;
@@ -37,6 +37,34 @@ impl Operator for Gather {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         Lowering::call("gather::gather", [cx.dtype(0), cx.dtype(1)], 2, around(cx.shape(0), self.axis).map(CallArg::Dim))
+    }
+}
+
+/// Sums of rows of two tables, picked by an index tensor each, and perhaps a third summand of the result's shape: the embeddings of a
+/// language model, `a[i] + b[j] + c`. Operands a `[A, D]`, i `[..]`, b `[B, D]`, j `[..]`, optional c `[.., D]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lookup;
+
+impl Operator for Lookup {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        check_index(cx, 1)?;
+        check_index(cx, 3)?;
+        let (a, b, i) = (cx.shape(0), cx.shape(2), cx.shape(1));
+        let mut shape = i.to_vec();
+        shape.extend(a.last().cloned());
+        let tables = a.len() == 2 && b.len() == 2 && a[1] == b[1] && cx.dtype(0) == cx.dtype(2);
+        if !tables || cx.ty(1) != cx.ty(3) || (cx.has(4) && (cx.shape(4) != shape || cx.dtype(4) != cx.dtype(0))) {
+            return Err(Diagnostic::new("a lookup needs two tables of one width, indices of one shape, and a summand of the result's"));
+        }
+        Ok(vec![Fact::tensor(cx.dtype(0), shape)])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        let (a, b) = (cx.shape(0), cx.shape(2));
+        let mut args = vec![CallArg::Out(0)];
+        args.extend((0..4).map(CallArg::In));
+        args.push(CallArg::OptIn(4));
+        args.extend([&a[0], &b[0], &a[1]].map(|d| CallArg::Dim(d.clone())));
+        Lowering::Call(Call { entry: "gather::lookup", types: vec![cx.dtype(0), cx.dtype(1)], args })
     }
 }
 

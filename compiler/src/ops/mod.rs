@@ -145,6 +145,7 @@ operators! {
     LpNorm: norm::LpNorm { axis, p };
     Lrn: norm::Lrn { size, alpha, beta, bias };
     Gather: gather::Gather { axis };
+    Lookup: gather::Lookup {};
     GatherElements: gather::GatherElements { axis };
     GatherNd: gather::GatherNd { batch };
     OneHot: gather::OneHot { axis, depth };

@@ -4,7 +4,7 @@ use crate::entry::{In, Out};
 use crate::fault::{Fault, position};
 use crate::gemm::PANEL;
 use crate::index::{for_each, offset, strides};
-use crate::num::Index;
+use crate::num::{Float, Index, Num};
 use crate::value::Element;
 use alloc::{format, vec};
 
@@ -42,6 +42,33 @@ pub fn gather_panels<T: Element, I: Index>(
         let row = &panels.0[p / PANEL * cols * PANEL + p % PANEL..];
         for (c, o) in out.0[j * cols..][..cols].iter_mut().enumerate() {
             *o = row[c * PANEL];
+        }
+    }
+    Ok(())
+}
+
+/// `out[k] = a[i[k]] + b[j[k]] + more[k]` for tables `a` of `[a_rows, cols]` and `b` of `[b_rows, cols]`, row by row.
+pub fn lookup<T: Float, I: Index>(
+    out: Out<'_, T>,
+    a: In<'_, T>,
+    i: In<'_, I>,
+    b: In<'_, T>,
+    j: In<'_, I>,
+    more: Option<In<'_, T>>,
+    a_rows: usize,
+    b_rows: usize,
+    cols: usize,
+) -> Result<(), Fault> {
+    for (k, (i, j)) in i.0.iter().zip(j.0).enumerate() {
+        let (p, q) = (position(i.at(), a_rows)?, position(j.at(), b_rows)?);
+        let (x, y) = (&a.0[p * cols..][..cols], &b.0[q * cols..][..cols]);
+        let row = &mut out.0[k * cols..][..cols];
+        match more {
+            Some(more) => {
+                let z = &more.0[k * cols..][..cols];
+                row.iter_mut().zip(x).zip(y).zip(z).for_each(|(((o, x), y), z)| *o = x.plus(*y).plus(*z));
+            }
+            None => row.iter_mut().zip(x).zip(y).for_each(|((o, x), y)| *o = x.plus(*y)),
         }
     }
     Ok(())

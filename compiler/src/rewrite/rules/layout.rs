@@ -216,7 +216,7 @@ fn slice_slice(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 fn gather_slice(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let Op::Gather(op) = &rw.node(n).op else { return None };
     let (axis, x, i) = (op.axis, rw.input(n, 0)?, rw.input(n, 1)?);
-    let at = rw.constant(i).filter(|t| t.dims.len() <= 1 && !t.is_empty())?.to_i64s()?;
+    let at = rw.constant(i).filter(|t| !t.is_empty())?.to_i64s()?;
     // Only against a known extent is an index known to be inside.
     let extent = rw.shape(x).get(axis)?.as_int()?;
     let at: Vec<i64> = at.into_iter().map(|i| if i < 0 { i + extent } else { i }).collect();
@@ -461,7 +461,11 @@ pub(in crate::rewrite) mod tests {
                 _ => vec![0, n - 1],
             };
             let scalar = at.len() == 1 && c.rng.below(2) == 0;
-            let dims = if scalar { vec![] } else { vec![at.len()] };
+            let dims = match c.rng.below(2) {
+                _ if scalar => vec![],
+                0 => vec![1, at.len(), 1],
+                _ => vec![at.len()],
+            };
             let i = c.g.add_constant(Tensor::new(&dims, &at), "");
             let d = c.rng.pick(ANY);
             let x = c.input(d, &shape);

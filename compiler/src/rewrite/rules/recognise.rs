@@ -5,6 +5,7 @@
 
 use crate::eval;
 use crate::ir::{NodeId, ValueId, product};
+use crate::ops::gather::Lookup;
 use crate::ops::norm::LayerNorm;
 use crate::ops::reduce::Reduce;
 use crate::ops::shape::Reshape;
@@ -21,6 +22,8 @@ pub const RULES: &[Rule] = &[
     Rule { name: "rms-norm", on: &["Div", "Mul"], equation: "x / sqrt(mean(x * x) + eps) => LayerNorm(x; not centred)  over the last axes", class: Class::Reassociating, apply: |rw, n| norm(rw, n, false) },
     Rule { name: "norm-scale", on: &["Mul"], equation: "LayerNorm(x; 1) * g => LayerNorm(x; g)", class: Class::Reassociating, apply: norm_scale },
     Rule { name: "norm-bias", on: &["Add"], equation: "LayerNorm(x; g) + b => LayerNorm(x; g, b)", class: Class::Reassociating, apply: norm_bias },
+    Rule { name: "lookup", on: &["Add"], equation: "Gather(a, i) + Gather(b, j) => Lookup(a, i, b, j)  where a, b are tables of one width and nothing else reads the rows", class: Class::Exact, apply: lookup },
+    Rule { name: "lookup-add", on: &["Add"], equation: "Lookup(a, i, b, j) + c => Lookup(a, i, b, j, c)  where c has the result's shape", class: Class::Exact, apply: lookup_add },
     Rule { name: "softmax", on: &["Div", "Mul"], equation: "exp(x - max(x)) / sum(exp(x - max(x))) => Softmax(x);  exp(x) / sum(exp(x)) => Softmax(x)", class: Class::Reassociating, apply: softmax },
 ];
 
@@ -189,10 +192,35 @@ fn softmax(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     None
 }
 
+/// The table and the indices of rows that one node alone reads.
+fn rows_of(rw: &Rewriter<'_>, v: ValueId) -> Option<(ValueId, ValueId)> {
+    let n = rw.made_by(v, "Gather").filter(|_| rw.used_once(v))?;
+    let (table, index) = (rw.input(n, 0)?, rw.input(n, 1)?);
+    let first = matches!(&rw.node(n).op, Op::Gather(g) if g.axis == 0);
+    (first && rw.shape(table).len() == 2 && is_float(rw, v)).then_some((table, index))
+}
+
+fn lookup(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let ((a, i), (b, j)) = (rows_of(rw, rw.input(n, 0)?)?, rows_of(rw, rw.input(n, 1)?)?);
+    Some(vec![rw.add(Lookup, &[a, i, b, j])?])
+}
+
+fn lookup_add(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (m, c) = orders(rw, n)?.into_iter().find_map(|(y, c)| Some((rw.made_by(y, "Lookup").filter(|_| rw.used_once(y))?, c)))?;
+    let mut inputs = rw.node(m).inputs.clone();
+    if inputs.len() != 4 || rw.ty(c) != rw.ty(*rw.node(n).outputs.first()?) {
+        return None;
+    }
+    inputs.push(Some(c));
+    rw.add_all(Lookup.into(), inputs, 1)
+}
+
 #[cfg(test)]
 pub(in crate::rewrite) mod tests {
     use super::*;
+    use crate::ops::gather::Gather;
     use crate::rewrite::tests::{Case, Example};
+    use kiln_kernels::value::Tensor;
 
     fn mean(c: &mut Case, x: ValueId, axes: &[usize]) -> ValueId {
         c.op(Reduce { mode: "mean", axes: axes.to_vec(), keep: true }, &[x])
@@ -239,7 +267,35 @@ pub(in crate::rewrite) mod tests {
         (c.op(LayerNorm { axis: axes[0], epsilon: 1e-3.into(), centred: true }, &[x, scale]), shape)
     }
 
+    /// Tables and constant indices into them, which no rule takes for a slice.
+    fn tables(c: &mut Case) -> [ValueId; 4] {
+        let (d, rank, width) = (c.wide(), c.rng.below(3), c.rng.below(4));
+        let shape: Vec<usize> = (0..rank).map(|_| 1 + c.rng.below(3)).collect();
+        let count = shape.iter().product();
+        let mut out = Vec::new();
+        for rows in [3usize, 5] {
+            out.push(c.input(d, &[rows, width]));
+            let at: Vec<i64> = (0..count).map(|_| c.rng.below(2 * rows) as i64 - rows as i64).collect();
+            out.push(c.g.add_constant(Tensor::new(&shape, &at), ""));
+        }
+        [out[0], out[1], out[2], out[3]]
+    }
+
     pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
+        ("lookup", |c| {
+            let [a, i, b, j] = tables(c);
+            let (x, y) = (c.op(Gather { axis: 0 }, &[a, i]), c.op(Gather { axis: 0 }, &[b, j]));
+            let z = c.pointwise("Add", &[x, y]);
+            c.output(z);
+        }),
+        ("lookup-add", |c| {
+            let x = tables(c);
+            let y = c.op(Lookup, &x);
+            let shape: Vec<usize> = c.g.shape(y).iter().map(|d| d.as_int().unwrap() as usize).collect();
+            let more = c.input(c.g.dtype(y), &shape);
+            let z = if c.rng.below(2) == 0 { c.pointwise("Add", &[y, more]) } else { c.pointwise("Add", &[more, y]) };
+            c.output(z);
+        }),
         ("pow-inverse-root", |c| {
             let (d, shape) = (c.wide(), c.any_shape());
             let x = c.input(d, &shape);
