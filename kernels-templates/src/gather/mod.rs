@@ -4,7 +4,7 @@ use crate::entry::{In, Out};
 use crate::fault::{Fault, position};
 use crate::gemm::PANEL;
 use crate::index::{for_each, offset, strides};
-use crate::num::{Float, Index, Num};
+use crate::num::{Float, Index};
 use crate::value::Element;
 use alloc::{format, vec};
 
