@@ -1,6 +1,7 @@
 //! Where the elements of each value lie: the order of its axes in memory, and whose memory it is.
 
 mod order;
+mod place;
 mod steps;
 mod views;
 
@@ -108,6 +109,7 @@ impl Layouts {
 /// Chooses where the results of the clusters of the model's own block lie.
 pub fn choose(g: &Graph, clusters: &[Cluster]) -> Layouts {
     let mut layouts = Layouts { orders: order::choose(g, clusters), ..Layouts::default() };
-    views::choose(g, clusters, &mut layouts);
+    let views = views::choose(g, clusters, &mut layouts);
+    place::choose(g, clusters, &views, &mut layouts);
     layouts
 }

@@ -16,8 +16,8 @@ pub fn fits(g: &Graph, v: ValueId) -> bool {
     }
 }
 
-/// Makes a view of every result that all its readers can read in the memory of its operand.
-pub(super) fn choose(g: &Graph, clusters: &[Cluster], layouts: &mut Layouts) {
+/// Makes a view of every result that all its readers can read in the memory of its operand; answers the nodes of those.
+pub(super) fn choose(g: &Graph, clusters: &[Cluster], layouts: &mut Layouts) -> Vec<NodeId> {
     let maker: BTreeMap<ValueId, NodeId> =
         clusters.iter().flat_map(|c| c.nodes.iter().flat_map(|n| g[*n].outputs.iter().map(|v| (*v, *n)))).collect();
     let mut nodes: Vec<NodeId> = clusters.iter().filter_map(|c| c.anchor).filter(|n| movable(g, &g[*n], &maker)).collect();
@@ -25,7 +25,7 @@ pub(super) fn choose(g: &Graph, clusters: &[Cluster], layouts: &mut Layouts) {
         assign(g, &mut nodes, layouts);
         let refused: BTreeSet<NodeId> = refused(g, clusters, layouts).iter().filter_map(|v| maker.get(v).copied()).collect();
         if refused.is_empty() {
-            return;
+            return nodes;
         }
         nodes.retain(|n| !refused.contains(n));
     }
