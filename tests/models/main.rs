@@ -77,13 +77,15 @@ fn every_batch_runs_from_one_instance() {
 }
 
 /// Shapes of the two operands of each node in `extents.onnx` that fit.
-const FITTING: [(&str, [&[usize]; 2]); 10] = [
+const FITTING: [(&str, [&[usize]; 2]); 12] = [
     ("concat", [&[2, 3], &[4, 3]]),
     ("reshape", [&[2, 6], &[3, 4]]),
     ("expand", [&[2, 3], &[2, 3]]),
     ("repeat", [&[3], &[3]]),
     ("split", [&[5], &[3]]),
     ("slice", [&[6], &[4]]),
+    ("tail", [&[6], &[4]]),
+    ("head", [&[6], &[4]]),
     ("conv", [&[1, 3, 8], &[2, 3, 3]]),
     ("add", [&[2, 3], &[3]]),
     ("sum", [&[3], &[3]]),
@@ -105,7 +107,7 @@ fn run_extents(net: &mut Extents, inputs: &[Value]) -> Result<Vec<Value>, Error>
 #[test]
 fn extents_that_only_run_time_can_compare_are_compared() {
     let mut net = Extents::new().unwrap();
-    let bad: [(&str, [&[usize]; 2]); 20] = [
+    let bad: [(&str, [&[usize]; 2]); 22] = [
         ("concat", [&[2, 3], &[4, 2]]),
         ("concat", [&[2, 3], &[4, 1]]),
         ("reshape", [&[2, 6], &[3, 5]]),
@@ -118,6 +120,8 @@ fn extents_that_only_run_time_can_compare_are_compared() {
         ("split", [&[1], &[3]]),
         ("slice", [&[3], &[4]]),
         ("slice", [&[4], &[4]]),
+        ("tail", [&[3], &[5]]),
+        ("head", [&[3], &[5]]),
         ("conv", [&[1, 4, 8], &[2, 3, 3]]),
         ("conv", [&[1, 1, 8], &[2, 3, 3]]),
         ("add", [&[2, 3], &[4]]),
@@ -134,7 +138,7 @@ fn extents_that_only_run_time_can_compare_are_compared() {
             "{name} of {shapes:?}: {found:?}"
         );
     }
-    let good: [(&str, [&[usize]; 2]); 12] = [
+    let good: [(&str, [&[usize]; 2]); 14] = [
         ("all", [&[], &[]]),
         ("concat", [&[0, 3], &[4, 3]]),
         ("concat", [&[2, 0], &[4, 0]]),
@@ -143,6 +147,8 @@ fn extents_that_only_run_time_can_compare_are_compared() {
         ("repeat", [&[3], &[1]]),
         ("split", [&[2], &[0]]),
         ("slice", [&[9], &[0]]),
+        ("tail", [&[3], &[3]]),
+        ("head", [&[3], &[3]]),
         ("add", [&[2, 5], &[1]]),
         ("add", [&[2, 1], &[6]]),
         ("add", [&[0, 3], &[1]]),

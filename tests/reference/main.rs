@@ -113,7 +113,7 @@ fn survive(case: &Case, bytes: &[u8]) -> Result<(), String> {
     let small = |d: Vec<usize>| d.iter().try_fold(1usize, |a, b| a.checked_mul(*b)).is_some_and(|n| n < 1 << 22);
     if graph.values.iter().filter_map(|v| v.fact.ty.closed_dims()).all(small) {
         for set in case.data(&model).unwrap_or_default() {
-            let _ = Evaluator::new(&read, set.inputs).and_then(|mut e| e.run());
+            let _ = Evaluator::new(&graph, set.inputs).and_then(|mut e| e.run());
         }
     }
     Ok(())

@@ -144,6 +144,12 @@ pub fn extents() -> Vec<u8> {
     let number = |x: i64| Tensor::new(&[1], &[x]);
     m = m.initializer("before", number(i64::MIN)).initializer("zero", number(0)).initializer("back", number(-1));
     m = m.node("Slice", &["slice_a", "slice_from", "before", "zero", "back"], &["slice"]).named("slice").output("slice");
+    m = pair(m, "tail", &["t0"], &["t1"]).node("Shape", &["tail_a"], &["tail_to"]).node("Shape", &["tail_b"], &["tail_less"]);
+    m = m.node("Sub", &["tail_to", "tail_less"], &["tail_from"]);
+    m = m.node("Slice", &["tail_a", "tail_from", "tail_to", "zero"], &["tail"]).named("tail").output("tail");
+    m = pair(m, "head", &["h0"], &["h1"]).node("Shape", &["head_a"], &["head_all"]).node("Shape", &["head_b"], &["head_less"]);
+    m = m.node("Sub", &["head_all", "head_less"], &["head_to"]);
+    m = m.node("Slice", &["head_a", "zero", "head_to", "zero"], &["head"]).named("head").output("head");
     m = pair(m, "conv", &["1", "v0", "8"], &["2", "3", "3"]);
     m = m.node("Conv", &["conv_a", "conv_b"], &["conv"]).attr("kernel_shape", vec![3i64]).named("conv").output("conv");
     m = pair(m, "add", &["a0", "a1"], &["a2"]).node("Add", &["add_a", "add_b"], &["add"]).named("add").output("add");

@@ -68,7 +68,7 @@ impl Reader<'_, '_> {
         if axis >= shape.len() {
             return Err(Diagnostic::new(format!("a tensor of rank {} has no axis {axis}", shape.len())));
         }
-        let mut op = Slice { starts: vec![Dim::int(0); shape.len()], steps: vec![1; shape.len()], sizes: shape.clone() };
+        let mut op = Slice::whole(&shape);
         (op.starts[axis], op.steps[axis], op.sizes[axis]) = (start, step, size);
         if op.sizes == shape && step == 1 { Ok(x) } else { self.emit(op, &[x]) }
     }

@@ -277,7 +277,7 @@ fn scan(r: &mut Reader<'_, '_>, all: Vec<ValueId>, directions: &str) -> Read {
 
 fn reverse(r: &mut Reader<'_, '_>, v: ValueId, axis: usize) -> Result<ValueId, Diagnostic> {
     let shape = r.shape(v)?;
-    let mut op = Slice { starts: vec![Dim::int(0); shape.len()], steps: vec![1; shape.len()], sizes: shape.clone() };
+    let mut op = Slice::whole(&shape);
     op.steps[axis] = -1;
     op.starts[axis] = shape[axis].clone() - Dim::int(1);
     r.emit(op, &[v])

@@ -126,7 +126,7 @@ operators! {
     BitCast: shape::BitCast { to };
     Transpose: movement::Transpose { perm };
     Expand: movement::Expand { shape };
-    Slice: movement::Slice { starts, steps, sizes };
+    Slice: movement::Slice { starts, steps, sizes, bounds };
     Concat: movement::Concat { axis };
     Split: movement::Split { axis, sizes };
     Pad: pad::Pad { pads, mode in pad::MODES };

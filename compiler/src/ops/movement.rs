@@ -71,6 +71,16 @@ pub struct Slice {
     pub steps: Vec<i64>,
     /// The extent of each axis of the result.
     pub sizes: Vec<Dim>,
+    /// Bounds that the model computes and that went into the others as they are. None may be negative at run time, where it would
+    /// count from the end.
+    pub bounds: Vec<Dim>,
+}
+
+impl Slice {
+    /// The whole of a tensor of that shape.
+    pub fn whole(shape: &[Dim]) -> Slice {
+        Slice { starts: vec![Dim::int(0); shape.len()], steps: vec![1; shape.len()], sizes: shape.to_vec(), bounds: vec![] }
+    }
 }
 
 impl Operator for Slice {
@@ -287,15 +297,17 @@ pub fn read_slice(r: &mut Reader<'_, '_>) -> Read {
     if starts.len() != ends.len() || axes.len() != starts.len() || steps.len() != starts.len() || axes.iter().any(|a| *a >= rank) {
         return Err(Diagnostic::new("starts, ends, axes and steps must list the same axes"));
     }
-    let mut op = Slice { starts: vec![Dim::int(0); rank], steps: vec![1; rank], sizes: shape.clone() };
+    let mut op = Slice::whole(&shape);
     for (k, &a) in axes.iter().enumerate() {
         if steps[k] == 0 {
             return Err(Diagnostic::new(format!("the step of axis {a} is 0")));
         }
         op.steps[a] = steps[k];
         (op.starts[a], op.sizes[a]) = clamp_slice(&starts[k], &ends[k], steps[k], &shape[a]);
+        let computed = [&starts[k], &ends[k]].into_iter().filter(|d| d.as_int().is_none() && r.b.graph.range(d).lo < 0);
+        op.bounds.extend(computed.cloned());
     }
-    if op.sizes == shape && op.steps.iter().all(|s| *s == 1) {
+    if op.sizes == shape && op.steps.iter().all(|s| *s == 1) && op.bounds.is_empty() {
         return Ok(vec![x]);
     }
     Ok(vec![r.emit(op, &[x])?])

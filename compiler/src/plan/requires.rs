@@ -81,6 +81,8 @@ pub(super) fn of(g: &Graph, node: &Node) -> Vec<Check> {
             checks.push(Check::Equal(total, shape(0)[s.axis].clone()));
         }
         Op::Slice(s) => {
+            let any = Dim::int(i64::from(i32::MAX));
+            checks.extend(s.bounds.iter().map(|b| Check::Within { index: b.clone(), extent: any.clone(), count: Dim::int(1) }));
             for (i, n) in shape(0).iter().enumerate() {
                 let whole = s.starts[i].is(0) && s.steps[i] == 1 && s.sizes[i] == *n;
                 if !whole {

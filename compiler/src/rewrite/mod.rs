@@ -8,7 +8,7 @@ pub mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use explore::{Budget, Cost, Explored, Priced, explore};
+pub use explore::{Budget, Cost, Explored, Price, Priced, explore};
 pub use merge::merge;
 pub use prune::prune;
 pub use rewriter::{Rewriter, head};

@@ -11,7 +11,7 @@ fn mentioned(op: &Op, out: &mut BTreeSet<Sym>) {
         Op::Dims(d) => &[&d.elements],
         Op::Reshape(r) => &[&r.shape],
         Op::Expand(e) => &[&e.shape],
-        Op::Slice(s) => &[&s.starts, &s.sizes],
+        Op::Slice(s) => &[&s.starts, &s.sizes, &s.bounds],
         Op::Split(s) => &[&s.sizes],
         Op::Tile(t) => &[&t.repeats],
         Op::Loop(l) => &[l.trip.as_slice()],

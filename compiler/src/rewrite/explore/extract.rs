@@ -1,6 +1,7 @@
 //! Extraction: the cheapest choice of a term for each class, shared terms paid once. Greedy first, then local search, and every
 //! combination where there are few.
 
+use super::Price;
 use super::terms::{EGraph, Head, Term};
 use egg::Id;
 use std::collections::BTreeMap;
@@ -23,8 +24,10 @@ pub(super) struct Extracted {
 /// One choice for a class.
 struct Choice {
     term: Term,
-    cost: u64,
+    price: Price,
     needs: Vec<usize>,
+    /// Those of its operands whose kernel it may join: they have its shape.
+    joins: Vec<usize>,
 }
 
 struct Problem {
@@ -34,7 +37,7 @@ struct Problem {
 }
 
 /// Chooses terms for the roots and all they need.
-pub(super) fn extract(eg: &EGraph, roots: &[Id], cost: &dyn Fn(Id, &Term) -> u64) -> Option<Extracted> {
+pub(super) fn extract(eg: &EGraph, roots: &[Id], price: &dyn Fn(Id, &Term) -> Price) -> Option<Extracted> {
     let mut ids: Vec<Id> = eg.classes().map(|c| c.id).collect();
     ids.sort();
     let at: BTreeMap<Id, usize> = ids.iter().enumerate().map(|(i, c)| (*c, i)).collect();
@@ -42,10 +45,16 @@ pub(super) fn extract(eg: &EGraph, roots: &[Id], cost: &dyn Fn(Id, &Term) -> u64
     let mut choices: Vec<Vec<Choice>> = Vec::new();
     for c in &ids {
         // What is computed at compile time costs nothing, whatever it needs; leaves need nothing at all.
+        let shape = |c: &Id| eg[*c].data.facts.first().and_then(|f| f.ty.shape());
         let mut of: Vec<Choice> = (eg[*c].nodes.iter())
-            .map(|t| Choice { term: t.clone(), cost: cost(*c, t), needs: t.children.iter().map(place).collect() })
+            .map(|t| Choice {
+                term: t.clone(),
+                price: price(*c, t),
+                needs: t.children.iter().map(place).collect(),
+                joins: t.children.iter().filter(|d| shape(d).is_some() && shape(d) == shape(c)).map(place).collect(),
+            })
             .collect();
-        of.sort_by(|a, b| (a.cost, &a.term).cmp(&(b.cost, &b.term)));
+        of.sort_by(|a, b| (a.price.alone, &a.term).cmp(&(b.price.alone, &b.term)));
         choices.push(of);
     }
     let problem = Problem { roots: roots.iter().map(place).collect(), ids, choices };
@@ -80,7 +89,7 @@ impl Problem {
                     if !all || set[c / 64] >> (c % 64) & 1 == 1 {
                         continue;
                     }
-                    let mut total = choice.cost;
+                    let mut total = choice.price.joined;
                     for (w, bits) in set.iter().enumerate() {
                         let mut bits = *bits;
                         while bits != 0 {
@@ -91,7 +100,7 @@ impl Problem {
                     if best[c].as_ref().is_none_or(|(t, ..)| total < *t) {
                         set[c / 64] |= 1 << (c % 64);
                         best[c] = Some((total, k, set));
-                        own[c] = choice.cost;
+                        own[c] = choice.price.joined;
                         changed = true;
                     }
                 }
@@ -135,8 +144,21 @@ impl Problem {
         }
         Some(order)
     }
+    /// What the choices cost together. A term that alone reads an operand joins its kernel, where that kernel takes more.
     fn cost(&self, chosen: &[usize]) -> Option<u64> {
-        Some(self.order(chosen)?.into_iter().map(|c| self.choices[c][chosen[c]].cost).sum())
+        let order = self.order(chosen)?;
+        let mut readers = vec![0u32; self.ids.len()];
+        let needed = order.iter().flat_map(|c| &self.choices[*c][chosen[*c]].needs).chain(&self.roots);
+        needed.for_each(|c| readers[*c] += 1);
+        let price = |c: &usize| {
+            let choice = &self.choices[*c][chosen[*c]];
+            let joins = choice.joins.iter().any(|d| {
+                let times = choice.needs.iter().filter(|n| *n == d).count() as u32;
+                readers[*d] == times && self.choices[*d][chosen[*d]].price.takes_more
+            });
+            if joins { choice.price.joined } else { choice.price.alone }
+        };
+        Some(order.iter().map(price).sum())
     }
 
     /// Takes a set of changes if it is cheaper.

@@ -52,7 +52,18 @@ pub struct Priced<'a> {
 }
 
 /// What an operator costs at run time, in picoseconds.
-pub type Cost<'a> = &'a dyn Fn(&Priced<'_>) -> u64;
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Price {
+    /// With a kernel of its own.
+    pub alone: u64,
+    /// As a part of the kernel that computes one of its operands.
+    pub joined: u64,
+    /// Whether its kernel takes pointwise operators behind it.
+    pub takes_more: bool,
+}
+
+/// The price of an operator.
+pub type Cost<'a> = &'a dyn Fn(&Priced<'_>) -> Price;
 
 /// What exploration found in one kind of region.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -199,6 +210,8 @@ impl Explorer<'_> {
             found.saturated = true;
             return Ok((found, None));
         }
+        let before = extract::extract(&s.eg, &s.outputs, &|c, t| s.cost(self.cost, c, t)).map_or(u64::MAX, |e| e.cost);
+        found.cost = (before, before);
         while found.rounds < self.budget.rounds && !found.saturated && s.eg.total_size() < self.budget.terms {
             found.rounds += 1;
             found.saturated = !s.round(&|op| self.rules_of(op).collect(), self.budget.terms);
@@ -209,9 +222,7 @@ impl Explorer<'_> {
         found.terms = s.eg.total_size();
         self.report.work += found.terms as u64;
         let cost = |c: Id, t: &Term| s.cost(self.cost, c, t);
-        let before = s.original_cost(&cost);
         let roots: Vec<Id> = s.outputs.clone();
-        found.cost = (before, before);
         let Some(best) = extract::extract(&s.eg, &roots, &cost) else { return Ok((found, None)) };
         found.exact = best.exact;
         if best.cost >= before {
@@ -244,8 +255,9 @@ struct Saturation {
     leaves: Vec<Option<Tensor>>,
     leaf_ids: Vec<Id>,
     outputs: Vec<Id>,
-    original: Vec<(Id, Term)>,
     sources: BTreeMap<Term, Source>,
+    /// Terms that rules found equal to what was there already.
+    forwarded: Vec<(Term, &'static str)>,
 }
 
 impl Saturation {
@@ -255,8 +267,8 @@ impl Saturation {
             leaves: vec![],
             leaf_ids: vec![],
             outputs: vec![],
-            original: vec![],
             sources: BTreeMap::new(),
+            forwarded: vec![],
         };
         for leaf in &key.leaves {
             let (fact, weight, constant) = match leaf {
@@ -289,8 +301,6 @@ impl Saturation {
         };
         s.outputs = key.outputs.iter().map(at).collect();
         s.eg.rebuild();
-        let classes: Vec<Id> = s.eg.classes().map(|c| c.id).collect();
-        s.original = classes.into_iter().flat_map(|c| s.eg[c].nodes.iter().map(move |t| (c, t.clone())).collect::<Vec<_>>()).collect();
         s
     }
     fn leaf(&mut self, fact: Fact, weight: bool, constant: Option<Tensor>) -> Id {
@@ -381,6 +391,9 @@ impl Saturation {
             made.push(self.apply_op(&n.op, &inputs, &n.results, &source));
         }
         let mut united = false;
+        if m.nodes.is_empty() {
+            self.forwarded.push((root.clone(), m.rule));
+        }
         for (class, made_of) in &m.equal {
             let new = self.made(made_of, &made);
             united |= self.eg.union(*class, new);
@@ -398,12 +411,12 @@ impl Saturation {
         }
     }
 
-    fn cost(&self, cost: Cost<'_>, class: Id, t: &Term) -> u64 {
-        let Head::Apply(op, _) = self.eg.analysis.head(t) else { return 0 };
+    fn cost(&self, cost: Cost<'_>, class: Id, t: &Term) -> Price {
+        let Head::Apply(op, _) = self.eg.analysis.head(t) else { return Price::default() };
         let data = &self.eg[class].data;
         if data.weight {
             // Made at compile time.
-            return 0;
+            return Price::default();
         }
         cost(&Priced {
             op,
@@ -413,15 +426,6 @@ impl Saturation {
             rule: self.sources.get(t).and_then(|s| s.rule),
         })
     }
-    fn original_cost(&self, cost: &dyn Fn(Id, &Term) -> u64) -> u64 {
-        // Rules may have found classes of the original equal; each term counts once all the same.
-        self.original
-            .iter()
-            .map(|(c, t)| (self.eg.find(*c), egg::Language::map_children(t.clone(), |c| self.eg.find(c))))
-            .map(|(c, t)| cost(c, &t))
-            .sum()
-    }
-
     fn template(&self, key: &Key, terms: &[(Id, Term)]) -> Template {
         let mut at: BTreeMap<Id, Ref> = BTreeMap::new();
         let mut whole: BTreeMap<Id, u32> = BTreeMap::new();
@@ -451,6 +455,18 @@ impl Saturation {
                     at.insert(*c, Ref::Node(n, 0));
                 }
             }
+        }
+        let mut gone: BTreeMap<Term, &'static str> = BTreeMap::new();
+        for (root, rule) in &self.forwarded {
+            let root = egg::Language::map_children(root.clone(), |c| self.eg.find(c));
+            let class = self.eg.lookup(root.clone());
+            let needed = class.is_some_and(|c| terms.iter().any(|(of, t)| *of == c && *t != root));
+            if needed {
+                gone.insert(root, rule);
+            }
+        }
+        for rule in gone.into_values() {
+            *t.rules.entry(rule).or_insert(0) += 1;
         }
         t.outputs = self.outputs.iter().map(|c| at[&self.eg.find(*c)]).collect();
         t

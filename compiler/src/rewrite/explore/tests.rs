@@ -6,12 +6,13 @@ use crate::rewrite::rules;
 use crate::rewrite::tests::{Case, Example, agree, run};
 
 fn examples() -> Vec<Example> {
-    rules::parallel::tests::EXAMPLES.to_vec()
+    [rules::parallel::tests::EXAMPLES, rules::commute::tests::EXAMPLES].concat()
 }
 
 /// A cost by which whatever a rule made is cheaper than what the model has.
-fn novelty(p: &Priced<'_>) -> u64 {
-    if p.rule.is_some() { 1 } else { 1000 }
+fn novelty(p: &Priced<'_>) -> Price {
+    let cost = if p.rule.is_some() { 1 } else { 1000 };
+    Price { alone: cost, joined: cost, takes_more: false }
 }
 
 #[test]

@@ -201,7 +201,7 @@ fn slice(rw: &Rewriter<'_>, n: NodeId) -> Option<Slice> {
 
 fn slice_none(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let s = slice(rw, n)?;
-    if s.starts.iter().all(|d| d.is(0)) && s.steps.iter().all(|t| *t == 1) { same(rw, n) } else { None }
+    if s.bounds.is_empty() && s.starts.iter().all(|d| d.is(0)) && s.steps.iter().all(|t| *t == 1) { same(rw, n) } else { None }
 }
 
 fn slice_slice(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
@@ -210,7 +210,7 @@ fn slice_slice(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let rank = outer.steps.len();
     let steps: Vec<i64> = (0..rank).map(|i| first.steps[i].checked_mul(outer.steps[i])).collect::<Option<_>>()?;
     let starts = (0..rank).map(|i| first.starts[i].clone() + Dim::int(first.steps[i]) * outer.starts[i].clone()).collect();
-    Some(vec![rw.add(Slice { starts, steps, sizes: outer.sizes }, &[x])?])
+    Some(vec![rw.add(Slice { starts, steps, sizes: outer.sizes, bounds: [first.bounds, outer.bounds].concat() }, &[x])?])
 }
 
 fn gather_slice(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
@@ -232,7 +232,7 @@ fn gather_slice(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     sizes[axis] = at.len().into();
     let (mut starts, mut steps) = (vec![Dim::int(0); rank], vec![1; rank]);
     (starts[axis], steps[axis]) = (Dim::int(at[0]), step);
-    let y = rw.add(Slice { starts, steps, sizes }, &[x])?;
+    let y = rw.add(Slice { starts, steps, sizes, bounds: vec![] }, &[x])?;
     let shape = rw.shape(*rw.node(n).outputs.first()?).to_vec();
     if rw.shape(y) == shape {
         return Some(vec![y]);
@@ -266,7 +266,7 @@ pub(in crate::rewrite) mod tests {
         if c.rng.below(3) == 0 { c.open(d, dims) } else { c.input(d, dims) }
     }
     fn part(c: &mut Case, dims: &[usize]) -> (Slice, Vec<usize>) {
-        let mut op = Slice { starts: vec![], steps: vec![], sizes: vec![] };
+        let mut op = Slice { starts: vec![], steps: vec![], sizes: vec![], bounds: vec![] };
         let mut sizes = Vec::new();
         for &d in dims {
             let step = c.rng.pick(&[1, 2, -1, -2]);
@@ -436,8 +436,7 @@ pub(in crate::rewrite) mod tests {
         ("slice-none", |c| {
             let shape = c.any_shape();
             let x = given(c, &shape);
-            let rank = shape.len();
-            let y = c.op(Slice { starts: vec![Dim::int(0); rank], steps: vec![1; rank], sizes: c.g.shape(x).to_vec() }, &[x]);
+            let y = c.op(Slice::whole(c.g.shape(x)), &[x]);
             c.output(y);
         }),
         ("slice-slice", |c| {

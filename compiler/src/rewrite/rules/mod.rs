@@ -1,6 +1,7 @@
 //! The rules by theme: one line each, with its equation.
 
 pub mod algebra;
+pub mod commute;
 pub mod constants;
 pub mod conv;
 pub mod layout;
@@ -19,7 +20,7 @@ pub fn all() -> Vec<&'static Rule> {
 
 /// Rules that are explored: whether they pay is for the cost of the whole to say.
 pub fn exploring() -> Vec<&'static Rule> {
-    [parallel::RULES].into_iter().flatten().collect()
+    [parallel::RULES, commute::RULES].into_iter().flatten().collect()
 }
 
 /// Constants that several nodes share are folded into copies only up to this many elements.

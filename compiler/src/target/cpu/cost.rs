@@ -5,7 +5,8 @@
 
 use crate::ir::{Dim, Fact, Range, Symbol};
 use crate::ops::Op;
-use crate::rewrite::Priced;
+use crate::rewrite::{Price, Priced};
+use kiln_kernels::dtype::DType;
 
 /// A multiply-add in register tiles: 80 billion a second.
 const MULTIPLY_ADD: f64 = 12.0;
@@ -15,15 +16,13 @@ const LOOSE: f64 = 60.0;
 const BYTE: f64 = 30.0;
 /// A byte of weights, streamed from memory.
 const WEIGHT: f64 = 80.0;
-/// A scalar operation in a pointwise kernel.
-const SCALAR: f64 = 30.0;
+/// A scalar operation on an element in a pointwise kernel, sixteen at once.
+const SCALAR: f64 = 10.0;
 /// Starting a kernel and meeting its threads again.
 const KERNEL: f64 = 1_500_000.0;
-/// What a pointwise operator costs beside its operations: most become part of another kernel.
-const FUSED: f64 = 200_000.0;
 
 /// The cost of an operator in picoseconds, given the model's symbols.
-pub fn cost(symbols: &[Symbol], p: &Priced<'_>) -> u64 {
+pub fn cost(symbols: &[Symbol], p: &Priced<'_>) -> Price {
     let extent = |d: &Dim| -> f64 {
         let range = d.range(&|s| symbols.get(s.0 as usize).map_or(Range { lo: 0, hi: None }, |s| s.range));
         range.hi.unwrap_or(64).max(0) as f64
@@ -47,8 +46,18 @@ pub fn cost(symbols: &[Symbol], p: &Priced<'_>) -> u64 {
             let window: f64 = shape(1).iter().skip(1).map(extent).product();
             moved + out * window * if c.groups > 1 { LOOSE } else { MULTIPLY_ADD }
         }
-        Op::Pointwise(e) => FUSED + out * (SCALAR * e.expr.code.len() as f64).min(400.0) / 16.0 + written * BYTE / 4.0,
+        Op::Pointwise(e) => moved + out * SCALAR * e.expr.code.len() as f64,
         _ => moved,
     };
-    total.min(1e18) as u64
+    // Behind another kernel, the result of that kernel is still in registers: what else is read remains.
+    let joined = match p.op {
+        Op::Pointwise(e) => {
+            let largest = p.inputs.iter().flatten().map(|f| bytes(f)).fold(0.0, f64::max);
+            read - largest * BYTE + out * SCALAR * e.expr.code.len() as f64
+        }
+        _ => total,
+    };
+    let tiles = matches!(p.op, Op::Conv(_) | Op::MatMul(_)) && p.results.iter().all(|f| f.ty.dtype() == Some(DType::F32));
+    let whole = |x: f64| x.clamp(0.0, 1e15) as u64;
+    Price { alone: whole(total), joined: whole(joined), takes_more: tiles || matches!(p.op, Op::Pointwise(_)) }
 }
