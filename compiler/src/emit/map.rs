@@ -172,6 +172,8 @@ impl Printer<'_> {
                 let mut result_offset = TokenStream::new();
                 for axis in (0..last).rev() {
                     let (a, d) = (ident("a", axis), extent(axis));
+                    // Nothing is divided where an axis is empty, but rustc looks at the literal.
+                    let d = if dims[axis].is(0) { quote!(1) } else { d };
                     let s = row_of(axis);
                     result_offset.extend(quote!(+ #a * #s));
                     split.extend(match axis {

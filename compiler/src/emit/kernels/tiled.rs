@@ -277,7 +277,9 @@ impl Printer<'_> {
         // The matrix number as an index of the batch axes, and each operand's offset by it.
         let mut split = TokenStream::new();
         for axis in (0..batch.len()).rev() {
-            let (i, d) = (ident("b", axis), &extents[axis]);
+            // Nothing is divided where an axis is empty, but rustc looks at the literal.
+            let empty = quote!(1);
+            let (i, d) = (ident("b", axis), if batch[axis].is(0) { &empty } else { &extents[axis] });
             split.extend(match axis {
                 0 => quote!(let #i = q;),
                 _ => quote!(let #i = q % #d; let q = q / #d;),
