@@ -164,7 +164,9 @@ impl Growing {
             return;
         }
         let fits = |o: &V| {
-            o.open == v.open && o.shape.len() == v.shape.len() && o.shape.iter().zip(&v.shape).enumerate().all(|(i, (a, b))| i == axis || a == b)
+            o.open == v.open
+                && o.shape.len() == v.shape.len()
+                && o.shape.iter().zip(&v.shape).enumerate().all(|(i, (a, b))| i == axis || a == b)
         };
         let mut parts = vec![v.clone()];
         let others: Vec<V> = self.values.iter().filter(|o| fits(o)).cloned().collect();
@@ -359,36 +361,87 @@ fn chosen() -> Vec<(&'static str, ModelBuilder, Vec<Vec<Value>>)> {
     let images = || vec![vec![noise(1, &[2, 6, 7, 5])], vec![noise(2, &[1, 6, 7, 5])]];
     let both = |m: ModelBuilder| m.node("Conv", &["x", "w"], &["a"]).node("Relu", &["x"], &["r"]).node("Conv", &["r", "w"], &["b"]);
     let heads = ModelBuilder::new().opset(18).input("x", F32, ["n", "s", "48"]).initializer("w", weight(2, &[48, 144]));
-    let heads = heads.initializer("split", ints(&[0, 0, 3, 4, 12])).initializer("merge", ints(&[0, 0, 48])).initializer("o", weight(3, &[48, 48]));
+    let heads =
+        heads.initializer("split", ints(&[0, 0, 3, 4, 12])).initializer("merge", ints(&[0, 0, 48])).initializer("o", weight(3, &[48, 48]));
     let heads = heads.node("MatMul", &["x", "w"], &["qkv"]).node("Reshape", &["qkv", "split"], &["p"]);
     let heads = heads.node("Transpose", &["p"], &["t"]).attr("perm", vec![2i64, 0, 3, 1, 4]).initializer("i", ints(&[0, 1, 2]));
     let mut heads = heads;
     for (k, name) in ["q", "k", "v"].into_iter().enumerate() {
         let (from, to) = (format!("from{k}"), format!("to{k}"));
-        heads = heads.initializer(&from, ints(&[k as i64])).initializer(&to, ints(&[k as i64 + 1])).initializer(&format!("ax{k}"), ints(&[0]));
+        heads =
+            heads.initializer(&from, ints(&[k as i64])).initializer(&to, ints(&[k as i64 + 1])).initializer(&format!("ax{k}"), ints(&[0]));
         heads = heads.node("Slice", &["t", &from, &to, &format!("ax{k}")], &[&format!("{name}5")]);
         heads = heads.node("Squeeze", &[&format!("{name}5"), &format!("ax{k}")], &[name]);
     }
     let heads = heads.node("Transpose", &["k"], &["kt"]).attr("perm", vec![0i64, 1, 3, 2]).node("MatMul", &["q", "kt"], &["s"]);
     let heads = heads.node("Softmax", &["s"], &["e"]).node("MatMul", &["e", "v"], &["c"]).node("Transpose", &["c"], &["ct"]);
-    let heads = heads.attr("perm", vec![0i64, 2, 1, 3]).node("Reshape", &["ct", "merge"], &["m"]).node("MatMul", &["m", "o"], &["y"]).output("y");
+    let heads =
+        heads.attr("perm", vec![0i64, 2, 1, 3]).node("Reshape", &["ct", "merge"], &["m"]).node("MatMul", &["m", "o"], &["y"]).output("y");
     let in_place = ModelBuilder::new().opset(18).input("x", F32, ["9", "9"]).node("Tanh", &["x"], &["t"]).node("Transpose", &["t"], &["u"]);
-    let in_place = in_place.node("Add", &["t", "u"], &["y"]).node("Relu", &["y"], &["z"]).node("Add", &["z", "u"], &["w"]).output("w").output("y");
+    let in_place =
+        in_place.node("Add", &["t", "u"], &["y"]).node("Relu", &["y"], &["z"]).node("Add", &["z", "u"], &["w"]).output("w").output("y");
     let scan = ModelBuilder::new().opset(18).input("x", F32, ["n", "10"]).input("from", I64, ["1"]).initializer("end", ints(&[i64::MAX]));
-    let scan = scan.initializer("axis", ints(&[1])).node("Tanh", &["x"], &["t"]).initializer("one", ints(&[2])).initializer("six", ints(&[6]));
+    let scan =
+        scan.initializer("axis", ints(&[1])).node("Tanh", &["x"], &["t"]).initializer("one", ints(&[2])).initializer("six", ints(&[6]));
     let scan = scan.node("Slice", &["t", "from", "end", "axis"], &["rest"]).node("Slice", &["t", "one", "six", "axis"], &["some"]);
-    let scan = scan.node("Relu", &["rest"], &["a"]).node("Softmax", &["some"], &["b"]).node("Concat", &["a", "b"], &["y"]).attr("axis", 1).output("y");
+    let scan = scan
+        .node("Relu", &["rest"], &["a"])
+        .node("Softmax", &["some"], &["b"])
+        .node("Concat", &["a", "b"], &["y"])
+        .attr("axis", 1)
+        .output("y");
     vec![
-        ("a part in two concats", both(image(ModelBuilder::new())).node("Concat", &["a", "b"], &["y"]).attr("axis", 1)
-            .node("Concat", &["b", "a", "a"], &["z"]).attr("axis", 1).node("Relu", &["y"], &["yy"]).output("yy").output("z"), images()),
-        ("a concat handed out", both(image(ModelBuilder::new())).node("Concat", &["a", "b"], &["y"]).attr("axis", 1)
-            .node("Concat", &["a", "b"], &["z"]).attr("axis", 0).node("Transpose", &["y"], &["t"]).attr("perm", vec![0i64, 2, 3, 1])
-            .output("y").output("z").output("t"), images()),
-        ("a part handed out", both(image(ModelBuilder::new())).node("Concat", &["a", "b"], &["y"]).attr("axis", 1)
-            .node("Relu", &["y"], &["z"]).output("a").output("z"), images()),
-        ("nested concats", both(image(ModelBuilder::new())).node("Concat", &["a", "b"], &["y"]).attr("axis", 1).node("Relu", &["a"], &["c"])
-            .node("Concat", &["y", "c", "x"], &["z"]).attr("axis", 1).node("MaxPool", &["z"], &["p"]).attr("kernel_shape", vec![2i64, 2])
-            .node("GlobalAveragePool", &["y"], &["g"]).output("p").output("g"), images()),
+        (
+            "a part in two concats",
+            both(image(ModelBuilder::new()))
+                .node("Concat", &["a", "b"], &["y"])
+                .attr("axis", 1)
+                .node("Concat", &["b", "a", "a"], &["z"])
+                .attr("axis", 1)
+                .node("Relu", &["y"], &["yy"])
+                .output("yy")
+                .output("z"),
+            images(),
+        ),
+        (
+            "a concat handed out",
+            both(image(ModelBuilder::new()))
+                .node("Concat", &["a", "b"], &["y"])
+                .attr("axis", 1)
+                .node("Concat", &["a", "b"], &["z"])
+                .attr("axis", 0)
+                .node("Transpose", &["y"], &["t"])
+                .attr("perm", vec![0i64, 2, 3, 1])
+                .output("y")
+                .output("z")
+                .output("t"),
+            images(),
+        ),
+        (
+            "a part handed out",
+            both(image(ModelBuilder::new()))
+                .node("Concat", &["a", "b"], &["y"])
+                .attr("axis", 1)
+                .node("Relu", &["y"], &["z"])
+                .output("a")
+                .output("z"),
+            images(),
+        ),
+        (
+            "nested concats",
+            both(image(ModelBuilder::new()))
+                .node("Concat", &["a", "b"], &["y"])
+                .attr("axis", 1)
+                .node("Relu", &["a"], &["c"])
+                .node("Concat", &["y", "c", "x"], &["z"])
+                .attr("axis", 1)
+                .node("MaxPool", &["z"], &["p"])
+                .attr("kernel_shape", vec![2i64, 2])
+                .node("GlobalAveragePool", &["y"], &["g"])
+                .output("p")
+                .output("g"),
+            images(),
+        ),
         ("heads", heads, vec![vec![noise(5, &[2, 7, 48])], vec![noise(6, &[1, 1, 48])]]),
         ("in place", in_place, vec![vec![noise(7, &[9, 9])]]),
         ("parts that only run time knows", scan, vec![vec![noise(8, &[3, 10]), Tensor::new(&[1], &[4i64]).into()]]),
@@ -415,7 +468,8 @@ fn moved_elements_are_read_and_written_where_they_lie() {
     }
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     let out = Command::new(command()).args(["test", "--json"]).arg(&dir).env("XDG_CACHE_HOME", cache).output().unwrap();
-    let found: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
+    let found: serde_json::Value =
+        serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
     let cases = found["cases"].as_object().unwrap();
     let bad: Vec<_> = cases.iter().filter(|(_, reason)| *reason != "ok").collect();
     assert!(bad.is_empty(), "{bad:#?}");

@@ -52,6 +52,11 @@ pub fn schedule(mut g: Graph) -> Plan {
         s.g.body.outputs[i] = w;
         s.touch(w, u32::MAX - 1);
     }
+    // Views that no step follows are checked by the last one: the inputs settle all that they take for granted.
+    let last = steps.iter_mut().rev().find_map(|s| if let Step::Kernel(k) = s { Some(k) } else { None });
+    if let Some(last) = last {
+        last.requires.append(&mut s.checks);
+    }
     // Lifetimes of outputs end with the last step.
     let end = s.time;
     s.buffers.iter_mut().for_each(|b| b.life.to = b.life.to.min(end));
