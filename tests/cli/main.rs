@@ -2,28 +2,12 @@
 
 use kiln_kernels::dtype::DType::F32;
 use kiln_kernels::value::Tensor;
+use kiln_tests::command;
 use kiln_tests::models::{ModelBuilder, tensor};
 use prost::Message as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
-
-/// The command, built beside this test.
-fn kiln() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let profile = test.ancestors().nth(2).unwrap();
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--offline", "--package", "kiln-cli", "--target-dir"]).arg(profile.parent().unwrap());
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).status().unwrap().success());
-        profile.join("kiln")
-    })
-}
 
 /// A folder of its own for a test, with a cache inside; empty at the start.
 fn folder(name: &str) -> PathBuf {
@@ -43,7 +27,7 @@ fn folder(name: &str) -> PathBuf {
 
 fn run(dir: &Path, args: &[&str]) -> Output {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
-    Command::new(kiln()).args(args).current_dir(dir).env("XDG_CACHE_HOME", cache).output().unwrap()
+    Command::new(command()).args(args).current_dir(dir).env("XDG_CACHE_HOME", cache).output().unwrap()
 }
 
 fn status(dir: &Path, args: &[&str]) -> (i32, String) {
@@ -163,7 +147,7 @@ fn failures_have_their_status_and_leave_nothing() {
     let mut left: Vec<String> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     left.sort();
     assert_eq!(left, ["broken.onnx", "m.onnx"]);
-    let mut without = Command::new(kiln());
+    let mut without = Command::new(command());
     without.args(["run", "m.onnx", "--output-dir", "o", "--dim", "N=77"]).current_dir(&dir).env("CARGO", "/no/cargo");
     let out = without.env("XDG_CACHE_HOME", dir.join("cache")).output().unwrap();
     assert_eq!(out.status.code(), Some(3), "a missing cargo has a status of its own");
@@ -228,7 +212,7 @@ fn a_bad_case_takes_no_other_with_it() {
     let script = "#!/bin/sh\nfor a; do case \"$a\" in *src/main.rs) grep -q 'mod c3;' \"$a\" && kill -KILL $$;; esac; done\nexec \"$@\"\n";
     fs::write(&rustc, script).unwrap();
     fs::set_permissions(&rustc, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut command = Command::new(kiln());
+    let mut command = Command::new(command());
     command.args(["test", "cases", "--json"]).current_dir(&dir).env("RUSTC_WRAPPER", &rustc);
     let out = command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")).output().unwrap();
     assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));

@@ -20,8 +20,28 @@
 //! # }
 //! ```
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
 pub mod hostile;
 pub mod models;
 pub mod samples;
 pub mod transformers;
 pub use kiln_cli::suite;
+
+/// The command `kiln`, built beside the test that asks for it.
+pub fn command() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let test = std::env::current_exe().unwrap();
+        let profile = test.ancestors().nth(2).unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--offline", "--package", "kiln-cli", "--target-dir"]).arg(profile.parent().unwrap());
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).status().unwrap().success());
+        profile.join("kiln")
+    })
+}

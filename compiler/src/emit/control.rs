@@ -64,8 +64,8 @@ impl Printer<'_> {
 
     /// What must hold before a step: extents that agree, and scratch for sizes that the inputs do not settle.
     fn before(&self, step: &KernelStep) -> TokenStream {
-        let line = Literal::u32_unsuffixed(step.line as u32);
-        let checks = step.requires.iter().map(|c| {
+        let checks = step.requires.iter().map(|(c, line)| {
+            let line = Literal::u32_unsuffixed(*line as u32);
             let bindings = self.bindings(c.dims());
             let check = match c {
                 Check::Equal(a, b) => {
@@ -105,7 +105,7 @@ impl Printer<'_> {
         let each = list.iter().map(|t| self.transfer(*t, line));
         quote!(#(#each)*)
     }
-    /// Moves a whole value to another place.
+    /// Moves a whole value to another place. Values that blocks read or hand out begin where their places do.
     fn transfer(&self, t: Transfer, line: usize) -> TokenStream {
         let rt = names::rt();
         if self.plan.places.get(&t.from) == self.plan.places.get(&t.to) {

@@ -40,6 +40,7 @@ impl Printer<'_> {
         e: &Expr,
         dims: &[Dim],
         operands: &[Operand],
+        to: &[Dim],
         meets: &[(Dim, Dim)],
     ) -> TokenStream {
         let rt = names::rt();
@@ -47,9 +48,13 @@ impl Printer<'_> {
         let (name, body) = (ident("k", n), ident("map", n));
         let out = step.outputs[0];
         let out_ty = element(self.dtype(out));
-        // An operand in the result's own buffer is read through the result's pointer, so that no two pointers alias.
+        // An operand that lies where the result does is read through the result's pointer, so that no two pointers alias.
         let in_place = |v: ValueId| {
-            self.plan.places.get(&v) == self.plan.places.get(&out) && matches!(self.plan.places.get(&out), Some(Place::Buffer(_)))
+            let same = |o: &Operand| o.value == v && o.strides.iter().zip(to).all(|(s, t)| matches!(s, Stride::By(s) if s == t));
+            self.plan.places.get(&v) == self.plan.places.get(&out)
+                && matches!(self.plan.places.get(&out), Some(Place::Buffer(_)))
+                && self.plan.starts.get(&v) == self.plan.starts.get(&out)
+                && operands.iter().any(same)
         };
         let rank = dims.len();
         let inner = rank.checked_sub(1);
@@ -90,6 +95,28 @@ impl Printer<'_> {
                     extra_params.push(quote!(#name: usize));
                     extra_args.push(value);
                 }
+            }
+        }
+        let mut contiguous = vec![Dim::int(1); rank];
+        for axis in (1..rank).rev() {
+            contiguous[axis - 1] = contiguous[axis].clone() * dims[axis].clone();
+        }
+        let side_by_side = contiguous == to;
+        let row_of = |axis: usize| match to[axis].as_int() {
+            Some(n) => {
+                let n = int(n.max(0) as usize);
+                quote!(#n)
+            }
+            None => {
+                let s = ident("q", axis);
+                quote!(#s)
+            }
+        };
+        if !side_by_side {
+            for (axis, d) in to.iter().enumerate().filter(|(_, d)| d.as_int().is_none()) {
+                let (name, value) = (ident("q", axis), self.dim(d));
+                extra_params.push(quote!(#name: usize));
+                extra_args.push(value);
             }
         }
         // The innermost loop runs over `i`; `r` counts the rows around it.
@@ -142,8 +169,13 @@ impl Printer<'_> {
                 // The row number as an index of the outer axes, by division from the inside out.
                 let mut split = TokenStream::new();
                 let mut offsets: Vec<TokenStream> = vec![TokenStream::new(); operands.len()];
+                let mut result_offset = TokenStream::new();
                 for axis in (0..last).rev() {
                     let (a, d) = (ident("a", axis), extent(axis));
+                    // Nothing is divided where an axis is empty, but rustc looks at the literal.
+                    let d = if dims[axis].is(0) { quote!(1) } else { d };
+                    let s = row_of(axis);
+                    result_offset.extend(quote!(+ #a * #s));
                     split.extend(match axis {
                         0 => quote!(let #a = q;),
                         _ => quote!(let #a = q % #d; let q = q / #d;),
@@ -159,13 +191,14 @@ impl Printer<'_> {
                     let (x, offset) = (&pointers[i], &offsets[i]);
                     quote!(let #x = #x.add(0 #offset);)
                 });
+                let row = if side_by_side { quote!(r * #width) } else { quote!(0 #result_offset) };
                 quote! {
                     for r in from..to {
                         let q = r;
                         #split
                         #(#rows)*
                         #(#hoisted)*
-                        let o = o.add(r * #width);
+                        let o = o.add(#row);
                         for i in 0..#width { #code *o.add(i) = #stored; }
                     }
                 }
@@ -188,6 +221,7 @@ impl Printer<'_> {
         let all: Vec<&Dim> = dims
             .iter()
             .chain(self.stride_dims(operands))
+            .chain(to)
             .chain(meets.iter().flat_map(|(a, b)| [a, b]))
             .chain(self.result_dims(step))
             .collect();

@@ -216,7 +216,11 @@ impl Printer<'_> {
     }
     /// The address of a value's elements, as a pointer to `ty`; `mutable` for a result.
     fn pointer(&self, v: ValueId, ty: &TokenStream, mutable: bool) -> TokenStream {
-        let at = self.address(v, ty);
+        let mut at = self.address(v, ty);
+        if let Some(start) = self.plan.starts.get(&v) {
+            let bytes = self.signed(&(start.clone() * Dim::int(self.dtype(v).size() as i64)));
+            at = quote!(#at.wrapping_byte_offset(#bytes as isize));
+        }
         match (mutable, self.plan.places.get(&v)) {
             (true, _) => at,
             (false, Some(Place::Buffer(_))) => quote!(#at.cast_const()),

@@ -109,6 +109,10 @@ pub struct Window {
     pub dilation: [usize; 3],
     /// Element strides of the input along image, channel, depth, height, width.
     pub x_strides: [Dim; 5],
+    /// Elements from pixel to pixel of the output, whose channels are neighbours.
+    pub out_pitch: Dim,
+    /// Elements from image to image of the output.
+    pub out_batch: Dim,
 }
 
 /// A copied region, with element strides.
@@ -134,7 +138,7 @@ pub struct Copy {
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant, reason = "a plan has a few hundred of them, mostly of the large variants")]
 pub enum Kernel {
-    /// An expression over an iteration; results are written contiguously.
+    /// An expression over an iteration.
     Map {
         /// The expression.
         expr: Expr,
@@ -142,6 +146,8 @@ pub enum Kernel {
         dims: Vec<Dim>,
         /// Operands.
         operands: Vec<Operand>,
+        /// Steps through the result.
+        to: Vec<Dim>,
         /// Pairs of extents that must be equal or 1 at run time.
         meets: Vec<(Dim, Dim)>,
     },
@@ -172,8 +178,12 @@ pub enum Kernel {
         n: usize,
         /// Depth.
         k: usize,
-        /// The left side, row-major.
+        /// The left side, whose columns are neighbours.
         a: ValueId,
+        /// Elements from row to row of the left side.
+        a_row: Dim,
+        /// Elements from row to row of the result.
+        out_row: Dim,
         /// The right side.
         b: Packed,
         /// Bias padded to panels.
@@ -195,6 +205,8 @@ pub enum Kernel {
         a: Operand,
         /// The right side: steps along the batch axes, rows, columns.
         b: Operand,
+        /// Steps through the result along the batch axes and rows; its columns are neighbours.
+        to: Vec<Dim>,
         /// The pointwise tail.
         epilogue: Option<Epilogue>,
     },
@@ -217,6 +229,10 @@ pub enum Kernel {
         c: Dim,
         /// The operand.
         x: ValueId,
+        /// Elements from pixel to pixel of the operand.
+        x_pitch: Dim,
+        /// Elements from image to image of the operand.
+        x_batch: Dim,
     },
     /// A softmax along the middle of three axes.
     Softmax {
@@ -239,6 +255,10 @@ pub enum Kernel {
         centred: bool,
         /// The operand.
         x: ValueId,
+        /// Elements from row to row of the operand.
+        x_row: Dim,
+        /// Elements from row to row of the result.
+        out_row: Dim,
         /// The scale.
         scale: ValueId,
         /// The bias.

@@ -1,10 +1,16 @@
-//! Where the elements of each value lie: the order of its axes in memory, chosen so that neighbours agree.
+//! Where the elements of each value lie: the order of its axes in memory, and whose memory it is.
+
+mod order;
+mod place;
+mod steps;
+mod views;
 
 use crate::fusion::Cluster;
 use crate::ir::{Dim, Graph, ValueId};
-use crate::ops::Op;
-use kiln_kernels::dtype::DType;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use steps::{collapse, reshape};
+pub use views::{fits, is_forward};
 
 /// The order of a tensor's axes in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,45 +37,79 @@ pub fn strides(shape: &[Dim], layout: Layout) -> Vec<Dim> {
     out
 }
 
-/// The layout of every value that is not row-major.
-pub type Layouts = BTreeMap<ValueId, Layout>;
-
-/// The layout of a value.
-pub fn of(layouts: &Layouts, v: ValueId) -> Layout {
-    layouts.get(&v).copied().unwrap_or_default()
+/// Where the elements of a value lie in the memory of a value, itself or another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Access {
+    /// The value whose memory it is.
+    pub of: ValueId,
+    /// Elements before the first one.
+    pub start: Dim,
+    /// Elements from neighbour to neighbour, by axis.
+    pub strides: Vec<Dim>,
 }
 
-/// Chooses layouts for the results of the clusters of the model's own block.
-pub fn choose(g: &Graph, clusters: &[Cluster]) -> Layouts {
-    let mut out = Layouts::new();
-    for c in clusters {
-        let Some(&v) = c.outputs.first() else { continue };
-        let shape = g.shape(v);
-        // Where all but one of the extents that move are 1, both orders are the same.
-        let moves = shape.len() >= 3 && shape[2..].iter().any(|d| !d.is(1)) && !shape[1].is(1);
-        if !moves || c.outputs.len() != 1 {
-            continue;
-        }
-        let inherits = |inputs: &[ValueId]| inputs.iter().any(|x| g.shape(*x) == shape && of(&out, *x) == Layout::ChannelsLast);
-        let last = match c.anchor.map(|n| &g[n]) {
-            Some(node) => match &node.op {
-                Op::Conv(_) => g.dtype(v) == DType::F32 && crate::target::cpu::packs(g, node),
-                Op::Pool(_) => crate::target::cpu::pools(g, node) && node.inputs[0].is_some_and(|x| of(&out, x) == Layout::ChannelsLast),
-                Op::Concat(_) => node.inputs.iter().flatten().all(|x| of(&out, *x) == Layout::ChannelsLast),
-                Op::Slice(_) | Op::Resize(_) => {
-                    let nearest = match &node.op {
-                        Op::Resize(r) => crate::target::cpu::whole_nearest(g, node, r),
-                        _ => true,
-                    };
-                    nearest && node.inputs[0].is_some_and(|x| of(&out, x) == Layout::ChannelsLast)
-                }
-                _ => false,
-            },
-            None => c.tail.as_ref().is_some_and(|t| inherits(&t.inputs)),
+/// Where every value lies. A value that the tables do not mention is row-major in memory of its own.
+#[derive(Clone, Debug, Default)]
+pub struct Layouts {
+    orders: BTreeMap<ValueId, Layout>,
+    accesses: BTreeMap<ValueId, Access>,
+    views: BTreeSet<ValueId>,
+}
+
+impl Layouts {
+    /// The order of a value's axes.
+    pub fn of(&self, v: ValueId) -> Layout {
+        self.orders.get(&v).copied().unwrap_or_default()
+    }
+    /// Sets the order of a value's axes.
+    pub fn set(&mut self, v: ValueId, layout: Layout) {
+        match layout {
+            Layout::RowMajor => self.orders.remove(&v),
+            layout => self.orders.insert(v, layout),
         };
-        if last {
-            out.insert(v, Layout::ChannelsLast);
+    }
+    /// The values that are not row-major.
+    pub fn reordered(&self) -> impl Iterator<Item = ValueId> {
+        self.orders.keys().copied()
+    }
+    /// Where the elements of a value lie: what a kernel that steps through memory asks for.
+    pub fn access(&self, g: &Graph, v: ValueId) -> Access {
+        self.accesses.get(&v).cloned().unwrap_or_else(|| self.own(g, v))
+    }
+    /// The element strides of a value, by axis.
+    pub fn strides(&self, g: &Graph, v: ValueId) -> Vec<Dim> {
+        match self.accesses.get(&v) {
+            Some(a) => a.strides.clone(),
+            None => strides(g.shape(v), self.of(v)),
         }
     }
-    out
+    /// Where a value lies that has its memory from another.
+    pub fn shared(&self, v: ValueId) -> Option<&Access> {
+        self.accesses.get(&v)
+    }
+    /// Whether a value is only another way to read memory that is there, so that no kernel makes it.
+    pub fn is_view(&self, v: ValueId) -> bool {
+        self.views.contains(&v)
+    }
+    /// Whether a value's elements lie side by side in a layout.
+    pub fn is_dense(&self, g: &Graph, v: ValueId, layout: Layout) -> bool {
+        let shape = g.shape(v);
+        shape.iter().any(|d| d.is(0))
+            || (shape.iter().zip(self.strides(g, v)).zip(strides(shape, layout))).all(|((d, a), b)| d.is(1) || a == b)
+    }
+    /// Whether a value's memory is its own or begins where it does, row-major: whoever knows of no strides can have it.
+    pub fn is_whole(&self, g: &Graph, v: ValueId) -> bool {
+        self.is_dense(g, v, Layout::RowMajor) && self.shared(v).is_none_or(|a| a.start.is(0))
+    }
+    fn own(&self, g: &Graph, v: ValueId) -> Access {
+        Access { of: v, start: Dim::int(0), strides: strides(g.shape(v), self.of(v)) }
+    }
+}
+
+/// Chooses where the results of the clusters of the model's own block lie.
+pub fn choose(g: &Graph, clusters: &[Cluster]) -> Layouts {
+    let mut layouts = Layouts { orders: order::choose(g, clusters), ..Layouts::default() };
+    let views = views::choose(g, clusters, &mut layouts);
+    place::choose(g, clusters, &views, &mut layouts);
+    layouts
 }

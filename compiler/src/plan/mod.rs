@@ -14,7 +14,6 @@ pub use weights::{Blob, Weights};
 
 use crate::ir::{Dim, Graph, Sym, ValueId};
 use crate::kernel::Kernel;
-use crate::layout::Layouts;
 use std::collections::BTreeMap;
 
 /// Where a value lies at run time.
@@ -77,8 +76,8 @@ pub struct KernelStep {
     pub line: usize,
     /// Symbols that a host function's results define.
     pub defines: Vec<Define>,
-    /// What must hold of extents before it runs.
-    pub requires: Vec<Check>,
+    /// What must hold of extents before it runs, with the line of the node that takes it for granted.
+    pub requires: Vec<(Check, usize)>,
     /// Its position in time.
     pub time: u32,
 }
@@ -143,8 +142,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Where values lie.
     pub places: BTreeMap<ValueId, Place>,
-    /// Layouts that are not row-major.
-    pub layouts: Layouts,
+    /// Elements before the first one of values that lie inside of what others share their place with.
+    pub starts: BTreeMap<ValueId, Dim>,
     /// Buffers.
     pub buffers: Vec<Buffer>,
     /// Number of slots.

@@ -1,15 +1,15 @@
 //! Clusters to steps: the order of the graph, layouts made to agree, a place for every value, and lifetimes.
 
 use super::memory::{self, Life};
-use super::requires;
+use super::requires::{self, Check};
 use super::share::{self, Panels};
 use super::{Buffer, Define, KernelStep, LoopStep, Place, Plan, Step, Transfer, Weights};
 use crate::fusion::{self, Cluster};
-use crate::ir::{Block, Graph, Node, Type, ValueId, product};
-use crate::kernel::{Kernel, Packed, Recipe, Stride};
+use crate::ir::{Block, Dim, Graph, Node, ValueId, product};
+use crate::kernel::{Kernel, Operand, Packed, Recipe, Stride};
 use crate::layout::{self, Layout, Layouts};
 use crate::ops::{Op, control};
-use crate::target::cpu;
+use crate::target::cpu::{self, Selected};
 use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +24,8 @@ pub fn schedule(mut g: Graph) -> Plan {
         g,
         layouts,
         places: BTreeMap::new(),
+        starts: BTreeMap::new(),
+        checks: Vec::new(),
         buffers: Vec::new(),
         owner: Vec::new(),
         slots: 0,
@@ -50,17 +52,27 @@ pub fn schedule(mut g: Graph) -> Plan {
         s.g.body.outputs[i] = w;
         s.touch(w, u32::MAX - 1);
     }
+    // Views that no step follows are checked by the last one: the inputs settle all that they take for granted.
+    let last = steps.iter_mut().rev().find_map(|s| if let Step::Kernel(k) = s { Some(k) } else { None });
+    if let Some(last) = last {
+        last.requires.append(&mut s.checks);
+    }
     // Lifetimes of outputs end with the last step.
     let end = s.time;
     s.buffers.iter_mut().for_each(|b| b.life.to = b.life.to.min(end));
     let arena = memory::place(&s.buffers, &s.g.symbols);
-    Plan { graph: s.g, steps, places: s.places, layouts: s.layouts, buffers: s.buffers, slots: s.slots, weights: s.weights, arena, lines }
+    let Scheduler { g: graph, places, starts, buffers, slots, weights, .. } = s;
+    Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines }
 }
 
 struct Scheduler {
     g: Graph,
     layouts: Layouts,
     places: BTreeMap<ValueId, Place>,
+    /// Where values begin that do not begin where their place does.
+    starts: BTreeMap<ValueId, Dim>,
+    /// What views take for granted, for the next step to check, with the line of the view's node.
+    checks: Vec<(Check, usize)>,
     buffers: Vec<Buffer>,
     /// How deep in blocks each buffer was made.
     owner: Vec<usize>,
@@ -77,6 +89,14 @@ struct Scheduler {
     depth: usize,
 }
 
+/// What is told of a kernel step beside its kernel and values.
+#[derive(Default)]
+struct Made {
+    origins: Vec<usize>,
+    defines: Vec<Define>,
+    requires: Vec<(Check, usize)>,
+}
+
 impl Scheduler {
     fn block(&mut self, b: &Block) -> Vec<Step> {
         let mut steps = Vec::new();
@@ -88,22 +108,30 @@ impl Scheduler {
         steps
     }
 
-    /// Whether a value fits the arena: a dense tensor whose extents the inputs settle.
-    fn dense(&self, v: ValueId) -> bool {
-        match self.g.ty(v) {
-            Type::Tensor(d, shape) => *d != DType::Str && d.bits() >= 8 && shape.iter().all(|d| self.g.known_at_entry(d)),
-            _ => false,
-        }
-    }
     fn new_buffer(&mut self, v: ValueId) -> Place {
         let bytes = product(self.g.shape(v)) * (self.g.dtype(v).size() as i64).into();
         self.buffers.push(Buffer { bytes, life: Life { from: self.time, to: self.time } });
         self.owner.push(self.depth);
         Place::Buffer(self.buffers.len() - 1)
     }
-    /// Gives a value a place of its own.
+    /// Gives a value its place: in the memory of another where the layouts say so, else one of its own.
     fn define(&mut self, v: ValueId) {
-        let place = if self.dense(v) {
+        if let Some(access) = self.layouts.shared(v).cloned() {
+            self.place_constant(access.of);
+            if !self.places.contains_key(&access.of) {
+                self.define(access.of);
+            }
+            self.places.insert(v, self.places[&access.of]);
+            if !access.start.is(0) {
+                self.starts.insert(v, access.start);
+            }
+            return self.touch(v, self.time);
+        }
+        if matches!(self.places.get(&v), Some(Place::Buffer(_))) {
+            // A part of it was written before.
+            return self.touch(v, self.time);
+        }
+        let place = if layout::fits(&self.g, v) {
             self.new_buffer(v)
         } else {
             self.slots += 1;
@@ -141,35 +169,21 @@ impl Scheduler {
     }
     /// The value in a layout: itself, or a copy, made once.
     fn wanted(&mut self, v: ValueId, layout: Layout, steps: &mut Vec<Step>) -> ValueId {
-        let own = layout::of(&self.layouts, v);
-        let shape = self.g.shape(v);
-        let moves = shape.len() >= 3 && shape[2..].iter().any(|d| !d.is(1)) && !shape[1].is(1);
-        if own == layout || !moves {
+        if self.layouts.is_dense(&self.g, v, layout) {
             return v;
         }
         if let Some(copy) = self.copies.get(&(v, layout)) {
             return *copy;
         }
-        let kernel = cpu::relayout(&self.g, v, own, layout);
+        let kernel = cpu::relayout(&self.g, v, &self.layouts, layout);
         let (fact, name) = (self.g[v].fact.clone(), self.g[v].name.clone());
         let copy = self.g.add_value(fact, name);
-        if layout == Layout::ChannelsLast {
-            self.layouts.insert(copy, layout);
-        }
+        self.layouts.set(copy, layout);
         self.place_constant(v);
         self.time += 1;
         self.define(copy);
         self.touch(v, self.time);
-        steps.push(Step::Kernel(KernelStep {
-            kernel,
-            inputs: vec![Some(v)],
-            outputs: vec![copy],
-            origins: vec![],
-            line: 0,
-            defines: vec![],
-            requires: vec![],
-            time: self.time,
-        }));
+        self.push(steps, kernel, vec![Some(v)], vec![copy], Made::default());
         if self.depth == 0 {
             self.copies.insert((v, layout), copy);
         }
@@ -184,25 +198,15 @@ impl Scheduler {
         let fact = self.g[v].fact.clone();
         let copy = self.g.add_value(fact, "");
         self.time += 1;
-        let kernel = if self.dense(v) {
+        let kernel = if layout::fits(&self.g, v) {
             self.define(copy);
-            cpu::relayout(&self.g, v, Layout::RowMajor, Layout::RowMajor)
+            cpu::relayout(&self.g, v, &self.layouts, Layout::RowMajor)
         } else {
             self.define_slot(copy);
             let op = crate::ops::host::Host { name: "identity", ints: vec![], text: vec![], results: vec![self.g.ty(v).clone()] };
             Kernel::Host(op)
         };
-        let (inputs, outputs) = (vec![Some(v)], vec![copy]);
-        steps.push(Step::Kernel(KernelStep {
-            kernel,
-            inputs,
-            outputs,
-            origins: vec![],
-            line: 0,
-            defines: vec![],
-            requires: vec![],
-            time: self.time,
-        }));
+        self.push(steps, kernel, vec![Some(v)], vec![copy], Made::default());
         copy
     }
 
@@ -220,10 +224,11 @@ impl Scheduler {
         match &node.op {
             Op::If(_) => return self.branch(&node, steps),
             Op::Loop(l) => return self.repeat(&node, l, steps),
-            Op::Reshape(_) | Op::BitCast(_) => return self.view(&node, steps),
+            _ if self.layouts.is_view(c.outputs[0]) => return self.look(&node),
+            Op::Reshape(_) | Op::BitCast(_) if self.fixed(&node) => return,
             _ => {}
         }
-        let (mut kernel, wants) = cpu::select(&self.g, c, &self.layouts);
+        let Selected { mut kernel, wants, .. } = cpu::select(&self.g, c, &self.layouts);
         let mut replaced: BTreeMap<ValueId, ValueId> = BTreeMap::new();
         for (v, layout) in wants {
             let w = self.wanted(v, layout, steps);
@@ -270,27 +275,49 @@ impl Scheduler {
             }
         }
         let line = origins.first().copied().unwrap_or(0);
-        let requires = c.nodes.iter().flat_map(|n| requires::of(&self.g, &self.g[*n])).collect();
-        steps.push(Step::Kernel(KernelStep { kernel, inputs, outputs: c.outputs.clone(), origins, line, defines, requires, time }));
+        let requires: Vec<_> = c.nodes.iter().flat_map(|n| requires::of(&self.g, &self.g[*n])).map(|c| (c, line)).collect();
+        if matches!(&kernel, Kernel::Move { copies, .. } if copies.is_empty()) && self.depth == 0 {
+            // Everything has been written where it belongs.
+            return self.checks.extend(requires);
+        }
+        self.push(steps, kernel, inputs, c.outputs.clone(), Made { origins, defines, requires });
+    }
+
+    /// Adds a kernel step. Steps of the model's own block also check what the views before them take for granted.
+    fn push(&mut self, steps: &mut Vec<Step>, kernel: Kernel, inputs: Vec<Option<ValueId>>, outputs: Vec<ValueId>, made: Made) {
+        let Made { origins, defines, requires } = made;
+        let line = origins.first().copied().unwrap_or(0);
+        let before = if self.depth == 0 { std::mem::take(&mut self.checks) } else { vec![] };
+        let requires = before.into_iter().chain(requires).collect();
+        steps.push(Step::Kernel(KernelStep { kernel, inputs, outputs, origins, line, defines, requires, time: self.time }));
+    }
+
+    /// Results that are other ways to read memory that is there.
+    fn look(&mut self, node: &Node) {
+        let line = node.origins.first().copied().unwrap_or(0);
+        self.checks.extend(requires::of(&self.g, node).into_iter().map(|c| (c, line)));
+        node.outputs.iter().for_each(|v| self.define(*v));
     }
 
     /// The buffer of an operand that a pointwise kernel may overwrite with its result: read at the same places, and never again.
     fn in_place(&self, kernel: &Kernel, out: ValueId) -> Option<usize> {
         let Kernel::Map { expr, dims, operands, .. } = kernel else { return None };
-        if !self.dense(out) || expr.results.len() != 1 {
+        if !layout::fits(&self.g, out) || expr.results.len() != 1 || self.layouts.shared(out).is_some() {
             return None;
         }
         let mut contiguous = vec![Stride::none(); dims.len()];
-        let mut step = crate::ir::Dim::int(1);
+        let mut step = Dim::int(1);
         for (s, d) in contiguous.iter_mut().zip(dims).rev() {
             *s = Stride::By(step.clone());
             step = step * d.clone();
         }
+        let same = |o: &Operand| o.strides == contiguous && !self.starts.contains_key(&o.value);
         operands.iter().find_map(|o| match self.places.get(&o.value) {
             Some(Place::Buffer(b))
-                if o.strides == contiguous
-                    && self.owner[*b] == self.depth
+                if self.owner[*b] == self.depth
                     && self.g.dtype(o.value).size() == self.g.dtype(out).size()
+                    // No other operand may read what the result has overwritten.
+                    && operands.iter().all(|o| self.places.get(&o.value) != Some(&Place::Buffer(*b)) || same(o))
                     && self.idle(*b) =>
             {
                 Some(*b)
@@ -320,49 +347,27 @@ impl Scheduler {
             .collect()
     }
 
-    /// A view shares its operand's memory where that is row-major and fixed in size; a slot's shape is part of it, so it is copied.
-    fn view(&mut self, node: &Node, steps: &mut Vec<Step>) {
-        let (Some(x), out) = (node.inputs[0], node.outputs[0]) else { return };
-        let x = self.wanted(x, Layout::RowMajor, steps);
-        self.place_constant(x);
-        let requires = requires::of(&self.g, node);
-        let fixed = requires.is_empty() && !matches!(self.places.get(&x), Some(Place::Slot(_)) | None);
-        if fixed && self.dense(out) {
-            let place = self.places[&x];
-            self.places.insert(out, place);
-            return;
+    /// Has a Reshape inside of a block, or of what one hands out, share its operand's memory where that is row-major and fixed in
+    /// size. A slot's shape is part of it, so it is copied.
+    fn fixed(&mut self, node: &Node) -> bool {
+        let (Some(x), out) = (node.inputs[0], node.outputs[0]) else { return false };
+        if !requires::of(&self.g, node).is_empty() || !layout::fits(&self.g, out) || self.layouts.shared(out).is_some() {
+            return false;
         }
-        self.time += 1;
-        self.define(out);
-        self.touch(x, self.time);
-        let n = product(self.g.shape(out));
-        let one = crate::ir::Dim::int(1);
-        let zero = crate::ir::Dim::int(0);
-        let copy = crate::kernel::Copy {
-            input: 0,
-            output: 0,
-            dims: vec![n],
-            from: vec![one.clone()],
-            from_start: zero.clone(),
-            to: vec![one],
-            to_start: zero,
+        self.place_constant(x);
+        let place = match self.places.get(&x) {
+            Some(Place::Slot(_)) | None => return false,
+            Some(place) if self.layouts.is_whole(&self.g, x) => *place,
+            Some(_) => return false,
         };
-        steps.push(Step::Kernel(KernelStep {
-            kernel: Kernel::Move { copies: vec![copy], dtype: self.g.dtype(x) },
-            inputs: vec![Some(x)],
-            outputs: vec![out],
-            origins: node.origins.clone(),
-            line: node.origins.first().copied().unwrap_or(0),
-            defines: vec![],
-            requires,
-            time: self.time,
-        }));
+        self.places.insert(out, place);
+        true
     }
 
     /// Makes row-major copies of the values that blocks capture from here, and rewrites the blocks to read them.
     fn captured(&mut self, node: &Node, steps: &mut Vec<Step>) -> Vec<Block> {
         let mut map = BTreeMap::new();
-        let outer: Vec<ValueId> = self.layouts.keys().copied().collect();
+        let outer: Vec<ValueId> = self.layouts.reordered().collect();
         for v in outer {
             let used = node.blocks.iter().any(|b| self.reads(b, v));
             if used {

@@ -39,7 +39,9 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
     };
     match &step.kernel {
         Kernel::Conv { window, k, groups, .. } => Some(conv(window, *k, *groups, &size)?.scratch_floats()),
-        Kernel::Gemm { m, n, k, .. } => Some(Gemm { m: size(m)?, n: *n, k: *k, a_row: *k, a_col: 1, ldc: *n }.scratch_floats()),
+        Kernel::Gemm { m, n, k, a_row, out_row, .. } => {
+            Some(Gemm { m: size(m)?, n: *n, k: *k, a_row: size(a_row)?, a_col: 1, ldc: size(out_row)? }.scratch_floats())
+        }
         Kernel::MatMul { m, n, k, a, b, .. } => {
             let (m, n, k) = (size(m)?, size(n)?, size(k)?);
             let ([a_row, a_col], [b_row, b_col]) = ([stride(a, 2)?, stride(a, 1)?], [stride(b, 2)?, stride(b, 1)?]);
@@ -65,7 +67,7 @@ fn conv(w: &Window, k: usize, groups: usize, size: &dyn Fn(&Dim) -> Option<usize
         out_dims,
         groups,
         x_strides: [size(n)?, size(c)?, size(d)?, size(h)?, size(x)?],
-        out_pitch: k,
-        out_batch: out_dims.iter().product::<usize>() * k,
+        out_pitch: size(&w.out_pitch)?,
+        out_batch: size(&w.out_batch)?,
     })
 }

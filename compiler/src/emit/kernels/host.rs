@@ -56,7 +56,7 @@ impl Printer<'_> {
         let name = ident("k", n);
         let (rt, k) = (names::rt(), names::kernels());
         let dims: Vec<Dim> = step.inputs.iter().flatten().flat_map(|v| self.plan.graph.shape(*v).to_vec()).collect();
-        let bindings = self.bindings(&dims);
+        let bindings = self.bindings(dims.iter().chain(self.result_dims(step)));
         let (mut lets, mut refs) = (Vec::new(), Vec::new());
         for (i, v) in step.inputs.iter().enumerate() {
             match v {

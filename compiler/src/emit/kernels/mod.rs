@@ -52,10 +52,11 @@ impl Printer<'_> {
         text
     }
 
-    /// The dims a step needs to shape results that lie in slots.
+    /// The dims a step needs to shape results that lie in slots, and to find where its values begin.
     pub(super) fn result_dims(&self, step: &KernelStep) -> Vec<&Dim> {
         let in_slot = |v: &&ValueId| matches!(self.plan.places.get(v), Some(Place::Slot(_)));
-        step.outputs.iter().filter(in_slot).flat_map(|v| self.plan.graph.shape(*v)).collect()
+        let shapes = step.outputs.iter().filter(in_slot).flat_map(|v| self.plan.graph.shape(*v));
+        shapes.chain(step.inputs.iter().flatten().chain(&step.outputs).filter_map(|v| self.plan.starts.get(v))).collect()
     }
     /// The address of a result, its slot shaped first where it lies in one.
     pub(super) fn result(&self, v: ValueId, ty: &TokenStream) -> TokenStream {
@@ -81,7 +82,7 @@ impl Printer<'_> {
     /// The fields that the geometries of convolutions and pools share, and the extents in them.
     fn window_tokens(&self, w: &Window) -> (TokenStream, Vec<Dim>) {
         let mut dims = vec![w.n.clone(), w.c.clone()];
-        dims.extend(w.in_dims.iter().chain(&w.out_dims).chain(&w.x_strides).cloned());
+        dims.extend(w.in_dims.iter().chain(&w.out_dims).chain(&w.x_strides).chain([&w.out_pitch, &w.out_batch]).cloned());
         let list = |v: &[usize; 3]| {
             let v = v.iter().map(|x| int(*x));
             quote!([#(#v),*])
@@ -93,29 +94,33 @@ impl Printer<'_> {
         let (n, c) = (self.dim(&w.n), self.dim(&w.c));
         let (i, o) = (three(&w.in_dims), three(&w.out_dims));
         let (kernel, stride, pad, dilation) = (list(&w.kernel), list(&w.stride), list(&w.pad), list(&w.dilation));
+        let (pitch, batch) = (self.dim(&w.out_pitch), self.dim(&w.out_batch));
         let common = quote! {
-            n: #n, c: #c, in_dims: #i, kernel: #kernel, stride: #stride, pad: #pad, dilation: #dilation, out_dims: #o
+            n: #n, c: #c, in_dims: #i, kernel: #kernel, stride: #stride, pad: #pad, dilation: #dilation, out_dims: #o,
+            out_pitch: #pitch, out_batch: #batch
         };
         (common, dims)
     }
 
     fn function(&self, n: usize, step: &KernelStep) -> TokenStream {
         match &step.kernel {
-            Kernel::Map { expr, dims, operands, meets } => self.map(n, step, expr, dims, operands, meets),
+            Kernel::Map { expr, dims, operands, to, meets } => self.map(n, step, expr, dims, operands, to, meets),
             Kernel::Conv { window, k, groups, depthwise, x, weights, bias, epilogue } => {
                 self.conv(n, step, window, (*k, *groups, *depthwise), *x, (weights, bias.as_ref()), epilogue.as_ref())
             }
-            Kernel::Gemm { m, n: columns, k, a, b, bias, epilogue } => {
-                self.gemm(n, step, (m, *columns, *k), *a, (b, bias.as_ref()), epilogue.as_ref())
+            Kernel::Gemm { m, n: columns, k, a, a_row, out_row, b, bias, epilogue } => {
+                self.gemm(n, step, (m, *columns, *k), (*a, a_row, out_row), (b, bias.as_ref()), epilogue.as_ref())
             }
-            Kernel::MatMul { batch, m, n: columns, k, a, b, epilogue } => {
-                self.matmul(n, step, batch, [m, columns, k], a, b, epilogue.as_ref())
+            Kernel::MatMul { batch, m, n: columns, k, a, b, to, epilogue } => {
+                self.matmul(n, step, batch, [m, columns, k], [a, b], to, epilogue.as_ref())
             }
             Kernel::Pool { window, kind, x } => self.pool(n, step, window, kind, *x),
-            Kernel::GlobalMean { n: images, pixels, c, x } => self.global_mean(n, step, [images, pixels, c], *x),
+            Kernel::GlobalMean { n: images, pixels, c, x, x_pitch, x_batch } => {
+                self.global_mean(n, step, [images, pixels, c, x_pitch, x_batch], *x)
+            }
             Kernel::Softmax { dims, log, x } => self.softmax(n, step, dims, *log, *x),
-            Kernel::LayerNorm { rows, n: width, epsilon, centred, x, scale, bias } => {
-                self.layer_norm(n, step, [rows, width], (*epsilon, *centred), *x, (*scale, *bias))
+            Kernel::LayerNorm { rows, n: width, epsilon, centred, x, x_row, out_row, scale, bias } => {
+                self.layer_norm(n, step, [rows, width, x_row, out_row], (*epsilon, *centred), *x, (*scale, *bias))
             }
             Kernel::Move { copies, dtype: DType::Str } => self.move_strings(n, step, copies),
             Kernel::Move { copies, dtype } => self.moves(n, step, copies, &element(*dtype)),

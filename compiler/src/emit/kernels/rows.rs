@@ -40,8 +40,7 @@ impl Printer<'_> {
         let taps = int(w.kernel.iter().product());
         let body = quote! {
             let g = #k::pool::Pool {
-                kind: #k::pool::Kind::#kind, #common, pad_end: [#(#pad_end),*], x_strides: [#(#strides),*],
-                out_pitch: #c, out_batch: #pixels * #c
+                kind: #k::pool::Kind::#kind, #common, pad_end: [#(#pad_end),*], x_strides: [#(#strides),*]
             };
             f.spread(g.tasks(), g.n * #pixels * #c * #taps, &|task, _| {
                 let (x, o) = ({ let x = x; x.0 }, { let o = o; o.0 });
@@ -52,18 +51,19 @@ impl Printer<'_> {
         self.simple(n, step, dims.iter().collect(), x, body)
     }
     /// The mean over the spatial axes.
-    pub(super) fn global_mean(&self, n: usize, step: &KernelStep, [images, pixels, c]: [&Dim; 3], x: ValueId) -> TokenStream {
-        let (images_, pixels_, c_) = (self.dim(images), self.dim(pixels), self.dim(c));
+    pub(super) fn global_mean(&self, n: usize, step: &KernelStep, dims: [&Dim; 5], x: ValueId) -> TokenStream {
+        let [images, pixels, c, pitch, batch] = dims.map(|d| self.dim(d));
         let k = names::kernels();
         let body = quote! {
-            let (images, pixels, c): (usize, usize, usize) = (#images_, #pixels_, #c_);
+            let (images, pixels, c): (usize, usize, usize) = (#images, #pixels, #c);
+            let (pitch, batch): (usize, usize) = (#pitch, #batch);
             f.spread(images, images * pixels * c, &|task, _| {
                 let (x, o) = ({ let x = x; x.0 }, { let o = o; o.0 });
                 // SAFETY: each task reads one image and writes its channels.
-                unsafe { #k::pool::global_mean(isa, x.add(task * pixels * c), c, pixels, c, o.add(task * c)) }
+                unsafe { #k::pool::global_mean(isa, x.add(task * batch), pitch, pixels, c, o.add(task * c)) }
             })
         };
-        self.simple(n, step, vec![images, pixels, c], x, body)
+        self.simple(n, step, dims.to_vec(), x, body)
     }
     /// A softmax along the middle of three axes.
     pub(super) fn softmax(&self, n: usize, step: &KernelStep, dims: &[Dim; 3], log: bool, x: ValueId) -> TokenStream {
@@ -84,34 +84,37 @@ impl Printer<'_> {
         &self,
         n: usize,
         step: &KernelStep,
-        [rows, width]: [&Dim; 2],
+        dims: [&Dim; 4],
         (epsilon, centred): (f32, bool),
         x: ValueId,
         (scale, bias): (ValueId, Option<ValueId>),
     ) -> TokenStream {
-        let (rows_, width_) = (self.dim(rows), self.dim(width));
+        let [rows, width, x_row, out_row] = dims.map(|d| self.dim(d));
         let k = names::kernels();
         let epsilon = expr::literal(Literal::float(epsilon as f64), DType::F32);
         let scale = self.pointer(scale, &quote!(f32), false);
         let bias = bias.map_or(quote!(core::ptr::null()), |b| self.pointer(b, &quote!(f32), false));
         let rt = names::rt();
         let call = match centred {
-            true => quote!(#k::norm::layer_norm(isa, s, x.add(from * n), scale, bias, o.add(from * n), core::ptr::null_mut())),
-            false => quote!({ let _ = bias; #k::norm::rms_norm(isa, s, x.add(from * n), scale, o.add(from * n)) }),
+            true => {
+                quote!(#k::norm::layer_norm(isa, s, x.add(from * x_pitch), scale, bias, o.add(from * out_pitch), core::ptr::null_mut()))
+            }
+            false => quote!({ let _ = bias; #k::norm::rms_norm(isa, s, x.add(from * x_pitch), scale, o.add(from * out_pitch)) }),
         };
         let body = quote! {
-            let (rows, n): (usize, usize) = (#rows_, #width_);
+            let (rows, n): (usize, usize) = (#rows, #width);
+            let (x_pitch, out_pitch): (usize, usize) = (#x_row, #out_row);
             let (scale, bias) = (#rt::Shared(#scale), #rt::Shared(#bias));
             let chunk = (16384 / n.max(1)).max(1);
             f.spread(rows.div_ceil(chunk), rows * n * 4, &|task, _| {
                 let (x, o) = ({ let x = x; x.0 }, { let o = o; o.0 });
                 let (scale, bias) = ({ let s = scale; s.0 }, { let b = bias; b.0 });
                 let from = task * chunk;
-                let s = #k::norm::Rows { rows: chunk.min(rows - from), n, x_pitch: n, out_pitch: n, epsilon: #epsilon };
+                let s = #k::norm::Rows { rows: chunk.min(rows - from), n, x_pitch, out_pitch, epsilon: #epsilon };
                 // SAFETY: the plan gives the tensors these extents, and tasks write disjoint rows.
                 unsafe { #call }
             })
         };
-        self.simple(n, step, vec![rows, width], x, body)
+        self.simple(n, step, dims.to_vec(), x, body)
     }
 }

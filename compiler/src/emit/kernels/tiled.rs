@@ -1,7 +1,7 @@
 //! Steps of kernels over register tiles: convolutions and matrix products, with pointwise tails on the blocks of their results.
 
 use super::super::{Printer, element, expr, ident, int, names};
-use crate::ir::{Dim, ValueId, product};
+use crate::ir::{Dim, ValueId};
 use crate::kernel::{Epilogue, Kernel, Operand, Packed, Stride, Window};
 use crate::plan::KernelStep;
 use proc_macro2::{Ident, Span, TokenStream};
@@ -39,22 +39,20 @@ impl Printer<'_> {
     /// The geometry of a convolution that is not depthwise, and the extents in it.
     fn conv_geometry(&self, w: &Window, k: usize, groups: usize) -> (TokenStream, Vec<Dim>) {
         let kernels = names::kernels();
-        let (common, mut dims) = self.window_tokens(w);
-        let pixels = product(&w.out_dims);
-        dims.push(pixels.clone());
+        let (common, dims) = self.window_tokens(w);
         let strides = w.x_strides.iter().map(|d| self.dim(d));
-        let (pixels, k, groups) = (self.dim(&pixels), int(k), int(groups));
+        let (k, groups) = (int(k), int(groups));
         let conv = quote! {
             #kernels::conv::Conv {
-                #common, k: #k, groups: #groups, x_strides: [#(#strides),*], out_pitch: #k, out_batch: #pixels * #k
+                #common, k: #k, groups: #groups, x_strides: [#(#strides),*]
             }
         };
         (conv, dims)
     }
-    fn gemm_geometry(&self, m: &Dim, n: usize, k: usize) -> TokenStream {
+    fn gemm_geometry(&self, m: &Dim, n: usize, k: usize, [a_row, out_row]: [&Dim; 2]) -> TokenStream {
         let kernels = names::kernels();
-        let (m, n, k) = (self.dim(m), int(n), int(k));
-        quote!(#kernels::gemm::Gemm { m: #m, n: #n, k: #k, a_row: #k, a_col: 1, ldc: #n })
+        let (m, n, k, a_row, ldc) = (self.dim(m), int(n), int(k), self.dim(a_row), self.dim(out_row));
+        quote!(#kernels::gemm::Gemm { m: #m, n: #n, k: #k, a_row: #a_row, a_col: 1, ldc: #ldc })
     }
 
     /// A convolution; `weights` with the bias.
@@ -82,19 +80,19 @@ impl Printer<'_> {
         self.tiled(n, step, tiles, epilogue)
     }
 
-    /// A matrix product with packed constant right side `b`, with the bias.
+    /// A matrix product of `a`, whose rows have a pitch as those of the result, with packed constant right side `b`, with the bias.
     pub(super) fn gemm(
         &self,
         n: usize,
         step: &KernelStep,
         (m, columns, k): (&Dim, usize, usize),
-        a: ValueId,
+        (a, a_row, out_row): (ValueId, &Dim, &Dim),
         (b, bias): (&Packed, Option<&Packed>),
         epilogue: Option<&Epilogue>,
     ) -> TokenStream {
         let tiles = Tiles {
-            dims: vec![m],
-            geometry: self.gemm_geometry(m, columns, k),
+            dims: vec![m, a_row, out_row],
+            geometry: self.gemm_geometry(m, columns, k, [a_row, out_row]),
             x: self.pointer(a, &quote!(f32), false),
             weights: self.packed(b),
             bias: bias.map_or(quote!(core::ptr::null()), |b| self.packed(b)),
@@ -234,26 +232,28 @@ impl Printer<'_> {
                 let (g, dims) = self.conv_geometry(window, *k, *groups);
                 Some((dims, quote!(#g.scratch_floats() * 4)))
             }
-            Kernel::Gemm { m, n, k, .. } => {
-                let g = self.gemm_geometry(m, *n, *k);
-                Some((vec![m.clone()], quote!(#g.scratch_floats() * 4)))
+            Kernel::Gemm { m, n, k, a_row, out_row, .. } => {
+                let g = self.gemm_geometry(m, *n, *k, [a_row, out_row]);
+                Some((vec![m.clone(), a_row.clone(), out_row.clone()], quote!(#g.scratch_floats() * 4)))
             }
-            Kernel::MatMul { m, n, k, a, b, .. } => {
-                let g = self.matmul_geometry([m, n, k], a, b);
+            Kernel::MatMul { m, n, k, a, b, to, .. } => {
+                let g = self.matmul_geometry([m, n, k], [a, b], to);
                 let mut dims = vec![m.clone(), n.clone(), k.clone()];
+                dims.extend(to.last().cloned());
                 dims.extend(self.stride_dims(&[a.clone(), b.clone()]).into_iter().cloned());
                 Some((dims, quote!(#g.scratch_floats() * 4)))
             }
             _ => None,
         }
     }
-    fn matmul_geometry(&self, [m, n, k]: [&Dim; 3], a: &Operand, b: &Operand) -> TokenStream {
+    fn matmul_geometry(&self, [m, n, k]: [&Dim; 3], [a, b]: [&Operand; 2], to: &[Dim]) -> TokenStream {
         let kernels = names::kernels();
         let axes = a.strides.len();
         let (m, n, k) = (self.dim(m), self.dim(n), self.dim(k));
         let (ar, ac) = (self.stride_of(&a.strides[axes - 2]), self.stride_of(&a.strides[axes - 1]));
         let (br, bc) = (self.stride_of(&b.strides[axes - 2]), self.stride_of(&b.strides[axes - 1]));
-        quote!(#kernels::gemm::MatMul { m: #m, n: #n, k: #k, a_row: #ar, a_col: #ac, b_row: #br, b_col: #bc, ldc: #n })
+        let ldc = to.last().map_or(quote!(#n), |d| self.dim(d));
+        quote!(#kernels::gemm::MatMul { m: #m, n: #n, k: #k, a_row: #ar, a_col: #ac, b_row: #br, b_col: #bc, ldc: #ldc })
     }
     /// Matrix products of two computed operands.
     pub(super) fn matmul(
@@ -262,22 +262,24 @@ impl Printer<'_> {
         step: &KernelStep,
         batch: &[Dim],
         sides: [&Dim; 3],
-        a: &Operand,
-        b: &Operand,
+        [a, b]: [&Operand; 2],
+        to: &[Dim],
         epilogue: Option<&Epilogue>,
     ) -> TokenStream {
         let name = ident("k", n);
         let rt = names::rt();
-        let geometry = self.matmul_geometry(sides, a, b);
+        let geometry = self.matmul_geometry(sides, [a, b], to);
         let both = [a.clone(), b.clone()];
         let tail_dims = epilogue.map_or(vec![], |e| self.stride_dims(&e.operands));
-        let bindings =
-            self.bindings(batch.iter().chain(sides).chain(self.stride_dims(&both)).chain(tail_dims).chain(self.result_dims(step)));
+        let bindings = self
+            .bindings(batch.iter().chain(sides).chain(to).chain(self.stride_dims(&both)).chain(tail_dims).chain(self.result_dims(step)));
         let extents: Vec<TokenStream> = batch.iter().map(|d| self.dim(d)).collect();
         // The matrix number as an index of the batch axes, and each operand's offset by it.
         let mut split = TokenStream::new();
         for axis in (0..batch.len()).rev() {
-            let (i, d) = (ident("b", axis), &extents[axis]);
+            // Nothing is divided where an axis is empty, but rustc looks at the literal.
+            let empty = quote!(1);
+            let (i, d) = (ident("b", axis), if batch[axis].is(0) { &empty } else { &extents[axis] });
             split.extend(match axis {
                 0 => quote!(let #i = q;),
                 _ => quote!(let #i = q % #d; let q = q / #d;),
@@ -291,6 +293,7 @@ impl Printer<'_> {
             quote!(0 #(#terms)*)
         };
         let (a_offset, b_offset) = (offset(a), offset(b));
+        let o_offset = offset(&Operand { value: a.value, strides: to.iter().cloned().map(Stride::By).collect() });
         let (a_at, b_at) = (self.pointer(a.value, &quote!(f32), false), self.pointer(b.value, &quote!(f32), false));
         let o = self.result(step.outputs[0], &quote!(f32));
         let Tail { function, lets, closure, arg } = self.tail(n, epilogue, Some(&offset));
@@ -309,14 +312,13 @@ impl Printer<'_> {
                 f.parallel(per * matrices, &|task, worker| {
                     let (a, w, o) = ({ let a = a; a.0 }, { let w = w; w.0 }, { let o = o; o.0 });
                     let (q, part) = (task / per, task % per);
-                    let at = q;
                     #split
                     let _ = q;
                     #closure
                     // SAFETY: the plan gives every tensor these extents, and tasks write disjoint blocks.
                     unsafe {
                         g.run_task(
-                            isa, part, a.add(#a_offset), w.add(#b_offset), core::ptr::null(), o.add(at * g.m * g.n),
+                            isa, part, a.add(#a_offset), w.add(#b_offset), core::ptr::null(), o.add(#o_offset),
                             { let s = scratch; s.at::<f32>(worker) }, #arg,
                         )
                     }

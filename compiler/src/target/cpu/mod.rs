@@ -1,10 +1,12 @@
 //! The CPU: which clusters have a vector kernel, and what those kernels can read.
 
 mod cost;
+mod reach;
 mod select;
+mod tiled;
 
 pub use cost::cost;
-pub use select::{relayout, select};
+pub use select::{Selected, relayout, select};
 
 use crate::ir::{Dim, Graph, Node, NodeId, ValueId, product};
 use crate::kernel::Stride;
