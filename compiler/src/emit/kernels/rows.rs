@@ -93,7 +93,7 @@ impl Printer<'_> {
         let k = names::kernels();
         let epsilon = expr::literal(Literal::float(epsilon as f64), DType::F32);
         let scale = self.pointer(scale, &quote!(f32), false);
-        let bias = bias.map_or(quote!(core::ptr::null()), |b| self.pointer(b, &quote!(f32), false));
+        let bias = bias.map_or(quote!(core::ptr::null::<f32>()), |b| self.pointer(b, &quote!(f32), false));
         let rt = names::rt();
         let call = match centred {
             true => {
