@@ -1,5 +1,6 @@
 //! One function a kernel step: pointers from the plan, geometry as constants, tasks spread over the threads.
 
+mod attend;
 mod call;
 mod host;
 mod moves;
@@ -114,6 +115,7 @@ impl Printer<'_> {
             Kernel::Pool { window, kind, x } => self.pool(n, step, window, kind, *x),
             Kernel::GlobalMean { n: images, pixels, c, x } => self.global_mean(n, step, [images, pixels, c], *x),
             Kernel::Softmax { dims, log, x } => self.softmax(n, step, dims, *log, *x),
+            Kernel::Attend { .. } => self.attend(n, step),
             Kernel::LayerNorm { rows, n: width, epsilon, centred, x, scale, bias } => {
                 self.layer_norm(n, step, [rows, width], (*epsilon, *centred), *x, (*scale, *bias))
             }

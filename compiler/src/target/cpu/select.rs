@@ -268,6 +268,10 @@ fn vectorised(g: &Graph, node: &Node, epilogue: Option<Epilogue>, layouts: &Layo
             let kernel = Kernel::Softmax { dims: around(g.shape(x), s.axis), log: s.mode == "log_softmax", x };
             Some((kernel, vec![(x, Layout::RowMajor)]))
         }
+        Op::Attend(op) if f32 => {
+            let wants = node.inputs.iter().flatten().map(|v| (*v, Layout::RowMajor)).collect();
+            Some((super::attend::kernel(g, node, op)?, wants))
+        }
         Op::LayerNorm(l) if f32 && node.outputs.len() == 1 && (l.centred || node.inputs.get(2).copied().flatten().is_none()) => {
             let shape = g.shape(x);
             let (scale, bias) = (node.inputs[1]?, node.inputs.get(2).copied().flatten());
