@@ -33,7 +33,12 @@ pub(super) fn kernel(g: &Graph, node: &Node, op: &Attend) -> Option<Kernel> {
         None => None,
     };
     let operand = |x: ValueId| Operand { value: x, strides: steps(g, x, shape, group.as_ref()) };
-    let kernel = Kernel::Attend {
+    if let (Some(group), Some(heads)) = (&group, batch.last_mut()) {
+        *heads = heads.exact_div(group)?;
+        batch.push(group.clone());
+    }
+    Some(Kernel::Attend {
+        batch,
         sizes: [shape[rank - 2].clone(), keys.clone(), shape[rank - 1].clone(), width],
         scale: op.scale.get(),
         reach: op.reach(&keys),
@@ -42,14 +47,7 @@ pub(super) fn kernel(g: &Graph, node: &Node, op: &Attend) -> Option<Kernel> {
         v: operand(v),
         mask: input(3).map(operand),
         out: operand(out).strides,
-        batch: {
-            if let (Some(group), Some(heads)) = (group.clone(), batch.pop()) {
-                batch.extend([heads.exact_div(&group)?, group]);
-            }
-            batch
-        },
-    };
-    Some(kernel)
+    })
 }
 
 /// Steps of an operand along the batch axes, rows and columns of an attention whose queries have that shape: none where it is repeated.
