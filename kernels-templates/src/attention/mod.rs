@@ -185,12 +185,10 @@ impl Attend {
             few::dots(isa, q, k, self.k_row, self.depth, keys, self.scale, scratch);
             strip::begin(state, 1);
             strip::weigh(isa, scratch, 0, 1, keys, keys, mask, 0, self.mask_col, state);
-            few::combine(isa, scratch, v, self.v_row, keys, self.width, self.inverse(*state.add(1)), out);
+            // Without keys the result is zero.
+            let by = if keys == 0 { 0.0 } else { 1.0 / *state.add(1) };
+            few::combine(isa, scratch, v, self.v_row, keys, self.width, by, out);
         }
-    }
-    /// What a row is divided by: its sum, but for a row without keys, which stays zero.
-    fn inverse(&self, sum: f32) -> f32 {
-        if self.keys == 0 { 0.0 } else { 1.0 / sum }
     }
     /// The queries `range`, in strips, block by block of the keys; the pointers address the first of them.
     unsafe fn many(
@@ -252,14 +250,12 @@ impl Attend {
                     let tile = Tile { a: strip, a_row: pitch, run: cols, b: packed_v, out: to, pitch: to_pitch, ..tile };
                     // The panels are as long as the block, of which the strip may see only the first keys.
                     sweep(isa, &Sweep { tile, rows, cols: self.width, k: len, row: 0, col: 0, epilogue: None });
-                    for r in 0..rows {
-                        let (row, state) = (out.add(r * self.out_row), state.add(strip::STATE * r));
-                        if from > 0 {
-                            strip::rescale(isa, row, *state.add(2), part.add(r * wide), self.width);
-                        }
-                        if from + len >= all {
-                            strip::scale(isa, row, self.inverse(*state.add(1)), self.width);
-                        }
+                    if from > 0 {
+                        strip::rescale(isa, out, self.out_row, part, wide, rows, self.width, state);
+                    }
+                    // Without keys the result is zero, as the product left it.
+                    if from + len >= all && self.keys > 0 {
+                        strip::finish(isa, out, self.out_row, rows, self.width, state);
                     }
                 }
             }

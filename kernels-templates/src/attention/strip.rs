@@ -37,23 +37,29 @@ kernel_fn! {
         }
     }
 
-    /// `x *= by`.
+    /// Adds weighted values to what rows have summed before: `x = x * ratio + y`, the ratio from each row's state.
     ///
     /// # Safety
-    /// `x` holds `n` floats, and the machine has `isa`.
-    pub(super) fn scale<A>(x: *mut f32, by: f32, n: usize) {
-        for c in 0..n {
-            *x.add(c) *= by;
+    /// `x` and `y` hold such rows of `n` floats and do not overlap, `state` [`STATE`] floats a row, and the machine has `isa`.
+    pub(super) fn rescale<A>(x: *mut f32, x_row: usize, y: *const f32, y_row: usize, rows: usize, n: usize, state: *const f32) {
+        for r in 0..rows {
+            let (x, y, by) = (x.add(r * x_row), y.add(r * y_row), *state.add(STATE * r + 2));
+            for c in 0..n {
+                *x.add(c) = A::mul_add(*x.add(c), by, *y.add(c));
+            }
         }
     }
 
-    /// `x = x * by + y`.
+    /// Divides rows by the sums of their states.
     ///
     /// # Safety
-    /// `x` and `y` hold `n` floats and do not overlap, and the machine has `isa`.
-    pub(super) fn rescale<A>(x: *mut f32, by: f32, y: *const f32, n: usize) {
-        for c in 0..n {
-            *x.add(c) = A::mul_add(*x.add(c), by, *y.add(c));
+    /// `x` holds such rows of `n` floats, `state` [`STATE`] floats a row, and the machine has `isa`.
+    pub(super) fn finish<A>(x: *mut f32, x_row: usize, rows: usize, n: usize, state: *const f32) {
+        for r in 0..rows {
+            let (x, by) = (x.add(r * x_row), 1.0 / *state.add(STATE * r + 1));
+            for c in 0..n {
+                *x.add(c) *= by;
+            }
         }
     }
 
@@ -102,8 +108,15 @@ kernel_fn! {
                     tops[l] = if v[l] > tops[l] { v[l] } else { tops[l] };
                 }
             }
+            let mut width = LANES / 2;
+            while width > 0 {
+                for l in 0..width {
+                    tops[l] = if tops[l + width] > tops[l] { tops[l + width] } else { tops[l] };
+                }
+                width /= 2;
+            }
             let before = *state;
-            let top = tops.iter().fold(before, |a, &b| if b > a { b } else { a });
+            let top = if tops[0] > before { tops[0] } else { before };
             // Where everything is -inf so far, so are all differences from zero.
             let base = if top == f32::NEG_INFINITY { 0.0 } else { top };
             let mut sums = [0f32; LANES];
@@ -125,7 +138,7 @@ kernel_fn! {
                 }
                 width /= 2;
             }
-            let ratio = math::exp::<A>(before - base);
+            let ratio = if before == f32::NEG_INFINITY { 0.0 } else { math::exp::<A>(before - base) };
             *state = top;
             *state.add(1) = A::mul_add(*state.add(1), ratio, sums[0]);
             *state.add(2) = ratio;
