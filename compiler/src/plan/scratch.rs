@@ -29,7 +29,8 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
         let n = sizes(g.shape(*v))?.into_iter().try_fold(1usize, |a, b| a.checked_mul(b.max(1)))?;
         (n <= MOST).then_some(())
     };
-    if !matches!(&step.kernel, Kernel::Conv { depthwise: false, .. } | Kernel::Gemm { .. } | Kernel::MatMul { .. } | Kernel::Attend { .. }) {
+    if !matches!(&step.kernel, Kernel::Conv { depthwise: false, .. } | Kernel::Gemm { .. } | Kernel::MatMul { .. } | Kernel::Attend { .. })
+    {
         return Some(0);
     }
     step.inputs.iter().flatten().chain(&step.outputs).try_for_each(fits)?;

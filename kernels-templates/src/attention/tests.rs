@@ -47,11 +47,8 @@ impl Case {
         let rows = |x: &[f32], n: usize, row: usize, cols: usize| -> Vec<f64> {
             (0..n).flat_map(|i| x[1 + i * row..][..cols].iter().map(|v| *v as f64).collect::<Vec<_>>()).collect()
         };
-        let (q, k, v) = (
-            rows(&self.q, g.queries, g.q_row, g.depth),
-            rows(&self.k, g.keys, g.k_row, g.depth),
-            rows(&self.v, g.keys, g.v_row, g.width),
-        );
+        let (q, k, v) =
+            (rows(&self.q, g.queries, g.q_row, g.depth), rows(&self.k, g.keys, g.k_row, g.depth), rows(&self.v, g.keys, g.v_row, g.width));
         let mask: Vec<f64> = match self.mask.is_empty() {
             true => vec![],
             false => (0..g.queries * g.keys).map(|i| self.mask[1 + i / g.keys * g.mask_row + i % g.keys * g.mask_col] as f64).collect(),

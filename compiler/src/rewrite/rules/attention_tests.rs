@@ -53,7 +53,13 @@ fn seen(c: &mut Case, dims: &[usize], dtype: DType, masked: f64) -> ValueId {
     let x: Vec<f64> = (0..dims.iter().product())
         .map(|i: usize| match (i % cols == 0 || c.rng.below(2) == 0, dtype) {
             (kept, DType::Bool) => f64::from(u8::from(kept)),
-            (kept, _) => if kept { 0.0 } else { masked },
+            (kept, _) => {
+                if kept {
+                    0.0
+                } else {
+                    masked
+                }
+            }
         })
         .collect();
     let t = eval::from_f64s(dims, &x, dtype);
