@@ -51,7 +51,7 @@ fn times(c: &mut Case, x: ValueId, by: f64) -> ValueId {
 fn seen(c: &mut Case, dims: &[usize], dtype: DType, masked: f64) -> ValueId {
     let cols = dims.last().copied().unwrap_or(1).max(1);
     let x: Vec<f64> = (0..dims.iter().product())
-        .map(|i: usize| match (i % cols == 0 || c.rng.below(2) == 0, dtype) {
+        .map(|i: usize| match (i.is_multiple_of(cols) || c.rng.below(2) == 0, dtype) {
             (kept, DType::Bool) => f64::from(u8::from(kept)),
             (kept, _) => {
                 if kept {
