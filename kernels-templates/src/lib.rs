@@ -2,6 +2,7 @@
 
 extern crate alloc;
 
+pub mod attention;
 pub mod conv;
 pub mod copy;
 pub mod depthwise;

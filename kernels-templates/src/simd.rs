@@ -16,6 +16,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// `a` where it is above `b`, else `b`: NaN in `a` is passed over.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The sum of the elements, halves added to halves.
+    unsafe fn sum(a: Self::V) -> f32;
 }
 
 /// One float.
@@ -54,6 +56,10 @@ impl<A: Arith> Simd for Scalar<A> {
     #[inline(always)]
     unsafe fn max(a: f32, b: f32) -> f32 {
         if a > b { a } else { b }
+    }
+    #[inline(always)]
+    unsafe fn sum(a: f32) -> f32 {
+        a
     }
 }
 
@@ -106,6 +112,11 @@ impl Simd for Lanes {
         }
         r
     }
+    #[inline(always)]
+    unsafe fn sum(a: [f32; 8]) -> f32 {
+        let b = [a[0] + a[4], a[1] + a[5], a[2] + a[6], a[3] + a[7]];
+        (b[0] + b[2]) + (b[1] + b[3])
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -152,6 +163,15 @@ impl Simd for Avx2 {
         // SAFETY: as in `zero`.
         unsafe { _mm256_max_ps(a, b) }
     }
+    #[inline(always)]
+    unsafe fn sum(a: __m256) -> f32 {
+        // SAFETY: as in `zero`.
+        unsafe {
+            let b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+            _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps::<1>(c, c)))
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -197,5 +217,10 @@ impl Simd for Avx512 {
     unsafe fn max(a: __m512, b: __m512) -> __m512 {
         // SAFETY: as in `zero`.
         unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sum(a: __m512) -> f32 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm512_reduce_add_ps(a) }
     }
 }

@@ -26,6 +26,15 @@ kiln::model! {
 }
 
 kiln::model! {
+    struct Attention = "models/attention.onnx";
+}
+
+kiln::model! {
+    struct BoundedAttention = "models/attention.onnx";
+    dims { s in 1..=40, t in 1..=700 }
+}
+
+kiln::model! {
     struct Tied = "models/tied.onnx";
     dims { n in 1..=9 }
 }
@@ -164,6 +173,33 @@ fn extents_that_only_run_time_can_compare_are_compared() {
             close(x.slice(), y);
         }
     }
+}
+
+#[test]
+fn attention_runs_as_one_kernel() {
+    let (mut open, mut bounded) = (Attention::new().unwrap(), BoundedAttention::new().unwrap());
+    for (s, t) in [(1, 1), (7, 33), (40, 700), (1, 700), (3, 5), (33, 16), (2, 300)] {
+        let shapes: [&[usize]; 5] = [&[2, 4, s, 9], &[2, 2, t, 9], &[2, 2, t, 5], &[s, t], &[1, 3, 20, 8]];
+        let mut x: Vec<Tensor> = (0..).zip(shapes).map(|(i, d)| Tensor::new(d, &samples::noise(30 + i, d.iter().product()))).collect();
+        // Every third key is masked, but for the first.
+        x[3].slice_mut::<f32>().iter_mut().enumerate().filter(|(i, _)| i % t % 3 == 2).for_each(|(_, m)| *m = f32::NEG_INFINITY);
+        let want = reference(&samples::attention(), x.iter().cloned().map(Value::from).collect());
+        let values: Vec<Value> = x.into_iter().map(Value::from).collect();
+        let given: Vec<(&str, &Value)> = ["q", "k", "v", "mask", "x"].into_iter().zip(&values).collect();
+        for got in [open.run_dyn(&given).unwrap(), bounded.run_dyn(&given).unwrap()] {
+            for (got, want) in got.iter().zip(&want) {
+                close(got.as_tensor().unwrap().slice(), want);
+            }
+        }
+    }
+    let options = compile::Options {
+        model: concat!(env!("CARGO_MANIFEST_DIR"), "/models/attention.onnx").into(),
+        dump_after: Some("prune".into()),
+        ..Default::default()
+    };
+    let graph = compile::compile(&options).unwrap().dump.unwrap();
+    assert!(graph.matches(" Attend(").count() == 2 && !graph.contains("= Softmax(") && !graph.contains("= Expand("), "{graph}");
+    assert!(graph.contains("causal: 0"), "{graph}");
 }
 
 #[test]

@@ -169,6 +169,49 @@ pub fn product() -> Vec<u8> {
         .build()
 }
 
+/// Attention as exporters spell it: heads of keys repeated and a mask added, over open extents; and a triangle selected by a constant.
+pub fn attention() -> Vec<u8> {
+    let below: Vec<u8> = (0..20 * 20).map(|i| u8::from(i % 20 <= i / 20)).collect();
+    let mut m = ModelBuilder::new()
+        .opset(17)
+        .input("q", F32, ["2", "4", "s", "9"])
+        .input("k", F32, ["2", "2", "t", "9"])
+        .input("v", F32, ["2", "2", "t", "5"])
+        .input("mask", F32, ["s", "t"])
+        .input("x", F32, ["1", "3", "20", "8"])
+        .initializer("scale", Tensor::scalar(0.25f32))
+        .initializer("third", Tensor::new(&[1], &[2i64]))
+        .initializer("twice", Tensor::new(&[5], &[1i64, 1, 2, 1, 1]))
+        .initializer("below", Tensor::with_dtype(Bool, &[1, 1, 20, 20], &below))
+        .initializer("least", Tensor::scalar(-1e4f32));
+    for (name, cols) in [("k", 9i64), ("v", 5)] {
+        let [apart, wide, all, shape] = ["apart", "wide", "all", "shape"].map(|part| format!("{name}_{part}"));
+        m = m
+            .initializer(&shape, Tensor::new(&[4], &[2i64, 4, -1, cols]))
+            .node("Unsqueeze", &[name, "third"], &[&apart])
+            .node("Expand", &[&apart, "twice"], &[&wide])
+            .node("Reshape", &[&wide, &shape], &[&all]);
+    }
+    m.node("Transpose", &["k_all"], &["kt"])
+        .attr("perm", vec![0i64, 1, 3, 2])
+        .node("MatMul", &["q", "kt"], &["products"])
+        .node("Mul", &["products", "scale"], &["scores"])
+        .node("Add", &["scores", "mask"], &["masked"])
+        .node("Softmax", &["masked"], &["p"])
+        .attr("axis", -1)
+        .node("MatMul", &["p", "v_all"], &["grouped"])
+        .node("Transpose", &["x"], &["xt"])
+        .attr("perm", vec![0i64, 1, 3, 2])
+        .node("MatMul", &["x", "xt"], &["own"])
+        .node("Where", &["below", "own", "least"], &["seen"])
+        .node("Softmax", &["seen"], &["px"])
+        .attr("axis", -1)
+        .node("MatMul", &["px", "x"], &["causal"])
+        .output("grouped")
+        .output("causal")
+        .build()
+}
+
 /// A table of odd extents that is looked up and, transposed, the last factor: a language model's tied embedding.
 pub fn tied() -> Vec<u8> {
     ModelBuilder::new()
@@ -240,12 +283,13 @@ pub fn strings() -> Vec<u8> {
 pub type Sample = (&'static str, fn() -> Vec<u8>);
 
 /// Every sample.
-pub const ALL: [Sample; 7] = [
+pub const ALL: [Sample; 8] = [
     ("mlp", mlp),
     ("convnet", convnet),
     ("control", control),
     ("product", product),
     ("extents", extents),
+    ("attention", attention),
     ("tied", tied),
     ("strings", strings),
 ];

@@ -148,10 +148,20 @@ impl Dim {
             None => Dim::atom(Atom::Min(Box::new(self.clone()), Box::new(other.clone()))),
         }
     }
-    /// The greater of two.
+    /// Whether two are equal, where that is the same whatever the symbols are; those are extents, so none is negative.
+    pub fn equals(&self, other: &Dim) -> Option<bool> {
+        if self == other {
+            return Some(true);
+        }
+        let apart = (self.clone() - other.clone()).range(&|_| Range { lo: 0, hi: None });
+        (apart.lo > 0 || apart.hi.is_some_and(|h| h < 0)).then_some(false)
+    }
+    /// The greater of two; symbols are extents, so none is negative.
     pub fn most(&self, other: &Dim) -> Dim {
-        match (self.clone() - other.clone()).as_int() {
+        let apart = self.clone() - other.clone();
+        match apart.as_int() {
             Some(d) => if d >= 0 { self } else { other }.clone(),
+            None if apart.range(&|_| Range { lo: 0, hi: None }).lo >= 0 => self.clone(),
             None => Dim::atom(Atom::Max(Box::new(self.clone()), Box::new(other.clone()))),
         }
     }

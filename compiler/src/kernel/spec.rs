@@ -243,6 +243,27 @@ pub enum Kernel {
         /// The operand.
         x: ValueId,
     },
+    /// Scaled dot-product attention.
+    Attend {
+        /// Batch extents.
+        batch: Vec<Dim>,
+        /// Queries, keys, columns of queries and keys, columns of values.
+        sizes: [Dim; 4],
+        /// Factor of the scores.
+        scale: f32,
+        /// How many keys behind its own number a query sees.
+        reach: Dim,
+        /// The queries: steps along the batch axes, rows, columns.
+        q: Operand,
+        /// The keys, likewise.
+        k: Operand,
+        /// The values, likewise.
+        v: Operand,
+        /// What is added to the scores, likewise.
+        mask: Option<Operand>,
+        /// Steps through the result, likewise.
+        out: Vec<Stride>,
+    },
     /// A layer normalization of rows.
     LayerNorm {
         /// Rows.
@@ -296,6 +317,7 @@ impl Kernel {
             Kernel::Pool { .. } => "pool",
             Kernel::GlobalMean { .. } => "global mean",
             Kernel::Softmax { .. } => "softmax",
+            Kernel::Attend { .. } => "attend",
             Kernel::LayerNorm { .. } => "layer norm",
             Kernel::Move { .. } => "copy",
             Kernel::Call(c) => c.entry,
@@ -343,6 +365,9 @@ impl Kernel {
                 operands(epilogue);
             }
             Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } => *x = of(*x),
+            Kernel::Attend { q, k, v, mask, .. } => {
+                [q, k, v].into_iter().chain(mask).for_each(|o| o.value = of(o.value));
+            }
             Kernel::LayerNorm { x, scale, bias, .. } => {
                 *x = of(*x);
                 *scale = of(*scale);
@@ -361,6 +386,7 @@ impl Kernel {
             Kernel::Conv { x, .. } | Kernel::Gemm { a: x, .. } => std::iter::once(*x).chain(tail()).collect(),
             Kernel::MatMul { a, b, .. } => [a.value, b.value].into_iter().chain(tail()).collect(),
             Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } => vec![*x],
+            Kernel::Attend { q, k, v, mask, .. } => [q, k, v].into_iter().chain(mask).map(|o| o.value).collect(),
             Kernel::LayerNorm { x, scale, bias, .. } => [*x, *scale].into_iter().chain(*bias).collect(),
             Kernel::Move { .. } | Kernel::Call(_) | Kernel::Dims { .. } | Kernel::Host(_) => Vec::new(),
         }

@@ -6,6 +6,7 @@ use crate::diagnostics::{Diagnostic, shown};
 use crate::ir::{Dim, Fact, Type, ValueId};
 use crate::kernel::{Binary as B, Expr};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::value::Tensor;
 
 /// An elementwise operator. The name keeps its ONNX identity for rules; the expression is its meaning.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -163,7 +164,20 @@ pub fn read_binary(r: &mut Reader<'_, '_>) -> Read {
         return super::strings::read_equal(r);
     }
     let b = legacy_operand(r, a, b)?;
-    Ok(vec![r.pointwise(name, &[a, b])?])
+    let y = r.pointwise(name, &[a, b])?;
+    // `Equal(shape, -1)` guards an Expand: what is known of extents decides it here.
+    if name == "Equal"
+        && let (Some(x), Some(z)) = (r.dims(a), r.dims(b))
+        && let Some(dims) = r.ty(y).closed_dims().filter(|d| d.len() <= 1)
+    {
+        let n = dims.first().copied().unwrap_or(1);
+        let at = |d: &[Dim], k: usize| d.get(if d.len() == 1 { 0 } else { k }).cloned();
+        let known: Option<Vec<u8>> = (0..n).map(|k| at(x, k)?.equals(&at(z, k)?).map(u8::from)).collect();
+        if let Some(known) = known {
+            return Ok(vec![r.tensor(Tensor::with_dtype(DType::Bool, &dims, &known))]);
+        }
+    }
+    Ok(vec![y])
 }
 
 /// Reads `Pow`, whose exponent may have another type than the base.

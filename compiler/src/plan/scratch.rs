@@ -29,7 +29,8 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
         let n = sizes(g.shape(*v))?.into_iter().try_fold(1usize, |a, b| a.checked_mul(b.max(1)))?;
         (n <= MOST).then_some(())
     };
-    if !matches!(&step.kernel, Kernel::Conv { depthwise: false, .. } | Kernel::Gemm { .. } | Kernel::MatMul { .. }) {
+    if !matches!(&step.kernel, Kernel::Conv { depthwise: false, .. } | Kernel::Gemm { .. } | Kernel::MatMul { .. } | Kernel::Attend { .. })
+    {
         return Some(0);
     }
     step.inputs.iter().flatten().chain(&step.outputs).try_for_each(fits)?;
@@ -46,6 +47,23 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
             let (m, n, k) = (size(m)?, size(n)?, size(k)?);
             let ([a_row, a_col], [b_row, b_col]) = ([stride(a, 2)?, stride(a, 1)?], [stride(b, 2)?, stride(b, 1)?]);
             Some(MatMul { m, n, k, a_row, a_col, b_row, b_col, ldc: n }.scratch_floats())
+        }
+        Kernel::Attend { sizes: [queries, keys, depth, width], .. } => {
+            let attend = kiln_kernels::attention::Attend {
+                queries: size(queries)?,
+                keys: size(keys)?,
+                depth: size(depth)?,
+                width: size(width)?,
+                q_row: 0,
+                k_row: 0,
+                v_row: 0,
+                out_row: 0,
+                mask_row: 0,
+                mask_col: 0,
+                scale: 1.0,
+                reach: 0,
+            };
+            Some(attend.scratch_floats())
         }
         _ => Some(0),
     }

@@ -193,14 +193,15 @@ pub(super) fn run(g: &Graph, inputs: &[Value]) -> Vec<Value> {
 }
 
 fn examples() -> Vec<Example> {
-    use rules::{algebra, constants, conv, layout, matmul, recognise};
-    let tables: [&[Example]; 6] = [
+    use rules::{algebra, attention, constants, conv, layout, matmul, recognise};
+    let tables: [&[Example]; 7] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
         conv::tests::EXAMPLES,
         matmul::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
+        attention::tests::EXAMPLES,
     ];
     tables.concat()
 }

@@ -1,5 +1,6 @@
 //! One function a kernel step: pointers from the plan, geometry as constants, tasks spread over the threads.
 
+mod attend;
 mod call;
 mod host;
 mod moves;
@@ -119,6 +120,7 @@ impl Printer<'_> {
                 self.global_mean(n, step, [images, pixels, c, x_pitch, x_batch], *x)
             }
             Kernel::Softmax { dims, log, x } => self.softmax(n, step, dims, *log, *x),
+            Kernel::Attend { .. } => self.attend(n, step),
             Kernel::LayerNorm { rows, n: width, epsilon, centred, x, x_row, out_row, scale, bias } => {
                 self.layer_norm(n, step, [rows, width, x_row, out_row], (*epsilon, *centred), *x, (*scale, *bias))
             }

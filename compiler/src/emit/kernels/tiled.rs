@@ -35,7 +35,29 @@ struct Tail {
     arg: TokenStream,
 }
 
+/// Statements that take the matrix number `q` apart into indices `b0`, `b1` .. of the batch axes.
+pub(super) fn split_batch(batch: &[Dim], extents: &[TokenStream]) -> TokenStream {
+    // Nothing is divided where an axis is empty, but rustc looks at the literal.
+    let one = quote!(1);
+    let axes = (0..extents.len()).rev().map(|axis| {
+        let (i, d) = (ident("b", axis), if batch[axis].is(0) { &one } else { &extents[axis] });
+        match axis {
+            0 => quote!(let #i = q;),
+            _ => quote!(let #i = q % #d; let q = q / #d;),
+        }
+    });
+    quote!(#(#axes)*)
+}
+
 impl Printer<'_> {
+    /// How far the matrix at `b0`, `b1` .. lies behind the first.
+    pub(super) fn offset(&self, strides: &[Stride]) -> TokenStream {
+        let terms = strides.iter().enumerate().filter(|(_, s)| !s.is(0)).map(|(i, s)| {
+            let (b, s) = (ident("b", i), self.stride_of(s));
+            quote!(+ #b * #s)
+        });
+        quote!(0 #(#terms)*)
+    }
     /// The geometry of a convolution that is not depthwise, and the extents in it.
     fn conv_geometry(&self, w: &Window, k: usize, groups: usize) -> (TokenStream, Vec<Dim>) {
         let kernels = names::kernels();
@@ -215,7 +237,7 @@ impl Printer<'_> {
             #function
         }
     }
-    fn stride_of(&self, s: &Stride) -> TokenStream {
+    pub(super) fn stride_of(&self, s: &Stride) -> TokenStream {
         match s {
             Stride::By(d) => self.dim(d),
             Stride::Unless1 { extent, stride } => {
@@ -243,6 +265,7 @@ impl Printer<'_> {
                 dims.extend(self.stride_dims(&[a.clone(), b.clone()]).into_iter().cloned());
                 Some((dims, quote!(#g.scratch_floats() * 4)))
             }
+            Kernel::Attend { .. } => self.attend_scratch(step),
             _ => None,
         }
     }
@@ -274,26 +297,11 @@ impl Printer<'_> {
         let bindings = self
             .bindings(batch.iter().chain(sides).chain(to).chain(self.stride_dims(&both)).chain(tail_dims).chain(self.result_dims(step)));
         let extents: Vec<TokenStream> = batch.iter().map(|d| self.dim(d)).collect();
-        // The matrix number as an index of the batch axes, and each operand's offset by it.
-        let mut split = TokenStream::new();
-        for axis in (0..batch.len()).rev() {
-            // Nothing is divided where an axis is empty, but rustc looks at the literal.
-            let empty = quote!(1);
-            let (i, d) = (ident("b", axis), if batch[axis].is(0) { &empty } else { &extents[axis] });
-            split.extend(match axis {
-                0 => quote!(let #i = q;),
-                _ => quote!(let #i = q % #d; let q = q / #d;),
-            });
-        }
-        let offset = |o: &Operand| {
-            let terms = (0..batch.len()).filter(|i| !o.strides[*i].is(0)).map(|i| {
-                let (b, s) = (ident("b", i), self.stride_of(&o.strides[i]));
-                quote!(+ #b * #s)
-            });
-            quote!(0 #(#terms)*)
-        };
+        let split = split_batch(batch, &extents);
+        let offset = |o: &Operand| self.offset(&o.strides[..batch.len()]);
+        let to_steps: Vec<Stride> = to.iter().cloned().map(Stride::By).collect();
         let (a_offset, b_offset) = (offset(a), offset(b));
-        let o_offset = offset(&Operand { value: a.value, strides: to.iter().cloned().map(Stride::By).collect() });
+        let o_offset = self.offset(&to_steps[..batch.len()]);
         let (a_at, b_at) = (self.pointer(a.value, &quote!(f32), false), self.pointer(b.value, &quote!(f32), false));
         let o = self.result(step.outputs[0], &quote!(f32));
         let Tail { function, lets, closure, arg } = self.tail(n, epilogue, Some(&offset));

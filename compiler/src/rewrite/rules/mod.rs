@@ -1,6 +1,7 @@
 //! The rules by theme: one line each, with its equation.
 
 pub mod algebra;
+pub mod attention;
 pub mod commute;
 pub mod constants;
 pub mod conv;
@@ -15,7 +16,10 @@ use kiln_kernels::value::Tensor;
 
 /// Every canonical rule, in the order in which they are tried at a node.
 pub fn all() -> Vec<&'static Rule> {
-    [constants::RULES, algebra::RULES, layout::RULES, conv::RULES, matmul::RULES, recognise::RULES].into_iter().flatten().collect()
+    [constants::RULES, algebra::RULES, layout::RULES, conv::RULES, matmul::RULES, recognise::RULES, attention::RULES]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Rules that are explored: whether they pay is for the cost of the whole to say.

@@ -44,6 +44,13 @@ pub fn cost(symbols: &[Symbol], p: &Priced<'_>) -> Price {
             let rows = out / shape(1).last().map_or(1.0, extent).max(1.0);
             moved + out * depth * if rows < 4.0 { LOOSE } else { MULTIPLY_ADD }
         }
+        Op::Attend(_) => {
+            // Both products; what happens to the scores between them costs about a fifth more.
+            let keys = shape(1).iter().rev().nth(1).map_or(1.0, extent);
+            let depth = shape(0).last().map_or(1.0, extent) + shape(2).last().map_or(1.0, extent);
+            let rows = out / shape(2).last().map_or(1.0, extent).max(1.0);
+            moved + rows * keys * depth * MULTIPLY_ADD * 1.2
+        }
         Op::Conv(c) => {
             let window: f64 = shape(1).iter().skip(1).map(extent).product();
             moved + out * window * if c.groups > 1 { LOOSE } else { MULTIPLY_ADD }

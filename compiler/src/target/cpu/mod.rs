@@ -1,5 +1,6 @@
 //! The CPU: which clusters have a vector kernel, and what those kernels can read.
 
+mod attend;
 mod cost;
 mod reach;
 mod select;

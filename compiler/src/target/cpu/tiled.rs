@@ -178,6 +178,7 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             let kernel = Kernel::Softmax { dims: around(g.shape(x), s.axis), log: s.mode == "log_softmax", x };
             selected(kernel, vec![(x, Layout::RowMajor)], dense())
         }
+        Op::Attend(op) if f32 => super::attend::select(g, node, op, v, layouts),
         Op::LayerNorm(l) if f32 && node.outputs.len() == 1 && (l.centred || node.inputs.get(2).copied().flatten().is_none()) => {
             let shape = g.shape(x);
             let (scale, bias) = (node.inputs[1]?, node.inputs.get(2).copied().flatten());
