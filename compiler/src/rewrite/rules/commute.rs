@@ -3,7 +3,6 @@
 use crate::ir::{Dim, NodeId, ValueId};
 use crate::ops::matmul::MatMul;
 use crate::ops::movement::{Concat, Slice, Transpose};
-use crate::ops::shape::Reshape;
 use crate::ops::{Op, pool::Pool};
 use crate::rewrite::{Class, Found, Rewriter, Rule, head};
 use kiln_kernels::dtype::DType;
@@ -13,7 +12,6 @@ use kiln_kernels::dtype::DType;
 pub const RULES: &[Rule] = &[
     Rule { name: "pointwise-transpose", on: &["Pointwise"], equation: "f(Transpose(x; p), Transpose(y; p), c) => Transpose(f(x, y, c); p)  where c has one element", class: Class::Exact, apply: pointwise_transpose },
     Rule { name: "transpose-pointwise", on: &["Transpose"], equation: "Transpose(f(x, y, c); p) => f(Transpose(x; p), Transpose(y; p), c)  where c has one element", class: Class::Exact, apply: transpose_pointwise },
-    Rule { name: "pointwise-reshape", on: &["Pointwise"], equation: "f(Reshape(x, s), c) => Reshape(f(x, c), s)  where c has one element", class: Class::Exact, apply: pointwise_reshape },
     Rule { name: "slice-pointwise", on: &["Slice"], equation: "Slice(f(x, y, c)) => f(Slice(x), Slice(y), c)  where c has one element", class: Class::Exact, apply: slice_pointwise },
     Rule { name: "slice-product-rows", on: &["Slice"], equation: "Slice(x @ w; rows) => Slice(x; rows) @ w", class: Class::Exact, apply: slice_rows },
     Rule { name: "slice-product-columns", on: &["Slice"], equation: "Slice(x @ w; columns) => x @ Slice(w; columns)  where w is a weight", class: Class::Exact, apply: slice_columns },
@@ -82,22 +80,6 @@ fn transpose_pointwise(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
         rw.add(move_.clone(), &[v])
     })?;
     Some(vec![rw.add(op, &inputs)?])
-}
-
-fn pointwise_reshape(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
-    let out = rw.shape(single(rw, n)?).to_vec();
-    let mut count = 0;
-    let inputs = each(rw, n, &mut |rw, v| {
-        count += 1;
-        let r = rw.made_by(v, "Reshape")?;
-        (*rw.shape(v) == out).then(|| rw.input(r, 0))?
-    })?;
-    if count != 1 {
-        return None;
-    }
-    let op = rw.node(n).op.clone();
-    let y = rw.add(op, &inputs)?;
-    Some(vec![rw.add(Reshape { shape: out }, &[y])?])
 }
 
 fn slice_pointwise(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
@@ -378,15 +360,6 @@ pub(in crate::rewrite) mod tests {
             let (x, y) = (c.input(F32, &shape), c.input(F32, &shape));
             let z = pointwise(c, x, y);
             let z = c.op(Transpose { perm }, &[z]);
-            c.output(z);
-        }),
-        ("pointwise-reshape", |c| {
-            let shape = extents(c, 3);
-            let x = c.input(F32, &shape);
-            let to = vec![Dim::int((shape[0] * shape[1]) as i64), Dim::int(shape[2] as i64)];
-            let y = c.op(Reshape { shape: to }, &[x]);
-            let name = c.rng.pick(UNARY);
-            let z = c.pointwise(name, &[y]);
             c.output(z);
         }),
         ("slice-pointwise", |c| {

@@ -15,9 +15,13 @@ pub const RULES: &[Rule] = &[
     Rule { name: "transpose-units", on: &["Transpose"], equation: "Transpose(x; p) => Reshape(x)  where p moves only axes of extent 1", class: Class::Exact, apply: transpose_units },
     Rule { name: "reshape-none", on: &["Reshape"], equation: "Reshape(x, shape of x) => x", class: Class::Exact, apply: same },
     Rule { name: "reshape-reshape", on: &["Reshape"], equation: "Reshape(Reshape(x, s), t) => Reshape(x, t)", class: Class::Exact, apply: reshape_reshape },
+    Rule { name: "pointwise-reshape", on: &["Pointwise"], equation: "f(Reshape(x, s), y, c) => Reshape(f(x, Reshape(y), c), s)  where x has fewer axes and comes out of a kernel that f can join, y has the shape s, and c one element", class: Class::Exact, apply: pointwise_reshape },
+    Rule { name: "reshape-pointwise", on: &["Reshape"], equation: "Reshape(f(x, c)) => f(Reshape(x), c)  where one reader joins f, x is an input, and c has one element", class: Class::Exact, apply: reshape_pointwise },
+    Rule { name: "and-true-expand", on: &["And"], equation: "x && true => Expand(x)  where the constant has the larger shape", class: Class::Exact, apply: and_true_expand },
+    Rule { name: "pointwise-expand", on: &["Pointwise"], equation: "f(Expand(x), c) => Expand(f(x, c))  where c has one element", class: Class::Exact, apply: pointwise_expand },
     Rule { name: "expand-none", on: &["Expand"], equation: "Expand(x, shape of x) => x", class: Class::Exact, apply: expand_none },
     Rule { name: "expand-expand", on: &["Expand"], equation: "Expand(Expand(x, s), t) => Expand(x, t)", class: Class::Exact, apply: expand_expand },
-    Rule { name: "expand-broadcast", on: &["Pointwise", "MatMul"], equation: "f(.., Expand(x), ..) => f(.., x, ..)  where the shape stays", class: Class::Exact, apply: expand_broadcast },
+    Rule { name: "expand-broadcast", on: &["Pointwise", "MatMul", "Attend"], equation: "f(.., Expand(x), ..) => f(.., x, ..)  where the shape stays", class: Class::Exact, apply: expand_broadcast },
     Rule { name: "tile-none", on: &["Tile"], equation: "Tile(x, ones) => x", class: Class::Exact, apply: tile_none },
     Rule { name: "pad-none", on: &["Pad"], equation: "Pad(x, zeros) => x", class: Class::Exact, apply: pad_none },
     Rule { name: "concat-empty", on: &["Concat"], equation: "Concat(.., x, ..) => Concat(.., ..)  where x has no element along the axis", class: Class::Exact, apply: concat_empty },
@@ -96,6 +100,90 @@ fn expand_none(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     same(rw, n)
 }
 
+/// The operands of a pointwise node with `f` applied to those that are more than one element.
+fn each(rw: &mut Rewriter<'_>, n: NodeId, f: &mut dyn FnMut(&mut Rewriter<'_>, ValueId) -> Option<ValueId>) -> Option<Vec<ValueId>> {
+    let mut out = Vec::new();
+    for v in rw.node(n).inputs.clone() {
+        let v = v?;
+        // One element of no more axes than the result has changes no shape.
+        out.push(if rw.shape(v).is_empty() { v } else { f(rw, v)? });
+    }
+    Some(out)
+}
+
+fn pointwise_reshape(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let out = rw.shape(*rw.node(n).outputs.first()?).to_vec();
+    // Kernels that take more are those of floats; arithmetic on shapes has forms of its own.
+    if out.len() < 2 || !rw.dtype(*rw.node(n).outputs.first()?).is_float() {
+        return None;
+    }
+    let from = rw.node(n).inputs.iter().flatten().find_map(|v| {
+        let r = rw.made_by(*v, "Reshape").filter(|_| *rw.shape(*v) == out)?;
+        let x = rw.input(r, 0)?;
+        let joins = matches!(rw.node(rw.producer(x)?).op, Op::MatMul(_) | Op::Conv(_) | Op::Pointwise(_));
+        // Towards fewer axes only, so that operands of two shapes do not pull in turn.
+        (joins && rw.shape(x).len() < out.len()).then_some(x)
+    })?;
+    let shape = rw.shape(from).to_vec();
+    let inputs = each(rw, n, &mut |rw, v| {
+        if *rw.shape(v) != out {
+            return None;
+        }
+        match rw.made_by(v, "Reshape").and_then(|r| rw.input(r, 0)) {
+            Some(x) if *rw.shape(x) == shape => Some(x),
+            _ => rw.add(Reshape { shape: shape.clone() }, &[v]),
+        }
+    })?;
+    if rw.node(n).outputs.len() != 1 {
+        return None;
+    }
+    let op = rw.node(n).op.clone();
+    let y = rw.add(op, &inputs)?;
+    Some(vec![rw.add(Reshape { shape: out }, &[y])?])
+}
+
+fn reshape_pointwise(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let y = rw.input(n, 0)?;
+    let f = rw.producer(y).filter(|f| matches!(rw.node(*f).op, Op::Pointwise(_)) && rw.used_once(y))?;
+    let out = *rw.node(n).outputs.first()?;
+    let (op, shape) = (rw.node(f).op.clone(), rw.shape(out).to_vec());
+    let wide: Vec<ValueId> = rw.node(f).inputs.iter().flatten().copied().filter(|v| !rw.shape(*v).is_empty()).collect();
+    let [x] = wide[..] else { return None };
+    // Behind a kernel, f is part of that kernel: then the shape is better changed afterwards.
+    if rw.producer(x).is_some() || rw.shape(x) != rw.shape(y) || !rw.used_once(out) {
+        return None;
+    }
+    let inputs = each(rw, f, &mut |rw, v| rw.add(Reshape { shape: shape.clone() }, &[v]))?;
+    Some(vec![rw.add(op, &inputs)?])
+}
+
+fn and_true_expand(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (x, c, out) = (rw.input(n, 0)?, rw.input(n, 1)?, *rw.node(n).outputs.first()?);
+    if rw.uniform(c)? != 1.0 || rw.ty(x) == rw.ty(out) || rw.constant(x).is_some() {
+        return None;
+    }
+    let shape = rw.shape(out).to_vec();
+    // An extent that run time decides may be 1 in x, or equal: only known ones are expanded.
+    shape.iter().all(|d| d.as_int().is_some()).then_some(())?;
+    Some(vec![rw.add(Expand { shape }, &[x])?])
+}
+
+fn pointwise_expand(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let out = *rw.node(n).outputs.first()?;
+    let wide: Vec<ValueId> = rw.node(n).inputs.iter().flatten().copied().filter(|v| !rw.shape(*v).is_empty()).collect();
+    let ([y], 1) = (&wide[..], rw.node(n).outputs.len()) else { return None };
+    let expand = rw.made_by(*y, "Expand")?;
+    let x = rw.input(expand, 0)?;
+    let shape = rw.shape(out).to_vec();
+    if *rw.shape(*y) != shape {
+        return None;
+    }
+    let inputs = each(rw, n, &mut |_, _| Some(x))?;
+    let op = rw.node(n).op.clone();
+    let z = rw.add(op, &inputs)?;
+    Some(vec![rw.add(Expand { shape }, &[z])?])
+}
+
 fn expand_expand(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let inner = rw.made_by(rw.input(n, 0)?, "Expand")?;
     certain(rw, n)?;
@@ -109,7 +197,9 @@ fn expand_broadcast(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let node = rw.node(n);
     let ty = rw.ty(*node.outputs.first()?).clone();
     let product = head(&node.op) == "MatMul";
-    for i in 0..node.inputs.len() {
+    // Heads of an attention are shared by other means; its mask is read with steps.
+    let first = if head(&node.op) == "Attend" { 3 } else { 0 };
+    for i in first..node.inputs.len() {
         let y = rw.input(n, i)?;
         let Some(inner) = rw.made_by(y, "Expand").filter(|e| certain(rw, *e).is_some()) else { continue };
         let x = rw.input(inner, 0)?;
@@ -447,6 +537,44 @@ pub(in crate::rewrite) mod tests {
             let (second, _) = part(c, &sizes);
             let y = c.op(first, &[x]);
             let z = c.op(second, &[y]);
+            c.output(z);
+        }),
+        ("pointwise-reshape", |c| {
+            let shape: Vec<usize> = (0..3).map(|_| 1 + c.rng.below(4)).collect();
+            let (x, y) = (c.input(DType::F32, &[shape[0] * shape[1], shape[2]]), c.input(DType::F32, &shape));
+            let a = c.pointwise("Neg", &[x]);
+            let to = shape.iter().map(|d| Dim::int(*d as i64)).collect();
+            let a = c.op(Reshape { shape: to }, &[a]);
+            let k = c.filled(DType::F32, &[], 1.5);
+            let z = match c.rng.below(3) {
+                0 => c.pointwise("Sub", &[y, a]),
+                1 => c.pointwise("Mul", &[a, k]),
+                _ => c.pointwise("Abs", &[a]),
+            };
+            c.output(z);
+        }),
+        ("reshape-pointwise", |c| {
+            let shape: Vec<usize> = (0..3).map(|_| 1 + c.rng.below(4)).collect();
+            let x = c.input(DType::I64, &shape);
+            let y = c.op(crate::ops::pointwise::Pointwise::cast(DType::I64, DType::Bool), &[x]);
+            let to = vec![Dim::int((shape[0] * shape[1]) as i64), Dim::int(shape[2] as i64)];
+            let y = c.op(Reshape { shape: to }, &[y]);
+            let z = c.pointwise("Not", &[y]);
+            c.output(z);
+        }),
+        ("and-true-expand", |c| {
+            let shape: Vec<usize> = (0..2).map(|_| 1 + c.rng.below(3)).collect();
+            let x = c.input(DType::Bool, &[1, shape[1]]);
+            let k = c.filled(DType::Bool, &[2, shape[0], 1], 1.0);
+            let z = c.pointwise("And", &[x, k]);
+            c.output(z);
+        }),
+        ("pointwise-expand", |c| {
+            let shape: Vec<usize> = (0..2).map(|_| 1 + c.rng.below(3)).collect();
+            let x = c.input(DType::Bool, &[1, shape[1]]);
+            let y = c.op(Expand { shape: vec![Dim::int(2), Dim::int(shape[1] as i64)] }, &[x]);
+            let (a, b) = (c.filled(DType::F32, &[], 0.0), c.filled(DType::F32, &[], -3e38));
+            let z = c.pointwise("Where", &[y, a, b]);
             c.output(z);
         }),
         ("gather-slice", |c| {
