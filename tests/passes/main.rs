@@ -5,7 +5,7 @@ use kiln_compiler::eval::Evaluator;
 use kiln_compiler::import::import;
 use kiln_compiler::ir::Graph;
 use kiln_compiler::pipeline::optimize;
-use kiln_compiler::plan::{Plan, schedule};
+use kiln_compiler::plan::{Arena, Plan, schedule};
 use kiln_compiler::rewrite::Report;
 use kiln_compiler::{onnx, rewrite};
 use kiln_tests::transformers::{SEQ, Spelling, WIDTH, decoder, encoder, perceptron};
@@ -63,8 +63,27 @@ fn rewriting_keeps_what_networks_compute() {
 
 #[test]
 fn spellings_of_one_network_have_one_plan() {
-    let [a, b] = [Spelling::Whole, Spelling::Spelled].map(|s| outline(&plan(&perceptron(s))));
-    assert_eq!(a, b);
+    let builds: [fn(Spelling) -> Vec<u8>; 3] = [perceptron, |s| encoder(2, s), |s| decoder(2, s)];
+    for build in builds {
+        let [a, b] = [Spelling::Whole, Spelling::Spelled].map(|s| outline(&plan(&build(s))));
+        assert_eq!(a, b);
+    }
+}
+
+#[test]
+fn a_layer_of_a_transformer_is_seven_kernels() {
+    for spelling in [Spelling::Whole, Spelling::Spelled] {
+        for layers in [1, 12] {
+            // The embedding; and behind the layers of a decoder a normalization and the scores.
+            let (encoder, decoder) = (plan(&encoder(layers, spelling)), plan(&decoder(layers, spelling)));
+            assert_eq!(encoder.kernels().len(), 7 * layers + 1, "{:#?}", outline(&encoder));
+            assert_eq!(decoder.kernels().len(), 7 * layers + 4, "{:#?}", outline(&decoder));
+            for p in [encoder, decoder] {
+                let Arena::Fixed { bytes, bound, .. } = p.arena else { panic!("every extent is closed") };
+                assert!(bytes as f64 <= 1.02 * bound as f64, "an arena of {bytes} bytes for {bound}");
+            }
+        }
+    }
 }
 
 #[test]
