@@ -98,11 +98,22 @@ struct Made {
 }
 
 impl Scheduler {
-    fn block(&mut self, b: &Block) -> Vec<Step> {
+    /// The steps of an inner block. Its outputs become row-major values, as those around it take them to be.
+    fn block(&mut self, b: &mut Block) -> Vec<Step> {
         let mut steps = Vec::new();
         self.depth += 1;
         for c in fusion::cluster(&self.g, b) {
+            // Layouts are chosen for the model's own block; here only what the kernel cannot write otherwise is noted.
+            if let (Some(n), [v]) = (c.anchor, &c.outputs[..])
+                && matches!(self.g[n].op, Op::Conv(_))
+                && cpu::packs(&self.g, &self.g[n])
+            {
+                self.layouts.set(*v, Layout::ChannelsLast);
+            }
             self.cluster(&c, &mut steps);
+        }
+        for v in &mut b.outputs {
+            *v = self.wanted(*v, Layout::RowMajor, &mut steps);
         }
         self.depth -= 1;
         steps
@@ -403,7 +414,7 @@ impl Scheduler {
 
     fn branch(&mut self, node: &Node, steps: &mut Vec<Step>) {
         let Some(cond) = node.inputs[0] else { return };
-        let blocks = self.captured(node, steps);
+        let mut blocks = self.captured(node, steps);
         self.place_constant(cond);
         self.time += 1;
         self.touch(cond, self.time);
@@ -411,7 +422,7 @@ impl Scheduler {
         outs.iter().for_each(|v| self.define(*v));
         let mut branches = Vec::new();
         let mut results = Vec::new();
-        for b in &blocks {
+        for b in &mut blocks {
             branches.push(self.block(b));
             self.time += 1;
             let mut moved = Vec::new();
@@ -432,23 +443,23 @@ impl Scheduler {
 
     fn repeat(&mut self, node: &Node, l: &control::Loop, steps: &mut Vec<Step>) {
         let blocks = self.captured(node, steps);
-        let Some(body) = blocks.into_iter().next() else { return };
+        let Some(mut body) = blocks.into_iter().next() else { return };
         let initial: Vec<ValueId> = node.inputs[2..].iter().flatten().map(|v| self.wanted(*v, Layout::RowMajor, steps)).collect();
         node.inputs.iter().flatten().chain(&initial).for_each(|v| self.place_constant(*v));
         self.time += 1;
         let start = self.time;
         node.inputs.iter().flatten().chain(&initial).for_each(|v| self.touch(*v, start));
         body.inputs.iter().for_each(|v| self.define(*v));
-        let carried = &body.inputs[2..2 + l.carried];
+        let carried = body.inputs[2..2 + l.carried].to_vec();
         let mut enter = Vec::new();
-        for (from, to) in initial.iter().zip(carried) {
+        for (from, to) in initial.iter().zip(&carried) {
             enter.push(Transfer { from: *from, to: *to });
         }
         // Results that stack up are written while the loop runs.
         let (finals, stacked) = node.outputs.split_at(l.carried);
         stacked.iter().for_each(|v| self.define(*v));
         self.loops.push((start + 1, BTreeSet::new()));
-        let inner = self.block(&body);
+        let inner = self.block(&mut body);
         self.time += 1;
         let end = self.time;
         body.outputs.iter().for_each(|v| {
@@ -468,12 +479,12 @@ impl Scheduler {
                 }
             }
         }
-        let next: Vec<Transfer> = body.outputs[1..=l.carried].iter().zip(carried).map(|(f, t)| Transfer { from: *f, to: *t }).collect();
+        let next: Vec<Transfer> = body.outputs[1..=l.carried].iter().zip(&carried).map(|(f, t)| Transfer { from: *f, to: *t }).collect();
         // A carried value handed on to another place would be overwritten before it is read.
         let staged = next.iter().any(|t| next.iter().any(|o| o.to != t.to && self.places.get(&o.to) == self.places.get(&t.from)));
         let next = next.into_iter().filter(|t| self.places.get(&t.from) != self.places.get(&t.to)).collect();
         let mut defines = Vec::new();
-        for (v, p) in finals.iter().zip(carried) {
+        for (v, p) in finals.iter().zip(&carried) {
             let place = self.places[p];
             self.places.insert(*v, place);
             if let Place::Buffer(b) = place {
