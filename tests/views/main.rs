@@ -3,8 +3,8 @@
 
 use kiln::{Tensor, Value};
 use kiln_compiler::{eval::Evaluator, import, onnx};
-use kiln_kernels::dtype::DType::{F32, I64};
-use kiln_tests::models::{Dim, ModelBuilder, tensor};
+use kiln_kernels::dtype::DType::{Bool, F32, I64};
+use kiln_tests::models::{Dim, ModelBuilder, SCALAR, tensor};
 use kiln_tests::{command, samples};
 use prost::Message as _;
 use std::fs;
@@ -354,6 +354,76 @@ fn noise(seed: u64, dims: &[usize]) -> Value {
     Tensor::new(dims, &samples::noise(seed, dims.iter().product())).into()
 }
 
+/// Attention whose mask is the transpose of another value: its columns are not neighbours.
+fn transposed_mask() -> ModelBuilder {
+    ModelBuilder::new()
+        .opset(18)
+        .input("x", F32, [1, 2, 5, 8])
+        .input("m", F32, [5, 5])
+        .node("Tanh", &["m"], &["t"])
+        .node("Transpose", &["t"], &["mask"])
+        .node("Transpose", &["x"], &["k"])
+        .attr("perm", vec![0i64, 1, 3, 2])
+        .node("MatMul", &["x", "k"], &["s"])
+        .node("Add", &["s", "mask"], &["masked"])
+        .node("Softmax", &["masked"], &["p"])
+        .node("MatMul", &["p", "x"], &["y"])
+        .output("y")
+        .output("t")
+}
+
+/// A convolution that reads an input by rows and adds it, pixel by pixel, to its result.
+fn own_residual() -> ModelBuilder {
+    ModelBuilder::new()
+        .opset(18)
+        .input("x", F32, [1, 6, 5, 4])
+        .initializer("w", weight(4, &[6, 6, 3, 3]))
+        .node("Conv", &["x", "w"], &["c"])
+        .attr("pads", vec![1i64; 4])
+        .node("Add", &["c", "x"], &["y"])
+        .output("y")
+}
+
+/// Blocks whose convolutions read what a convolution around them made, hand out what they made, and carry it on.
+fn inner_convolutions() -> ModelBuilder {
+    let graph = |name: &str| ModelBuilder::new().graph_name(name);
+    let yes = graph("yes").node("Conv", &["c", "w"], &["a"]).attr("pads", vec![1i64; 4]).output("a");
+    let no = graph("no").node("Conv", &["c", "w"], &["b0"]).attr("pads", vec![1i64; 4]).node("Add", &["b0", "c"], &["b"]).output("b");
+    let body = graph("body")
+        .input("i", I64, SCALAR)
+        .input("go", Bool, SCALAR)
+        .input("acc", F32, ["1", "6", "5", "4"])
+        .node("Conv", &["acc", "w"], &["d"])
+        .attr("pads", vec![1i64; 4])
+        .node("Tanh", &["d"], &["next"])
+        .node("MaxPool", &["d"], &["small"])
+        .attr("kernel_shape", vec![2i64, 2])
+        .node("Identity", &["go"], &["on"])
+        .output("on")
+        .output("next")
+        .output("small");
+    ModelBuilder::new()
+        .opset(18)
+        .input("x", F32, [1, 6, 5, 4])
+        .input("flag", Bool, SCALAR)
+        .initializer("w", weight(4, &[6, 6, 3, 3]))
+        .initializer("trips", Tensor::scalar(3i64))
+        .node("Conv", &["x", "w"], &["c"])
+        .attr("pads", vec![1i64; 4])
+        .node("If", &["flag"], &["branch"])
+        .attr("then_branch", yes)
+        .attr("else_branch", no)
+        .node("Loop", &["trips", "", "c"], &["last", "all"])
+        .attr("body", body)
+        .output("branch")
+        .output("last")
+        .output("all")
+}
+
+fn inner_inputs(flag: bool) -> Vec<Value> {
+    vec![noise(9, &[1, 6, 5, 4]), Tensor::with_dtype(Bool, &[], &[flag as u8]).into()]
+}
+
 /// Graphs that chance would seldom draw.
 fn chosen() -> Vec<(&'static str, ModelBuilder, Vec<Vec<Value>>)> {
     let ints = |x: &[i64]| Tensor::new(&[x.len()], x);
@@ -391,6 +461,9 @@ fn chosen() -> Vec<(&'static str, ModelBuilder, Vec<Vec<Value>>)> {
         .attr("axis", 1)
         .output("y");
     vec![
+        ("a mask read by columns", transposed_mask(), vec![vec![noise(7, &[1, 2, 5, 8]), noise(8, &[5, 5])]]),
+        ("a residual of its own operand", own_residual(), vec![vec![noise(9, &[1, 6, 5, 4])]]),
+        ("convolutions in a branch and a loop", inner_convolutions(), vec![inner_inputs(true), inner_inputs(false)]),
         (
             "a part in two concats",
             both(image(ModelBuilder::new()))

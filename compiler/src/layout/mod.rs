@@ -68,6 +68,19 @@ impl Layouts {
             layout => self.orders.insert(v, layout),
         };
     }
+    /// Has a value lie side by side in memory of its own; gives what was known of it, for [`Self::restore`].
+    pub fn suppose(&mut self, v: ValueId, layout: Layout) -> (Layout, Option<Access>) {
+        let before = (self.of(v), self.accesses.remove(&v));
+        self.set(v, layout);
+        before
+    }
+    /// Takes [`Self::suppose`] back.
+    pub fn restore(&mut self, v: ValueId, (layout, access): (Layout, Option<Access>)) {
+        self.set(v, layout);
+        if let Some(a) = access {
+            self.accesses.insert(v, a);
+        }
+    }
     /// The values that are not row-major.
     pub fn reordered(&self) -> impl Iterator<Item = ValueId> {
         self.orders.keys().copied()

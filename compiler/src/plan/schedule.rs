@@ -239,12 +239,7 @@ impl Scheduler {
             Op::Reshape(_) | Op::BitCast(_) if self.fixed(&node) => return,
             _ => {}
         }
-        let Selected { mut kernel, wants, .. } = cpu::select(&self.g, c, &self.layouts);
-        let mut replaced: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-        for (v, layout) in wants {
-            let w = self.wanted(v, layout, steps);
-            replaced.insert(v, w);
-        }
+        let (mut kernel, replaced) = self.select(c, steps);
         let of = |v: ValueId| replaced.get(&v).copied().unwrap_or(v);
         kernel.map_values(&of);
         let by_position = kernel.by_position();
@@ -292,6 +287,29 @@ impl Scheduler {
             return self.checks.extend(requires);
         }
         self.push(steps, kernel, inputs, c.outputs.clone(), Made { origins, defines, requires });
+    }
+
+    /// The kernel of a cluster, and the copies that it reads instead of values.
+    fn select(&mut self, c: &Cluster, steps: &mut Vec<Step>) -> (Kernel, BTreeMap<ValueId, ValueId>) {
+        let Selected { kernel, wants, .. } = cpu::select(&self.g, c, &self.layouts);
+        // Where anchor and tail disagree about a value, the anchor gives way: tails come last.
+        let wants: BTreeMap<ValueId, Layout> = wants.into_iter().collect();
+        let mut replaced = BTreeMap::new();
+        for (&v, &layout) in &wants {
+            let w = self.wanted(v, layout, steps);
+            if w != v {
+                replaced.insert(v, w);
+            }
+        }
+        if replaced.is_empty() {
+            return (kernel, replaced);
+        }
+        // A copy may also be read where the value itself would have done: all steps are those of the copy.
+        let before: Vec<_> = replaced.keys().map(|v| (*v, self.layouts.suppose(*v, wants[v]))).collect();
+        let Selected { kernel, wants, .. } = cpu::select(&self.g, c, &self.layouts);
+        debug_assert!(wants.iter().all(|(v, layout)| self.layouts.is_dense(&self.g, *v, *layout)), "{} wants a value twice", kernel.name());
+        before.into_iter().for_each(|(v, known)| self.layouts.restore(v, known));
+        (kernel, replaced)
     }
 
     /// Adds a kernel step. Steps of the model's own block also check what the views before them take for granted.

@@ -34,17 +34,17 @@ pub(super) fn select(g: &Graph, node: &Node, op: &Attend, result: ValueId, layou
         None => None,
     };
     let mut wants = Vec::new();
-    // Rows of all but the mask are read as vectors, so their elements must be neighbours.
-    let mut operand = |x: ValueId, rows: bool| {
+    // Rows are read as vectors, so their elements must be neighbours; a mask may also repeat one element along the row.
+    let mut operand = |x: ValueId, repeats: bool| {
         let mut memory = layouts.strides(g, x);
-        let near = !rows || memory.last().is_none_or(|s| s.is(1)) || last(x, 0).is_some_and(|d| d.is(1));
+        let near = memory.last().is_none_or(|s| s.is(1) || repeats && s.is(0)) || last(x, 0).is_some_and(|d| d.is(1));
         if !(near && is_forward(g, &memory)) {
             wants.push((x, Layout::RowMajor));
             memory = layout::strides(g.shape(x), Layout::RowMajor);
         }
         Operand { value: x, strides: steps(g.shape(x), &memory, shape, group.as_ref()) }
     };
-    let (q, k, v, mask) = (operand(q, true), operand(k, true), operand(v, true), input(3).map(|m| operand(m, false)));
+    let (q, k, v, mask) = (operand(q, false), operand(k, false), operand(v, false), input(3).map(|m| operand(m, true)));
     let to = layouts.strides(g, result);
     let places = is_forward(g, &to) && (to.last().is_none_or(|s| s.is(1)) || width.is(1));
     let out = steps(g.shape(result), &to, shape, group.as_ref());
