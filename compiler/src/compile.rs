@@ -8,7 +8,7 @@ use crate::onnx::{self, Limits};
 use crate::pipeline;
 use crate::plan::{self, Arena, Plan};
 use crate::rewrite::{Event, Explored, Miss};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -72,7 +72,7 @@ pub struct Report {
     /// Applications of rules, in order.
     pub history: Vec<Event>,
     /// Rules that all but matched, and why they did not apply.
-    pub misses: Vec<Miss>,
+    pub misses: BTreeSet<Miss>,
     /// Kinds of regions that equality saturation explored.
     pub explored: Vec<Explored>,
     /// Time by stage.

@@ -73,8 +73,12 @@ fn neighbours(g: &Graph, clusters: &[Cluster], origin: usize) -> BTreeSet<String
     for c in clusters.iter().filter(|c| c.nodes.iter().any(|n| g[*n].origins.contains(&origin))) {
         let Some(v) = c.outputs.first() else { continue };
         for r in readers.get(v).into_iter().flatten().filter(|r| matches!(g[**r].op, Op::Pointwise(_))) {
+            let Some(into) = clusters.iter().find(|c| c.nodes.contains(r)) else { continue };
             let name = g[*r].origins.first().map_or(String::new(), |o| shown(&g.origins[*o].name));
-            out.insert(format!("\"{name}\" reads it in another kernel: {}", fusion::apart(g, c, *r, readers.get(v).map_or(0, Vec::len))));
+            out.insert(format!(
+                "\"{name}\" reads it in another kernel: {}",
+                fusion::apart(g, c, into, *r, readers.get(v).map_or(0, Vec::len))
+            ));
         }
     }
     out

@@ -65,8 +65,8 @@ pub fn cluster(g: &Graph, block: &Block) -> Vec<Cluster> {
     out.into_iter().map(|(_, c)| c).collect()
 }
 
-/// Why a pointwise reader of a cluster's result is not part of the cluster.
-pub fn apart(g: &Graph, c: &Cluster, reader: NodeId, readers: usize) -> &'static str {
+/// Why a pointwise reader of a cluster's result is not part of the cluster, but of `into`.
+pub fn apart(g: &Graph, c: &Cluster, into: &Cluster, reader: NodeId, readers: usize) -> &'static str {
     let Some(result) = c.outputs.first() else { return "the kernel has no result" };
     let anchored = c.anchor.map(|n| &g[n]);
     let tail = |n: &crate::ir::Node| matches!(n.op, Op::Conv(_) | Op::MatMul(_)) && crate::target::cpu::packs(g, n);
@@ -74,6 +74,7 @@ pub fn apart(g: &Graph, c: &Cluster, reader: NodeId, readers: usize) -> &'static
         Some(n) if !tail(n) => "that kind of kernel takes no pointwise operators behind it",
         _ if readers > 1 || g.body.outputs.contains(result) => "others need the value too, so that it is stored anyway",
         _ if g[reader].outputs.first().is_some_and(|v| g.shape(*v) != g.shape(*result)) => "its result has another shape",
+        _ if into.anchor.is_some() => "it is part of the kernel of another of its operands",
         Some(_) if g.dtype(g[reader].outputs[0]) != DType::F32 => "its result is not f32",
         Some(_) => "its other operands cannot be read along the rows and columns of the kernel",
         None => "the kernel has as many operators or operands as it may",

@@ -14,7 +14,7 @@ pub use prune::prune;
 pub use rewriter::{Rewriter, head};
 
 use crate::ir::{Graph, NodeId, ValueId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a rule may change about the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub struct Report {
     /// Applications in order, as far as they are kept.
     pub history: Vec<Event>,
     /// Rules that all but matched at what is left.
-    pub misses: Vec<Miss>,
+    pub misses: BTreeSet<Miss>,
 }
 
 /// An application of a rule.
@@ -95,8 +95,6 @@ impl Report {
         self.explored.extend(other.explored);
         let room = MOST_EVENTS.saturating_sub(self.history.len());
         self.history.extend(other.history.into_iter().take(room));
-        // What a later pass was refused is what stands.
-        self.misses.retain(|m| !other.misses.contains(m));
         self.misses.extend(other.misses);
     }
     /// Counts `n` applications.

@@ -334,7 +334,7 @@ impl<'g> Rewriter<'g> {
         Some(touched.into_iter().collect())
     }
     /// The refusals at nodes that still live.
-    pub(super) fn misses(&self) -> Vec<Miss> {
+    pub(super) fn misses(&self) -> BTreeSet<Miss> {
         let refused = self.refused.borrow();
         let alive = refused.iter().filter(|((n, _), _)| self.dead.get(n.0 as usize) == Some(&false));
         alive.map(|((n, rule), why)| Miss { rule, why, origins: self.graph[*n].origins.clone() }).collect()

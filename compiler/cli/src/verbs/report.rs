@@ -197,9 +197,9 @@ fn copies(out: &mut String, o: &Output, steps: &[&KernelStep]) {
         let result = s.outputs.first().copied();
         let readers: Vec<String> = (steps.iter().enumerate())
             .filter(|(_, r)| result.is_some() && r.inputs.contains(&result))
-            .map(|(i, r)| format!("k{i} ({}), which reads rows", r.kernel.name()))
+            .map(|(i, r)| format!("k{i} ({}), which cannot step through the memory it lies in", r.kernel.name()))
             .collect();
-        let why = if readers.is_empty() { "an output of the model, which callers read by rows".to_string() } else { readers.join(", ") };
+        let why = if readers.is_empty() { "an output of the model, which callers read row by row".to_string() } else { readers.join(", ") };
         let ty = result.map_or(String::new(), |v| o.plan.graph.ty(v).to_string());
         let _ = writeln!(out, "<tr><td>k{k}<td><code>{}</code><td>{}", html(&ty), html(&why));
     }

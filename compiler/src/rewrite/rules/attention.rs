@@ -5,6 +5,7 @@
 //! probability is 0, as long as the other scores of its row lie 104 above it. Where a row is wholly masked by one finite number, the
 //! original gives the mean of all values, and so does a mask that absorbs the scores; a triangle always leaves a row one key.
 
+use super::orders;
 use crate::eval;
 use crate::ir::{Dim, NodeId, ValueId};
 use crate::ops::attend::Attend;
@@ -31,12 +32,6 @@ const MASKED: f64 = -1e4;
 const DEPTH: usize = 16;
 /// A mask that absorbs any score, and that a sum with the least float does not overflow.
 const ABSORBING: f64 = -1e30;
-
-/// Both orders of two operands.
-fn orders(rw: &Rewriter<'_>, n: NodeId) -> Option<[(ValueId, ValueId); 2]> {
-    let (a, b) = (rw.input(n, 0)?, rw.input(n, 1)?);
-    Some([(a, b), (b, a)])
-}
 
 /// A constant of one number.
 fn number(rw: &mut Rewriter<'_>, x: f64, like: ValueId) -> ValueId {

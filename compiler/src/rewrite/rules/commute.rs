@@ -1,5 +1,6 @@
 //! Operators that change places: moves with arithmetic, products with each other. Which side is cheaper depends on what stands around.
 
+use super::{each, scalar};
 use crate::ir::{Dim, NodeId, ValueId};
 use crate::ops::matmul::MatMul;
 use crate::ops::movement::{Concat, Slice, Transpose};
@@ -31,21 +32,9 @@ fn one(rw: &Rewriter<'_>, v: ValueId) -> bool {
     rw.shape(v).iter().all(|d| d.is(1))
 }
 
-/// The operands of a pointwise node with `f` applied to all but those of one element; `None` when `f` fails or there is none.
-fn each(rw: &mut Rewriter<'_>, n: NodeId, f: &mut dyn FnMut(&mut Rewriter<'_>, ValueId) -> Option<ValueId>) -> Option<Vec<ValueId>> {
-    let mut any = false;
-    let mut out = Vec::new();
-    for v in rw.node(n).inputs.clone() {
-        let v = v?;
-        out.push(match rw.shape(v).is_empty() || (rw.weight(v) && one(rw, v)) {
-            true => v,
-            false => {
-                any = true;
-                f(rw, v)?
-            }
-        });
-    }
-    any.then_some(out)
+/// Whether an operand is the same wherever it is read, whatever becomes of the shape.
+fn alone(rw: &Rewriter<'_>, v: ValueId) -> bool {
+    scalar(rw, v) || (rw.weight(v) && one(rw, v))
 }
 
 fn single(rw: &Rewriter<'_>, n: NodeId) -> Option<ValueId> {
@@ -58,7 +47,7 @@ fn single(rw: &Rewriter<'_>, n: NodeId) -> Option<ValueId> {
 fn pointwise_transpose(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let out = rw.shape(single(rw, n)?).to_vec();
     let mut perm: Option<Vec<usize>> = None;
-    let inputs = each(rw, n, &mut |rw, v| {
+    let inputs = each(rw, n, alone, &mut |rw, v| {
         let t = rw.made_by(v, "Transpose")?;
         let Op::Transpose(own) = &rw.node(t).op else { return None };
         let same = perm.get_or_insert_with(|| own.perm.clone()) == &own.perm && *rw.shape(v) == out;
@@ -73,7 +62,7 @@ fn transpose_pointwise(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let y = rw.input(n, 0)?;
     let f = rw.producer(y).filter(|f| matches!(rw.node(*f).op, Op::Pointwise(_)))?;
     let (move_, op, shape) = (rw.node(n).op.clone(), rw.node(f).op.clone(), rw.shape(single(rw, f)?).to_vec());
-    let inputs = each(rw, f, &mut |rw, v| {
+    let inputs = each(rw, f, alone, &mut |rw, v| {
         if *rw.shape(v) != shape {
             return None;
         }
@@ -86,7 +75,7 @@ fn slice_pointwise(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let y = rw.input(n, 0)?;
     let f = rw.producer(y).filter(|f| matches!(rw.node(*f).op, Op::Pointwise(_)))?;
     let (cut, op, shape) = (rw.node(n).op.clone(), rw.node(f).op.clone(), rw.shape(single(rw, f)?).to_vec());
-    let inputs = each(rw, f, &mut |rw, v| {
+    let inputs = each(rw, f, alone, &mut |rw, v| {
         if *rw.shape(v) != shape {
             return None;
         }

@@ -1,5 +1,6 @@
 //! Moves that cancel, merge, or move nothing.
 
+use super::{each, scalar};
 use crate::ir::{Dim, NodeId, ValueId, product};
 use crate::ops::Op;
 use crate::ops::movement::{Concat, Expand, Slice, Transpose};
@@ -100,17 +101,6 @@ fn expand_none(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     same(rw, n)
 }
 
-/// The operands of a pointwise node with `f` applied to those that are more than one element.
-fn each(rw: &mut Rewriter<'_>, n: NodeId, f: &mut dyn FnMut(&mut Rewriter<'_>, ValueId) -> Option<ValueId>) -> Option<Vec<ValueId>> {
-    let mut out = Vec::new();
-    for v in rw.node(n).inputs.clone() {
-        let v = v?;
-        // One element of no more axes than the result has changes no shape.
-        out.push(if rw.shape(v).is_empty() { v } else { f(rw, v)? });
-    }
-    Some(out)
-}
-
 fn pointwise_reshape(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let out = rw.shape(*rw.node(n).outputs.first()?).to_vec();
     // Kernels that take more are those of floats; arithmetic on shapes has forms of its own.
@@ -125,7 +115,7 @@ fn pointwise_reshape(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
         (joins && rw.shape(x).len() < out.len()).then_some(x)
     })?;
     let shape = rw.shape(from).to_vec();
-    let inputs = each(rw, n, &mut |rw, v| {
+    let inputs = each(rw, n, scalar, &mut |rw, v| {
         if *rw.shape(v) != out {
             return None;
         }
@@ -153,7 +143,7 @@ fn reshape_pointwise(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     if rw.producer(x).is_some() || rw.shape(x) != rw.shape(y) || !rw.used_once(out) {
         return None;
     }
-    let inputs = each(rw, f, &mut |rw, v| rw.add(Reshape { shape: shape.clone() }, &[v]))?;
+    let inputs = each(rw, f, scalar, &mut |rw, v| rw.add(Reshape { shape: shape.clone() }, &[v]))?;
     Some(vec![rw.add(op, &inputs)?])
 }
 
@@ -178,7 +168,7 @@ fn pointwise_expand(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     if *rw.shape(*y) != shape {
         return None;
     }
-    let inputs = each(rw, n, &mut |_, _| Some(x))?;
+    let inputs = each(rw, n, scalar, &mut |_, _| Some(x))?;
     let op = rw.node(n).op.clone();
     let z = rw.add(op, &inputs)?;
     Some(vec![rw.add(Expand { shape }, &[z])?])

@@ -10,7 +10,8 @@ pub mod matmul;
 pub mod parallel;
 pub mod recognise;
 
-use super::Rule;
+use super::{Rewriter, Rule};
+use crate::ir::{NodeId, ValueId};
 use kiln_kernels::dtype::DType;
 use kiln_kernels::value::Tensor;
 
@@ -49,4 +50,37 @@ fn along(t: &Tensor, rank: usize, axis: usize, n: usize) -> Option<Vec<f64>> {
     let fits = t.dims.iter().enumerate().all(|(i, d)| *d == 1 || (i + skip == axis && *d == n));
     let x = if fits { t.to_f64s()? } else { return None };
     Some(if x.len() == 1 { vec![x[0]; n] } else { x }).filter(|x| x.len() == n)
+}
+
+/// Both orders of a node's two operands.
+fn orders(rw: &Rewriter<'_>, n: NodeId) -> Option<[(ValueId, ValueId); 2]> {
+    let (a, b) = (rw.input(n, 0)?, rw.input(n, 1)?);
+    Some([(a, b), (b, a)])
+}
+
+/// The operands of a pointwise node with `f` applied to those that are not left `alone`; `None` when `f` fails or all are.
+fn each(
+    rw: &mut Rewriter<'_>,
+    n: NodeId,
+    alone: fn(&Rewriter<'_>, ValueId) -> bool,
+    f: &mut dyn FnMut(&mut Rewriter<'_>, ValueId) -> Option<ValueId>,
+) -> Option<Vec<ValueId>> {
+    let mut any = false;
+    let mut out = Vec::new();
+    for v in rw.node(n).inputs.clone() {
+        let v = v?;
+        out.push(match alone(rw, v) {
+            true => v,
+            false => {
+                any = true;
+                f(rw, v)?
+            }
+        });
+    }
+    any.then_some(out)
+}
+
+/// Whether a value has no axes, so that no shape depends on it.
+fn scalar(rw: &Rewriter<'_>, v: ValueId) -> bool {
+    rw.shape(v).is_empty()
 }

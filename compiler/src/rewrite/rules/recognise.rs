@@ -3,6 +3,7 @@
 //! Each knows one step and leaves the next to another rule (a normalization first, its scale and bias afterwards), so that every order in
 //! which an exporter may write them is covered without a rule for each.
 
+use super::orders;
 use crate::eval;
 use crate::ir::{NodeId, ValueId, product};
 use crate::ops::gather::Lookup;
@@ -29,12 +30,6 @@ pub const RULES: &[Rule] = &[
 
 fn is_float(rw: &Rewriter<'_>, v: ValueId) -> bool {
     matches!(rw.dtype(v), DType::F32 | DType::F64)
-}
-
-/// Both orders of two operands.
-fn orders(rw: &Rewriter<'_>, n: NodeId) -> Option<[(ValueId, ValueId); 2]> {
-    let (a, b) = (rw.input(n, 0)?, rw.input(n, 1)?);
-    Some([(a, b), (b, a)])
 }
 
 /// `x` of a node of that name over it.

@@ -1,7 +1,7 @@
 //! What an operator costs on a CPU: a roofline of operations and bytes, with a fixed price for each kernel.
 //!
-//! Numbers are picoseconds on one core with AVX-512, fitted to measured kernels; only their proportions matter. Symbolic extents count
-//! as their upper bound or 64.
+//! Numbers are picoseconds on one core with AVX-512, set by hand after rates that `kiln bench` and its counters showed; only their
+//! proportions matter. Symbolic extents count as their upper bound or 64.
 
 use crate::ir::{Dim, Fact, Range, Symbol};
 use crate::ops::Op;
@@ -61,7 +61,7 @@ pub fn cost(symbols: &[Symbol], p: &Priced<'_>) -> Price {
     // Behind another kernel, the result of that kernel is still in registers: what else is read remains.
     let joined = match p.op {
         Op::Pointwise(e) => {
-            let largest = p.inputs.iter().flatten().map(|f| bytes(f)).fold(0.0, f64::max);
+            let largest = p.inputs.iter().zip(&p.weights).filter_map(|(f, w)| f.filter(|_| !w)).map(bytes).fold(0.0, f64::max);
             read - largest * BYTE + out * SCALAR * e.expr.code.len() as f64
         }
         _ => total,
