@@ -4,7 +4,7 @@ use kiln::{Tensor, Value};
 use kiln_compiler::eval::Evaluator;
 use kiln_compiler::import::import;
 use kiln_compiler::ir::Graph;
-use kiln_compiler::pipeline::optimize;
+use kiln_compiler::pipeline::{Ablation, optimize};
 use kiln_compiler::plan::{Arena, Plan, schedule};
 use kiln_compiler::rewrite::Report;
 use kiln_compiler::{onnx, rewrite};
@@ -17,12 +17,12 @@ fn graph(model: &[u8]) -> Graph {
 
 fn optimized(model: &[u8]) -> (Graph, Report) {
     let mut g = graph(model);
-    let report = optimize(&mut g, &mut |_, _| {}).unwrap();
+    let report = optimize(&mut g, Ablation::Nothing, &mut |_, _| {}).unwrap();
     (g, report)
 }
 
 fn plan(model: &[u8]) -> Plan {
-    schedule(optimized(model).0)
+    schedule(optimized(model).0, Ablation::Nothing)
 }
 
 /// The kernels of a plan with the types they read and write, in order.

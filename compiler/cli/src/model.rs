@@ -8,6 +8,7 @@ use crate::failure::{At, Failure, Result};
 use crate::package::{self, toml};
 use kiln_compiler::import::Dims;
 use kiln_compiler::onnx::{self, Limits, ValueInfo};
+use kiln_compiler::pipeline::Ablation;
 use kiln_compiler::{Options, Output, compile};
 use kiln_kernels::value::Value;
 use serde_json::{Value as Json, json};
@@ -35,6 +36,8 @@ pub(crate) struct Ready {
     pub(crate) values: Vec<Option<Value>>,
     /// The choices made.
     pub(crate) dims: Dims,
+    /// What of the optimizer is left out.
+    pub(crate) without: Ablation,
     /// Files beside the model.
     pub(crate) data_files: Vec<PathBuf>,
 }
@@ -67,7 +70,7 @@ pub(crate) fn ready(args: &ModelArgs, inputs: &InputArgs) -> Result<Ready> {
         let text = format!("input {i} \"{}\" has no value: in_{i}.npy, in_{i}.pb or --input gives one", ports[i].name);
         return Err(Failure::Fault(text));
     }
-    Ok(Ready { outputs: model.graph.outputs, values, dims, data_files: model.data_files })
+    Ok(Ready { outputs: model.graph.outputs, values, dims, without: Ablation::Nothing, data_files: model.data_files })
 }
 
 /// A program around a compiled model.
@@ -89,7 +92,7 @@ impl Built {
 
 /// Compiles and builds, unless the cache has the program.
 pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
-    let key = cache::key(&args.model, &ready.data_files, &ready.dims)?;
+    let key = cache::key(&args.model, ready)?;
     let dir = cache::root()?.join("models").join(&key);
     let _lock = cache::lock(&key)?;
     let (binary, report) = (dir.join("model"), dir.join("report.json"));
@@ -99,7 +102,8 @@ pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
     {
         return Ok(Built { binary, report });
     }
-    let output = compile_guarded(&args.options(ready.dims.clone()))?;
+    let options = Options { without: ready.without, ..args.options(ready.dims.clone()) };
+    let output = compile_guarded(&options)?;
     let built = build_program(&output, &key, &dir)?;
     data::replace(&report, built.report.to_string().as_bytes())?;
     Ok(built)

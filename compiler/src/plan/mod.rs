@@ -44,7 +44,7 @@ pub struct Buffer {
 pub enum Step {
     /// A kernel.
     Kernel(KernelStep),
-    /// Slots given extents, symbols defined, before a kernel writes to them.
+    /// One of two lists of steps, by a condition.
     If {
         /// The condition.
         cond: ValueId,

@@ -28,6 +28,11 @@ pub fn exploring() -> Vec<&'static Rule> {
     [parallel::RULES, commute::RULES].into_iter().flatten().collect()
 }
 
+/// The exploring rules that merge siblings, which compilers of ordered passes apply wherever they match.
+pub fn merging() -> Vec<&'static Rule> {
+    parallel::RULES.iter().collect()
+}
+
 /// Constants that several nodes share are folded into copies only up to this many elements.
 const SHARED: usize = 1 << 14;
 
