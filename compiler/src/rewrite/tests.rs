@@ -193,8 +193,8 @@ pub(super) fn run(g: &Graph, inputs: &[Value]) -> Vec<Value> {
 }
 
 fn examples() -> Vec<Example> {
-    use rules::{algebra, attention, constants, conv, layout, matmul, recognise};
-    let tables: [&[Example]; 7] = [
+    use rules::{algebra, attention, causal, constants, conv, layout, matmul, recognise};
+    let tables: [&[Example]; 8] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -202,6 +202,7 @@ fn examples() -> Vec<Example> {
         matmul::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
         attention::tests::EXAMPLES,
+        causal::tests::EXAMPLES,
     ];
     tables.concat()
 }

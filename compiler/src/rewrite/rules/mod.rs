@@ -2,6 +2,7 @@
 
 pub mod algebra;
 pub mod attention;
+pub mod causal;
 pub mod commute;
 pub mod constants;
 pub mod conv;
@@ -17,7 +18,7 @@ use kiln_kernels::value::Tensor;
 
 /// Every canonical rule, in the order in which they are tried at a node.
 pub fn all() -> Vec<&'static Rule> {
-    [constants::RULES, algebra::RULES, layout::RULES, conv::RULES, matmul::RULES, recognise::RULES, attention::RULES]
+    [constants::RULES, algebra::RULES, layout::RULES, conv::RULES, matmul::RULES, recognise::RULES, attention::RULES, causal::RULES]
         .into_iter()
         .flatten()
         .collect()
