@@ -4,6 +4,7 @@ use kiln::{Tensor, Value};
 use kiln_compiler::eval::Evaluator;
 use kiln_compiler::import::import;
 use kiln_compiler::ir::Graph;
+use kiln_compiler::kernel::Kernel;
 use kiln_compiler::pipeline::{Ablation, optimize};
 use kiln_compiler::plan::{Arena, Plan, schedule};
 use kiln_compiler::rewrite::Report;
@@ -94,4 +95,18 @@ fn equal_layers_are_explored_once() {
     let count = |e: &[rewrite::Explored]| e.iter().map(|e| e.count).sum::<usize>();
     assert!(count(&many) > count(&few), "deeper networks have more regions");
     assert_eq!((few.len(), terms(&few)), (many.len(), terms(&many)), "but none that differ from those before");
+}
+
+#[test]
+fn a_causal_mask_is_no_tensor_however_it_is_spelled() {
+    for (name, model) in kiln_tests::causal::spellings() {
+        let plan = plan(&model.build());
+        let reaches: Vec<Option<i64>> = (plan.kernels().iter())
+            .filter_map(|s| match &s.kernel {
+                Kernel::Attend { reach, mask: None, .. } => Some(reach.as_int()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!((plan.kernels().len(), reaches), (1, vec![Some(0)]), "{name}: {:#?}", outline(&plan));
+    }
 }
