@@ -9,6 +9,7 @@ use crate::package::{self, toml};
 use kiln_compiler::import::Dims;
 use kiln_compiler::onnx::{self, Limits, ValueInfo};
 use kiln_compiler::pipeline::Ablation;
+use kiln_compiler::rewrite::Explored;
 use kiln_compiler::{Options, Output, compile};
 use kiln_kernels::value::Value;
 use serde_json::{Value as Json, json};
@@ -189,7 +190,8 @@ pub(crate) fn report(o: &Output, source: &str, emit: f64) -> Json {
             "kinds": r.explored.len(),
             "terms": r.explored.iter().map(|e| e.terms).sum::<usize>(),
             "saturated": r.explored.iter().filter(|e| e.saturated).count(),
-            "exact": r.explored.iter().filter(|e| e.exact).count(),
+            "exact": r.explored.iter().filter(|e| e.bound == e.cost.1).count(),
+            "cost_over_bound": over_bound(&r.explored),
             "improved": r.explored.iter().filter(|e| e.cost.1 < e.cost.0).count(),
         },
         "seconds": { "read": s.read, "rewrite": s.rewrite, "plan": s.plan, "emit": emit, "total": s.read + s.rewrite + s.plan + emit },
@@ -197,6 +199,13 @@ pub(crate) fn report(o: &Output, source: &str, emit: f64) -> Json {
         "inputs": o.plan.graph.inputs.iter().map(|p| p.name.clone()).collect::<Vec<_>>(),
         "outputs": o.plan.graph.outputs.iter().map(|p| p.name.clone()).collect::<Vec<_>>(),
     })
+}
+
+/// What extraction chose, over the least that any choice could cost; 1 where nothing was explored.
+fn over_bound(explored: &[Explored]) -> f64 {
+    let sum = |of: fn(&Explored) -> u64| explored.iter().map(|e| of(e) as f64 * e.count as f64).sum::<f64>();
+    let bound = sum(|e| e.bound);
+    if bound > 0.0 { sum(|e| e.cost.1) / bound } else { 1.0 }
 }
 
 fn peak_rss() -> u64 {

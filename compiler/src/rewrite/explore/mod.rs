@@ -80,8 +80,8 @@ pub struct Explored {
     pub saturated: bool,
     /// The cost before and after, in picoseconds.
     pub cost: (u64, u64),
-    /// Whether the choice was proved to be the cheapest.
-    pub exact: bool,
+    /// What no choice of the terms that were found costs less than, in picoseconds.
+    pub bound: u64,
 }
 
 /// A region as it is to be, over the leaves of the one it stands for.
@@ -216,7 +216,7 @@ impl Explorer<'_> {
             return Ok((found, None));
         }
         let before = extract::extract(&s.eg, &s.outputs, &|c, t| s.cost(self.cost, c, t)).map_or(u64::MAX, |e| e.cost);
-        found.cost = (before, before);
+        (found.cost, found.bound) = ((before, before), before);
         while found.rounds < self.budget.rounds && !found.saturated && s.eg.total_size() < self.budget.terms {
             found.rounds += 1;
             found.saturated = !s.round(&|op| self.rules_of(op).collect(), self.budget.terms);
@@ -229,7 +229,7 @@ impl Explorer<'_> {
         let cost = |c: Id, t: &Term| s.cost(self.cost, c, t);
         let roots: Vec<Id> = s.outputs.clone();
         let Some(best) = extract::extract(&s.eg, &roots, &cost) else { return Ok((found, None)) };
-        found.exact = best.exact;
+        found.bound = best.bound;
         if best.cost >= before {
             return Ok((found, None));
         }
