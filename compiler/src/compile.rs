@@ -6,7 +6,7 @@ use crate::import::{self, Dims};
 use crate::ir::{Graph, print};
 use crate::onnx::{self, Limits};
 use crate::pipeline::{self, Ablation};
-use crate::plan::{self, Arena, Plan};
+use crate::plan::{self, Arena, Notes, Plan};
 use crate::rewrite::{Event, Explored, Miss};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -114,7 +114,8 @@ pub fn compile(options: &Options) -> Result<Output> {
     report.rules_applied = applied.rules.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
     report.seconds.rewrite = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let plan = plan::schedule(graph, options.without);
+    let mut plan = plan::schedule(graph, options.without);
+    plan.notes = notes(&report);
     report.seconds.plan = start.elapsed().as_secs_f64();
     report.weights_bytes = plan.weights.bytes;
     for k in plan.kernels() {
@@ -132,6 +133,21 @@ fn check(pass: &str, g: &Graph) -> Result<()> {
         crate::ir::verify(g).map_err(|e| Diagnostic::new(format!("after {pass}: {e}; this is a bug in the compiler")))?;
     }
     Ok(())
+}
+
+fn notes(report: &Report) -> Notes {
+    let mut notes = Notes::default();
+    for e in &report.history {
+        e.origins.iter().for_each(|o| {
+            notes.rules.entry(*o).or_default().insert(e.rule);
+        });
+    }
+    for m in &report.misses {
+        m.origins.iter().for_each(|o| {
+            notes.misses.entry(*o).or_default().insert((m.rule, m.why));
+        });
+    }
+    notes
 }
 
 fn intermediates(g: &Graph) -> i64 {

@@ -74,7 +74,11 @@ fn sliced(b: ModelBuilder) -> ModelBuilder {
 
 /// Every spelling by name.
 pub fn spellings() -> Vec<(&'static str, ModelBuilder)> {
-    let all: [(&str, fn(ModelBuilder) -> ModelBuilder); 4] =
-        [("compared positions", compared), ("filled positions", filled), ("an added triangle", added), ("a sliced triangle", sliced)];
-    all.into_iter().map(|(name, spell)| (name, values(spell(scores())))).collect()
+    let spelled = |name, spell: fn(ModelBuilder) -> ModelBuilder| (name, values(spell(scores())));
+    vec![
+        spelled("compared positions", compared),
+        spelled("filled positions", filled),
+        spelled("an added triangle", added),
+        spelled("a sliced triangle", sliced),
+    ]
 }

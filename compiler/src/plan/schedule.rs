@@ -3,7 +3,7 @@
 use super::memory::{self, Life};
 use super::requires::{self, Check};
 use super::share::{self, Panels};
-use super::{Buffer, Define, KernelStep, LoopStep, Place, Plan, Step, Transfer, Weights};
+use super::{Buffer, Define, KernelStep, LoopStep, Notes, Place, Plan, Step, Transfer, Weights};
 use crate::fusion::{self, Cluster};
 use crate::ir::{Block, Dim, Graph, Node, ValueId, product};
 use crate::kernel::{Kernel, Operand, Packed, Recipe, Stride};
@@ -68,7 +68,7 @@ pub fn schedule(mut g: Graph, without: Ablation) -> Plan {
     s.buffers.iter_mut().for_each(|b| b.life.to = b.life.to.min(end));
     let arena = memory::place(&s.buffers, &s.g.symbols);
     let Scheduler { g: graph, places, starts, buffers, slots, weights, .. } = s;
-    Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines }
+    Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes: Notes::default() }
 }
 
 struct Scheduler {
