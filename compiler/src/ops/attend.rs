@@ -9,13 +9,15 @@ use kiln_kernels::dtype::DType;
 ///
 /// `q` is `[.., H, Q, D]`, `k` `[.., Hk, K, D]`, `v` `[.., Hv, K, Dv]` and the result `[.., H, Q, Dv]`. Along the leading axes `k` and `v`
 /// have the extents of `q` or 1; Hk and Hv may be any divisors of H, where groups of neighbouring heads share one. The optional mask
-/// broadcasts to `[.., H, Q, K]`. The softmax is that of `Softmax`: a row of -inf alone is NaN.
+/// broadcasts to `[.., H, Q, K]`. The softmax is that of `Softmax`: a row of -inf alone is NaN, unless it is a safe one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attend {
     /// Factor of the scores.
     pub scale: Real,
     /// Where given, query `i` sees the keys `j <= i + causal` alone; not negative.
     pub causal: Option<Dim>,
+    /// Whether rows of the softmax that are NaN count as zeros, as in PyTorch's `_safe_softmax`.
+    pub safe: bool,
 }
 
 /// The extents of an operand along the axes of the result, 1 where it has none.
@@ -94,6 +96,7 @@ impl Operator for Attend {
                 CallArg::Dims(padded(cx.shape(3), rank)),
                 CallArg::Float(self.scale.get()),
                 CallArg::Dim(self.reach(keys)),
+                CallArg::Bool(self.safe),
             ],
         })
     }

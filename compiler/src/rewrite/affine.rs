@@ -23,7 +23,8 @@ const LARGEST: usize = 1 << 22;
 const LIMIT: u64 = 1 << 40;
 
 impl Affine {
-    fn constant(t: &Tensor) -> Option<Affine> {
+    /// The form of a constant.
+    pub(super) fn constant(t: &Tensor) -> Option<Affine> {
         let x = t.to_i64s()?;
         let first = *x.first().filter(|_| x.len() <= LARGEST)?;
         let mut steps = vec![0i64; t.dims.len()];

@@ -193,8 +193,8 @@ pub(super) fn run(g: &Graph, inputs: &[Value]) -> Vec<Value> {
 }
 
 fn examples() -> Vec<Example> {
-    use rules::{algebra, attention, causal, constants, conv, layout, matmul, recognise};
-    let tables: [&[Example]; 8] = [
+    use rules::{algebra, attention, causal, constants, conv, gather, layout, matmul, recognise};
+    let tables: [&[Example]; 9] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -203,6 +203,7 @@ fn examples() -> Vec<Example> {
         recognise::tests::EXAMPLES,
         attention::tests::EXAMPLES,
         causal::tests::EXAMPLES,
+        gather::tests::EXAMPLES,
     ];
     tables.concat()
 }

@@ -20,7 +20,7 @@ use kiln_kernels::dtype::DType;
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
     Rule { name: "attend-rows", on: &["MatMul"], equation: "where(c, 0, Softmax(s)) @ v => where(c, 0, Softmax(s) @ v)  where c is the same along each row", class: Class::Reassociating, apply: rows },
-    Rule { name: "attend", on: &["MatMul"], equation: "Softmax(f(q @ k.T)) @ v => Attend(q, k, v, m; s)  where f multiplies by s, adds m or selects a large negative number, in any order", class: Class::Reassociating, apply: attend },
+    Rule { name: "attend", on: &["MatMul"], equation: "p @ v => Attend(q, k, v, m; s)  where p is s = Softmax(f(q @ k.T)), or where(IsNaN(s), 0, s), and f multiplies by s, adds m or selects a large negative number, in any order", class: Class::Reassociating, apply: attend },
     Rule { name: "attend-scale", on: &["Attend"], equation: "Attend(q*c, k, v; s) => Attend(q, k, v; s*c);  Attend(q, k*c, v; s) => Attend(q, k, v; s*c)  where c is one number", class: Class::Reassociating, apply: scale },
     Rule { name: "attend-heads", on: &["Attend"], equation: "Attend(q, repeated heads of k, v) => Attend(q, k, v);  so with v", class: Class::Reassociating, apply: heads },
 ];
@@ -38,20 +38,35 @@ fn number(rw: &mut Rewriter<'_>, x: f64, like: ValueId) -> ValueId {
     rw.tensor(t)
 }
 
-/// A softmax along the last axis that only its reader needs, and its operand.
-fn softmax(rw: &Rewriter<'_>, p: ValueId) -> Option<ValueId> {
-    let n = rw.made_by(p, "Softmax").filter(|_| rw.used_once(p))?;
+/// The operand of a softmax along the last axis that so many readers need.
+fn softmax(rw: &Rewriter<'_>, p: ValueId, readers: u32) -> Option<ValueId> {
+    let n = rw.made_by(p, "Softmax").filter(|_| rw.uses(p) == readers)?;
     match &rw.node(n).op {
         Op::Softmax(s) if s.mode == "softmax" && s.axis + 1 == rw.shape(p).len() => rw.input(n, 0),
         _ => None,
     }
 }
 
+/// A softmax as [`softmax`] finds it, or one whose rows that are NaN are made zeros: a row is NaN as a whole or not at all. Its operand,
+/// and whether it is of the second kind.
+fn guarded(rw: &Rewriter<'_>, p: ValueId) -> Option<(ValueId, bool)> {
+    if let Some(x) = softmax(rw, p, 1) {
+        return Some((x, false));
+    }
+    let n = rw.made_by(p, "Where").filter(|_| rw.used_once(p))?;
+    let (c, zero, s) = (rw.input(n, 0)?, rw.input(n, 1)?, rw.input(n, 2)?);
+    let test = rw.made_by(c, "IsNaN").filter(|_| rw.used_once(c))?;
+    if rw.input(test, 0)? != s || rw.uniform(zero)? != 0.0 || rw.ty(p) != rw.ty(s) {
+        return None;
+    }
+    Some((softmax(rw, s, 2)?, true))
+}
+
 fn rows(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let (y, v) = (rw.input(n, 0)?, rw.input(n, 1)?);
     let select = rw.made_by(y, "Where").filter(|_| rw.used_once(y))?;
     let (c, zero, p) = (rw.input(select, 0)?, rw.input(select, 1)?, rw.input(select, 2)?);
-    softmax(rw, p)?;
+    softmax(rw, p, 1)?;
     if rw.uniform(zero)? != 0.0 || rw.shape(c).last().is_some_and(|d| !d.is(1)) || rw.shape(c).len() > rw.shape(p).len() {
         return None;
     }
@@ -144,7 +159,7 @@ fn real(rw: &Rewriter<'_>, x: f64, like: ValueId) -> Option<Real> {
 
 fn attend(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let (p, v) = (rw.input(n, 0)?, rw.input(n, 1)?);
-    let s = softmax(rw, p)?;
+    let (s, safe) = guarded(rw, p)?;
     let Scores { q, kt, scale, mask } = scores(rw, s, 0)?;
     // Products with constant matrices have kernels of their own.
     if rw.constant(kt).is_some() || rw.constant(v).is_some() {
@@ -154,7 +169,7 @@ fn attend(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let mut perm: Vec<usize> = (0..rank).collect();
     perm.swap(rank.checked_sub(2)?, rank - 1);
     let k = rw.add(Transpose { perm }, &[kt])?;
-    let op = Attend { scale: real(rw, scale, q)?, causal: None };
+    let op = Attend { scale: real(rw, scale, q)?, causal: None, safe };
     let inputs = [q, k, v].into_iter().chain(mask).map(Some).collect();
     rw.add_all(op.into(), inputs, 1)
 }

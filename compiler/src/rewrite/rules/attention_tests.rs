@@ -124,7 +124,7 @@ pub(in crate::rewrite) fn attention(c: &mut Case, op: Attend, inputs: &[ValueId]
 }
 
 pub(in crate::rewrite) fn plain() -> Attend {
-    Attend { scale: 0.5.into(), causal: None }
+    Attend { scale: 0.5.into(), causal: None, safe: false }
 }
 
 pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
@@ -143,7 +143,11 @@ pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
         let s = sizes(c);
         let operands = s.operands(c);
         let x = spelled(c, &s, operands);
-        let p = softmax_of(c, x);
+        let mut p = softmax_of(c, x);
+        if c.rng.below(3) == 0 {
+            let (nan, zero) = (c.pointwise("IsNaN", &[p]), c.filled(DType::F32, &[], 0.0));
+            p = c.pointwise("Where", &[nan, zero, p]);
+        }
         let y = c.op(MatMul, &[p, operands[2]]);
         c.output(y);
     }),

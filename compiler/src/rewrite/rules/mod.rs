@@ -6,6 +6,7 @@ pub mod causal;
 pub mod commute;
 pub mod constants;
 pub mod conv;
+pub mod gather;
 pub mod layout;
 pub mod matmul;
 pub mod parallel;
@@ -18,10 +19,20 @@ use kiln_kernels::value::Tensor;
 
 /// Every canonical rule, in the order in which they are tried at a node.
 pub fn all() -> Vec<&'static Rule> {
-    [constants::RULES, algebra::RULES, layout::RULES, conv::RULES, matmul::RULES, recognise::RULES, attention::RULES, causal::RULES]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        constants::RULES,
+        algebra::RULES,
+        layout::RULES,
+        conv::RULES,
+        matmul::RULES,
+        recognise::RULES,
+        attention::RULES,
+        causal::RULES,
+        gather::RULES,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Rules that are explored: whether they pay is for the cost of the whole to say.
