@@ -85,6 +85,14 @@ impl Dim {
     pub fn terms(&self) -> impl Iterator<Item = (&[Atom], i64)> {
         self.terms.iter().map(|(a, &c)| (a.as_slice(), c))
     }
+    /// How many symbols and numbers are written in it.
+    pub fn size(&self) -> usize {
+        let atom = |a: &Atom| match a {
+            Atom::Sym(_) => 1,
+            Atom::FloorDiv(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => a.size() + b.size(),
+        };
+        self.terms.keys().map(|atoms| 1 + atoms.iter().map(atom).sum::<usize>()).sum()
+    }
     /// Quotient rounded down; exact divisions are carried out. Division by a constant zero yields zero: callers check divisors.
     pub fn floor_div(&self, by: &Dim) -> Dim {
         if by.is(1) {

@@ -9,6 +9,11 @@ use kiln_kernels::{dtype::DType, value::Tensor};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Axes of what a rule makes, at most.
+const MOST_AXES: usize = 64;
+/// Symbols and numbers in an extent of what a rule makes, at most.
+const MOST_TERMS: usize = 512;
+
 /// Origins that one node keeps; a message names the first, `explain` shows a few.
 const MAX_ORIGINS: usize = 64;
 
@@ -255,7 +260,8 @@ impl<'g> Rewriter<'g> {
         self.graph.add_node(Node { op, inputs, outputs: outputs.clone(), blocks: vec![], origins: vec![] });
         Some(outputs)
     }
-    /// The facts of an operator's results.
+    /// The facts of an operator's results; `None` when it does not allow its operands, or the results' extents are so long that only
+    /// rules which undo each other's work make them: work is bounded, and this bounds what a unit of it may take.
     pub fn infer(&mut self, op: &Op, inputs: &[Option<ValueId>], results: usize) -> Option<Vec<crate::ir::Fact>> {
         let Graph { values, symbols, .. } = &mut *self.graph;
         let operands = inputs
@@ -267,7 +273,9 @@ impl<'g> Rewriter<'g> {
             Dim::sym(crate::ir::Sym(symbols.len() as u32 - 1))
         };
         let mut cx = Infer { facts: Facts { inputs: operands, outputs: vec![] }, results, bodies: vec![], fresh: &mut fresh };
-        op.infer(&mut cx).ok()
+        let facts = op.infer(&mut cx).ok()?;
+        let modest = |f: &crate::ir::Fact| f.ty.shape().is_none_or(|s| s.len() <= MOST_AXES && s.iter().all(|d| d.size() <= MOST_TERMS));
+        facts.iter().all(modest).then_some(facts)
     }
     /// Adds a constant.
     pub fn tensor(&mut self, t: Tensor) -> ValueId {

@@ -3,7 +3,8 @@
 use super::{Class, Rewriter, Rule, apply, merge, prune, rules, simplify};
 use crate::eval::{Evaluator, from_f64s};
 use crate::ir::{Block, Dim, Graph, Node, NodeId, Port, Range, Symbol, Type, ValueId, verify};
-use crate::ops::{Op, control::If, host::Host, pointwise::Pointwise, shape::Dims};
+use crate::ops::shape::{Dims, Reshape};
+use crate::ops::{Op, control::If, host::Host, pointwise::Pointwise};
 use kiln_kernels::dtype::DType;
 use kiln_kernels::value::{Tensor, Value};
 
@@ -350,6 +351,22 @@ fn nodes_that_define_symbols_in_use_stay() {
     verify(&c.g).unwrap();
     // The count is read, the indices are not; the other search is needed by nobody.
     assert_eq!(c.g.body.nodes, vec![NodeId(0), NodeId(2)]);
+}
+
+#[test]
+fn extents_do_not_grow_without_bound() {
+    let mut c = Case::new(1, false);
+    let x = c.open(DType::F32, &[3]);
+    let mut rw = Rewriter::new(&mut c.g);
+    let own = rw.shape(x)[0].clone();
+    let mut n = own.clone();
+    for round in 0.. {
+        assert!(round < 4096, "an expression of any length is taken");
+        n = (n.clone() * own.clone() + Dim::int(1)).floor_div(&Dim::int(2));
+        if rw.add(Reshape { shape: vec![n.clone()] }, &[x]).is_none() {
+            break;
+        }
+    }
 }
 
 #[test]
