@@ -192,13 +192,31 @@ pub(super) fn run(g: &Graph, inputs: &[Value]) -> Vec<Value> {
     Evaluator::new(g, inputs.to_vec()).and_then(|mut e| e.run()).expect("the graph runs")
 }
 
+/// Holds that a rule does not apply to graphs that fail its condition.
+pub(super) fn refused(name: &str, build: fn(&mut Case)) {
+    let all = [rules::all(), rules::exploring()].concat();
+    let rule: &Rule = all.iter().find(|r| r.name == name).expect("there is such a rule");
+    for seed in 1..=16 {
+        let mut case = Case::new(seed, true);
+        build(&mut case);
+        verify(&case.g).expect("the example is well formed");
+        let mut one = case.g.clone();
+        let report = apply(&mut one, &[rule]);
+        assert!(report.rules.is_empty(), "{name} applies, seed {seed}:\n{}\nbecame\n{}", crate::ir::print(&case.g), crate::ir::print(&one));
+    }
+}
+
 fn examples() -> Vec<Example> {
-    use rules::{algebra, attention, constants, conv, layout, matmul, recognise};
-    let tables: [&[Example]; 7] = [
+    use rules::{algebra, attention, constants, conv, filters, layout, matmul, pads, recognise, slices, transposes};
+    let tables: [&[Example]; 11] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
+        slices::tests::EXAMPLES,
+        transposes::tests::EXAMPLES,
+        pads::tests::EXAMPLES,
         conv::tests::EXAMPLES,
+        filters::tests::EXAMPLES,
         matmul::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
         attention::tests::EXAMPLES,

@@ -5,10 +5,14 @@ pub mod attention;
 pub mod commute;
 pub mod constants;
 pub mod conv;
+pub mod filters;
 pub mod layout;
 pub mod matmul;
+pub mod pads;
 pub mod parallel;
 pub mod recognise;
+pub mod slices;
+pub mod transposes;
 
 use super::{Rewriter, Rule};
 use crate::ir::{NodeId, ValueId};
@@ -17,10 +21,22 @@ use kiln_kernels::value::Tensor;
 
 /// Every canonical rule, in the order in which they are tried at a node.
 pub fn all() -> Vec<&'static Rule> {
-    [constants::RULES, algebra::RULES, layout::RULES, conv::RULES, matmul::RULES, recognise::RULES, attention::RULES]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        constants::RULES,
+        algebra::RULES,
+        layout::RULES,
+        slices::RULES,
+        transposes::RULES,
+        pads::RULES,
+        conv::RULES,
+        filters::RULES,
+        matmul::RULES,
+        recognise::RULES,
+        attention::RULES,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Rules that are explored: whether they pay is for the cost of the whole to say.
