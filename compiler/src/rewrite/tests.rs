@@ -113,8 +113,17 @@ impl Case {
         let shape = (0..dims.len()).map(|axis| Dim::sym(self.g.add_symbol(symbol(axis)))).collect();
         self.bind(dtype, dims, shape)
     }
+    /// An input of those contents.
+    pub(super) fn given(&mut self, t: Tensor) -> ValueId {
+        let shape = t.dims.iter().map(|d| (*d).into()).collect();
+        self.port(t, shape)
+    }
     fn bind(&mut self, dtype: DType, dims: &[usize], shape: Vec<Dim>) -> ValueId {
         let t = self.tensor(dtype, dims);
+        self.port(t, shape)
+    }
+    fn port(&mut self, t: Tensor, shape: Vec<Dim>) -> ValueId {
+        let dtype = t.dtype;
         self.inputs.push(t.into());
         let v = self.g.add_value(Type::Tensor(dtype, shape).into(), "");
         self.g.body.inputs.push(v);
@@ -207,8 +216,8 @@ pub(super) fn refused(name: &str, build: fn(&mut Case)) {
 }
 
 fn examples() -> Vec<Example> {
-    use rules::{algebra, attention, constants, conv, filters, layout, matmul, pads, recognise, slices, transposes};
-    let tables: [&[Example]; 11] = [
+    use rules::{algebra, attention, constants, conv, filters, layout, matmul, pads, quantize, recognise, slices, transposes};
+    let tables: [&[Example]; 12] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -218,6 +227,7 @@ fn examples() -> Vec<Example> {
         conv::tests::EXAMPLES,
         filters::tests::EXAMPLES,
         matmul::tests::EXAMPLES,
+        quantize::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
         attention::tests::EXAMPLES,
     ];

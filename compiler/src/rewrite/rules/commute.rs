@@ -33,11 +33,12 @@ fn one(rw: &Rewriter<'_>, v: ValueId) -> bool {
 }
 
 /// Whether an operand is the same wherever it is read, whatever becomes of the shape.
-fn alone(rw: &Rewriter<'_>, v: ValueId) -> bool {
+pub(super) fn alone(rw: &Rewriter<'_>, v: ValueId) -> bool {
     scalar(rw, v) || (rw.weight(v) && one(rw, v))
 }
 
-fn single(rw: &Rewriter<'_>, n: NodeId) -> Option<ValueId> {
+/// The only result of a node.
+pub(super) fn single(rw: &Rewriter<'_>, n: NodeId) -> Option<ValueId> {
     match rw.node(n).outputs[..] {
         [v] => Some(v),
         _ => None,
@@ -157,7 +158,7 @@ fn associates(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 }
 
 /// The operands of two products that are added.
-fn two_products(rw: &Rewriter<'_>, n: NodeId) -> Option<[ValueId; 4]> {
+pub(super) fn two_products(rw: &Rewriter<'_>, n: NodeId) -> Option<[ValueId; 4]> {
     let (a, b) = (rw.input(n, 0)?, rw.input(n, 1)?);
     if rw.ty(a) != rw.ty(b) {
         return None;

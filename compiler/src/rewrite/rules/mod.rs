@@ -5,11 +5,13 @@ pub mod attention;
 pub mod commute;
 pub mod constants;
 pub mod conv;
+pub mod exchange;
 pub mod filters;
 pub mod layout;
 pub mod matmul;
 pub mod pads;
 pub mod parallel;
+pub mod quantize;
 pub mod recognise;
 pub mod slices;
 pub mod transposes;
@@ -31,6 +33,7 @@ pub fn all() -> Vec<&'static Rule> {
         conv::RULES,
         filters::RULES,
         matmul::RULES,
+        quantize::RULES,
         recognise::RULES,
         attention::RULES,
     ]
@@ -41,7 +44,7 @@ pub fn all() -> Vec<&'static Rule> {
 
 /// Rules that are explored: whether they pay is for the cost of the whole to say.
 pub fn exploring() -> Vec<&'static Rule> {
-    [parallel::RULES, commute::RULES].into_iter().flatten().collect()
+    [parallel::RULES, commute::RULES, exchange::RULES].into_iter().flatten().collect()
 }
 
 /// Constants that several nodes share are folded into copies only up to this many elements.

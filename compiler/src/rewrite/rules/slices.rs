@@ -110,30 +110,39 @@ fn joined(a: &Slice, b: &Slice, axis: usize) -> Option<Slice> {
     Some(out)
 }
 
+/// Operands of a Concat that go on where the one before ends.
+struct Run {
+    /// The first of them.
+    first: ValueId,
+    /// What they are parts of, and the part that they are together.
+    part: Option<(ValueId, Slice)>,
+    /// Whether there are several.
+    many: bool,
+}
+
 fn concat_slices(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let Op::Concat(Concat { axis }) = rw.node(n).op else { return None };
     let inputs: Vec<ValueId> = rw.node(n).inputs.iter().copied().collect::<Option<_>>()?;
-    // Runs of parts: where they lie, and the operand itself where there is only one.
-    let mut runs: Vec<(ValueId, Option<(ValueId, Slice)>, bool)> = Vec::new();
+    let mut runs: Vec<Run> = Vec::new();
     for v in &inputs {
         let own = part(rw, *v, axis);
-        if let (Some((_, Some((x, a)), many)), Some((y, b))) = (runs.last_mut(), &own)
+        if let (Some(Run { part: Some((x, a)), many, .. }), Some((y, b))) = (runs.last_mut(), &own)
             && x == y
             && let Some(both) = joined(a, b, axis)
         {
             (*a, *many) = (both, true);
             continue;
         }
-        runs.push((*v, own, false));
+        runs.push(Run { first: *v, part: own, many: false });
     }
     if runs.len() == inputs.len() {
         return None;
     }
     let mut merged = Vec::new();
-    for (v, own, many) in runs {
-        merged.push(match own {
-            Some((x, s)) if many => rw.add(s, &[x])?,
-            _ => v,
+    for run in runs {
+        merged.push(match run.part {
+            Some((x, s)) if run.many => rw.add(s, &[x])?,
+            _ => run.first,
         });
     }
     Some(vec![if let [one] = merged[..] { one } else { rw.add(Concat { axis }, &merged)? }])
