@@ -216,13 +216,14 @@ pub(super) fn refused(name: &str, build: fn(&mut Case)) {
 }
 
 fn examples() -> Vec<Example> {
-    use rules::{algebra, attention, constants, conv, filters, layout, matmul, pads, quantize, recognise, slices, transposes};
-    let tables: [&[Example]; 12] = [
+    use rules::{algebra, attention, constants, conv, filters, layout, matmul, pads, quantize, recognise, reductions, slices, transposes};
+    let tables: [&[Example]; 13] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
         slices::tests::EXAMPLES,
         transposes::tests::EXAMPLES,
+        reductions::tests::EXAMPLES,
         pads::tests::EXAMPLES,
         conv::tests::EXAMPLES,
         filters::tests::EXAMPLES,

@@ -86,7 +86,7 @@ fn slice_pointwise(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 }
 
 /// A slice, and the axes that it cuts.
-fn cut(rw: &Rewriter<'_>, n: NodeId) -> Option<(Slice, Vec<usize>)> {
+pub(super) fn cut(rw: &Rewriter<'_>, n: NodeId) -> Option<(Slice, Vec<usize>)> {
     let Op::Slice(s) = rw.node(n).op.clone() else { return None };
     let from = rw.shape(rw.input(n, 0)?);
     let axes = (0..from.len()).filter(|i| !(s.starts[*i].is(0) && s.steps[*i] == 1 && s.sizes[*i] == from[*i])).collect();

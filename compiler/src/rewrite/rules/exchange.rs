@@ -18,9 +18,9 @@ pub const RULES: &[Rule] = &[
     Rule { name: "slice-transpose", on: &["Slice"], equation: "Slice(Transpose(x; p)) => Transpose(Slice(x); p)", class: Class::Exact, apply: slice_transpose },
     Rule { name: "product-depth", on: &["MatMul"], equation: "Concat(x, y; columns) @ w => x @ Slice(w; rows) + y @ Slice(w; rows)  where w is a weight", class: Class::Reassociating, apply: depth },
     Rule { name: "product-sum-depth", on: &["Add"], equation: "x @ u + y @ v => Concat(x, y; columns) @ Concat(u, v; rows)  where u, v are weights", class: Class::Reassociating, apply: sum_depth },
-    Rule { name: "scale-product", on: &["MatMul"], equation: "(x * c) @ y => (x @ y) * c;  x @ (y * c) => (x @ y) * c  where c is one number", class: Class::Reassociating, apply: scale_product },
-    Rule { name: "product-scale-left", on: &["Mul"], equation: "(x @ y) * c => (x * c) @ y  where c is one number", class: Class::Reassociating, apply: |rw, n| product_scale(rw, n, 0) },
-    Rule { name: "product-scale-right", on: &["Mul"], equation: "(x @ y) * c => x @ (y * c)  where c is one number", class: Class::Reassociating, apply: |rw, n| product_scale(rw, n, 1) },
+    Rule { name: "scale-product", on: &["MatMul"], equation: "(x * c) @ y => (x @ y) * c;  x @ (y * c) => (x @ y) * c  where c is one finite constant", class: Class::Reassociating, apply: scale_product },
+    Rule { name: "product-scale-left", on: &["Mul"], equation: "(x @ y) * c => (x * c) @ y  where c is one finite constant", class: Class::Reassociating, apply: |rw, n| product_scale(rw, n, 0) },
+    Rule { name: "product-scale-right", on: &["Mul"], equation: "(x @ y) * c => x @ (y * c)  where c is one finite constant", class: Class::Reassociating, apply: |rw, n| product_scale(rw, n, 1) },
 ];
 
 /// A Resize that gives elements of its operand and nothing else, with that operand.
@@ -126,11 +126,12 @@ fn sum_depth(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     Some(vec![rw.add(MatMul, &[x, w])?])
 }
 
-/// Operand `i` of a product without the number that it is multiplied with, and the number.
+/// What a constant number is multiplied with, and the number. One that is infinite would make other sums infinite.
 fn scaled(rw: &Rewriter<'_>, v: ValueId) -> Option<(ValueId, ValueId)> {
     let mul = rw.made_by(v, "Mul")?;
     let (x, c) = (rw.input(mul, 0)?, rw.input(mul, 1)?);
-    (scalar(rw, c) && rw.ty(x) == rw.ty(v) && rw.dtype(v).is_float()).then_some((x, c))
+    let finite = scalar(rw, c) && rw.uniform(c).is_some_and(f64::is_finite);
+    (finite && rw.ty(x) == rw.ty(v) && rw.dtype(v).is_float()).then_some((x, c))
 }
 
 fn scale_product(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
@@ -219,7 +220,7 @@ pub(in crate::rewrite) mod tests {
     }
     fn pair(c: &mut Case) -> (ValueId, ValueId, ValueId) {
         let [m, k, n] = [(); 3].map(|_| 1 + c.rng.below(4));
-        (c.input(F32, &[2, m, k]), c.input(F32, &[2, k, n]), c.input(F32, &[]))
+        (c.input(F32, &[2, m, k]), c.input(F32, &[2, k, n]), c.factor(F32, &[]))
     }
     fn product_scaled(c: &mut Case) {
         let (x, y, k) = pair(c);
@@ -285,7 +286,14 @@ pub(in crate::rewrite) mod tests {
         // More than one tap sees neighbours; a step skips some.
         refused("convolution-resize", |c| convolved(c, 2, 1));
         refused("convolution-resize", |c| convolved(c, 1, 2));
-        // A factor for each row is not one number.
+        // A factor that may be infinite; a factor for each row.
+        refused("scale-product", |c| {
+            let (x, y, _) = pair(c);
+            let k = c.input(F32, &[]);
+            let x = c.pointwise("Mul", &[x, k]);
+            let z = c.op(MatMul, &[x, y]);
+            c.output(z);
+        });
         refused("scale-product", |c| {
             let (x, y, _) = pair(c);
             let m = c.g.shape(x)[1].as_int().unwrap() as usize;

@@ -8,11 +8,13 @@ pub mod conv;
 pub mod exchange;
 pub mod filters;
 pub mod layout;
+pub mod linear;
 pub mod matmul;
 pub mod pads;
 pub mod parallel;
 pub mod quantize;
 pub mod recognise;
+pub mod reductions;
 pub mod slices;
 pub mod transposes;
 
@@ -29,6 +31,7 @@ pub fn all() -> Vec<&'static Rule> {
         layout::RULES,
         slices::RULES,
         transposes::RULES,
+        reductions::RULES,
         pads::RULES,
         conv::RULES,
         filters::RULES,
@@ -44,7 +47,7 @@ pub fn all() -> Vec<&'static Rule> {
 
 /// Rules that are explored: whether they pay is for the cost of the whole to say.
 pub fn exploring() -> Vec<&'static Rule> {
-    [parallel::RULES, commute::RULES, exchange::RULES].into_iter().flatten().collect()
+    [parallel::RULES, commute::RULES, exchange::RULES, linear::RULES].into_iter().flatten().collect()
 }
 
 /// Constants that several nodes share are folded into copies only up to this many elements.
