@@ -1,7 +1,7 @@
 //! Parts, means and rows of products and convolutions: computed of less, or from weights that are read once.
 
 use super::commute::cut;
-use crate::ir::{NodeId, ValueId};
+use crate::ir::NodeId;
 use crate::ops::conv::Conv;
 use crate::ops::matmul::MatMul;
 use crate::ops::movement::{Concat, Slice};
@@ -123,7 +123,7 @@ fn mean_add(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 #[cfg(test)]
 pub(in crate::rewrite) mod tests {
     use super::*;
-    use crate::ir::Dim;
+    use crate::ir::{Dim, ValueId};
     use crate::ops::pool::Pool;
     use crate::ops::softmax::Softmax;
     use crate::rewrite::tests::{Case, Example, refused};
