@@ -13,7 +13,7 @@ use kiln_kernels::dtype::DType;
 pub const RULES: &[Rule] = &[
     Rule { name: "pointwise-transpose", on: &["Pointwise"], equation: "f(Transpose(x; p), Transpose(y; p), c) => Transpose(f(x, y, c); p)  where c has one element", class: Class::Exact, apply: pointwise_transpose },
     Rule { name: "transpose-pointwise", on: &["Transpose"], equation: "Transpose(f(x, y, c); p) => f(Transpose(x; p), Transpose(y; p), c)  where c has one element", class: Class::Exact, apply: transpose_pointwise },
-    Rule { name: "slice-pointwise", on: &["Slice"], equation: "Slice(f(x, y, c)) => f(Slice(x), Slice(y), c)  where c has one element", class: Class::Exact, apply: slice_pointwise },
+    Rule { name: "slice-pointwise", on: &["Slice"], equation: "Slice(f(x, y, c)) => f(Slice(x), Slice(y), c)  where c has one element; along axes where an operand repeats, it stays whole", class: Class::Exact, apply: slice_pointwise },
     Rule { name: "slice-product-rows", on: &["Slice"], equation: "Slice(x @ w; rows) => Slice(x; rows) @ w", class: Class::Exact, apply: slice_rows },
     Rule { name: "slice-product-columns", on: &["Slice"], equation: "Slice(x @ w; columns) => x @ Slice(w; columns)  where w is a weight", class: Class::Exact, apply: slice_columns },
     Rule { name: "slice-norm", on: &["Slice"], equation: "Slice(LayerNorm(x)) => LayerNorm(Slice(x))  along other axes than the normalized ones", class: Class::Exact, apply: slice_norm },
@@ -72,16 +72,33 @@ fn transpose_pointwise(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     Some(vec![rw.add(op, &inputs)?])
 }
 
+/// The part of an operand that a slice of a result of that shape is computed from: along axes where the operand repeats, all of it.
+fn operand_part(rw: &mut Rewriter<'_>, v: ValueId, shape: &[Dim], s: &Slice) -> Option<ValueId> {
+    let own = rw.shape(v).to_vec();
+    let skip = shape.len().checked_sub(own.len())?;
+    let mut part = Slice { bounds: s.bounds.clone(), ..Slice::whole(&own) };
+    for (i, d) in own.iter().enumerate() {
+        match (*d == shape[skip + i], d.is(1)) {
+            (true, _) => {
+                (part.starts[i], part.steps[i], part.sizes[i]) = (s.starts[skip + i].clone(), s.steps[skip + i], s.sizes[skip + i].clone());
+            }
+            (_, true) => {}
+            // Run time decides whether it repeats.
+            _ => return None,
+        }
+    }
+    if s.bounds.is_empty() && part == Slice::whole(&own) {
+        return Some(v);
+    }
+    rw.add(part, &[v])
+}
+
 fn slice_pointwise(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let y = rw.input(n, 0)?;
     let f = rw.producer(y).filter(|f| matches!(rw.node(*f).op, Op::Pointwise(_)))?;
-    let (cut, op, shape) = (rw.node(n).op.clone(), rw.node(f).op.clone(), rw.shape(single(rw, f)?).to_vec());
-    let inputs = each(rw, f, alone, &mut |rw, v| {
-        if *rw.shape(v) != shape {
-            return None;
-        }
-        rw.add(cut.clone(), &[v])
-    })?;
+    let Op::Slice(s) = rw.node(n).op.clone() else { return None };
+    let (op, shape) = (rw.node(f).op.clone(), rw.shape(single(rw, f)?).to_vec());
+    let inputs = each(rw, f, alone, &mut |rw, v| operand_part(rw, v, &shape, &s))?;
     Some(vec![rw.add(op, &inputs)?])
 }
 
@@ -355,7 +372,9 @@ pub(in crate::rewrite) mod tests {
         ("slice-pointwise", |c| {
             let rank = 1 + c.rng.below(3);
             let shape = extents(c, rank);
-            let (x, y) = (c.input(F32, &shape), c.input(F32, &shape));
+            let skip = c.rng.below(rank + 1);
+            let other: Vec<usize> = shape[skip..].iter().map(|d| if c.rng.below(2) == 0 { 1 } else { *d }).collect();
+            let (x, y) = (c.input(F32, &shape), c.input(F32, &other));
             let z = pointwise(c, x, y);
             let axis = c.rng.below(rank);
             let z = part(c, z, &[axis]);
