@@ -158,7 +158,7 @@ fn guards_are_decided_by_the_bounds_of_extents() {
         let model = kiln_compiler::onnx::read(&b.output("y").build(), None, &Default::default()).unwrap();
         let dims = Dims { by_name: [("S".to_string(), Extent::Bounded(2, 16))].into(), ..Dims::default() };
         let mut g = import(&model, &dims).unwrap();
-        optimize(&mut g, &mut |_, _| {}).unwrap();
+        optimize(&mut g, Default::default(), &mut |_, _| {}).unwrap();
         assert_eq!(heads(&g), [taken], "{op} {bound}");
     }
 }
@@ -171,7 +171,7 @@ fn the_lesser_of_an_extent_and_its_bound_is_the_extent() {
     let model = kiln_compiler::onnx::read(&b.output("y").build(), None, &Default::default()).unwrap();
     let dims = Dims { by_name: [("S".to_string(), Extent::Bounded(2, 16))].into(), ..Dims::default() };
     let mut g = import(&model, &dims).unwrap();
-    optimize(&mut g, &mut |_, _| {}).unwrap();
+    optimize(&mut g, Default::default(), &mut |_, _| {}).unwrap();
     assert_eq!(heads(&g), ["Relu"], "{}", kiln_compiler::ir::print(&g));
 }
 

@@ -5,7 +5,7 @@ use kiln::{Tensor, Value};
 use kiln_compiler::{eval::Evaluator, import, onnx};
 use kiln_kernels::dtype::DType::{Bool, F32, I64};
 use kiln_tests::models::{Dim, ModelBuilder, SCALAR, tensor};
-use kiln_tests::{command, samples};
+use kiln_tests::{causal, command, samples};
 use prost::Message as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -536,7 +536,9 @@ fn moved_elements_are_read_and_written_where_they_lie() {
             write(&dir.join(format!("{}_{seed}", if open { "open" } else { "closed" })), &model, sets);
         }
     }
-    for (name, model, sets) in chosen() {
+    let lengths = || vec![vec![noise(3, &[2, 5, causal::WIDTH])], vec![noise(4, &[1, 1, causal::WIDTH])]];
+    let masks = causal::spellings().into_iter().map(|(name, model)| (name, model, lengths()));
+    for (name, model, sets) in chosen().into_iter().chain(masks) {
         write(&dir.join(name.replace(' ', "_")), &model.build(), sets);
     }
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");

@@ -59,7 +59,7 @@ impl Operator for Attend {
         if cx.has(3) {
             let scores = [&q[..rank - 1], std::slice::from_ref(keys)].concat();
             let mask = cx.shape(3);
-            if mask.len() > rank || padded(mask, rank).iter().zip(&scores).any(|(d, n)| !d.is(1) && d != n) {
+            if mask.len() > rank || padded(mask, rank).iter().zip(&scores).any(|(d, n)| !d.is(1) && !d.meets(n)) {
                 let (mask, scores) = (list(mask), list(&scores));
                 return Err(Diagnostic::new(format!("a mask [{mask}] does not broadcast to scores [{scores}]")));
             }

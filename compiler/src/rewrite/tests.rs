@@ -221,8 +221,10 @@ pub(super) fn refused(name: &str, build: fn(&mut Case)) {
 }
 
 fn examples() -> Vec<Example> {
-    use rules::{algebra, attention, constants, conv, filters, layout, matmul, pads, quantize, recognise, reductions, slices, transposes};
-    let tables: [&[Example]; 13] = [
+    use rules::{
+        algebra, attention, causal, constants, conv, filters, layout, matmul, pads, quantize, recognise, reductions, slices, transposes,
+    };
+    let tables: [&[Example]; 14] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -236,6 +238,7 @@ fn examples() -> Vec<Example> {
         quantize::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
         attention::tests::EXAMPLES,
+        causal::tests::EXAMPLES,
     ];
     tables.concat()
 }
@@ -380,7 +383,7 @@ fn random_networks_settle() {
         let rounds = (0..4).take_while(|_| !simplify(&mut settled).rules.is_empty()).count();
         assert!(rounds < 3, "something applies again and again: {}", shown(&settled));
         let mut all = c.g.clone();
-        crate::pipeline::optimize(&mut all, &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}: {}", shown(&all)));
+        crate::pipeline::optimize(&mut all, Default::default(), &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}: {}", shown(&all)));
         for g in [&settled, &all] {
             for (a, b) in before.iter().zip(run(g, &c.inputs)) {
                 agree(Class::Reassociating, a, &b).unwrap_or_else(|e| panic!("{e}: {}", shown(g)));

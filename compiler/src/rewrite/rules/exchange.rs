@@ -13,14 +13,14 @@ use kiln_kernels::dtype::DType;
 /// More rules that let operators change places.
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
-    Rule { name: "pointwise-resize", on: &["Pointwise"], equation: "f(Resize(x), Resize(y), c) => Resize(f(x, y, c))  where Resize picks the nearest, and c has one element", class: Class::Exact, apply: pointwise_resize },
-    Rule { name: "convolution-resize", on: &["Conv"], equation: "Conv(Resize(x), w, b) => Resize(Conv(x, w, b))  where Resize picks the nearest, and w is one tap without pads and steps", class: Class::Exact, apply: convolution_resize },
-    Rule { name: "slice-transpose", on: &["Slice"], equation: "Slice(Transpose(x; p)) => Transpose(Slice(x); p)", class: Class::Exact, apply: slice_transpose },
-    Rule { name: "product-depth", on: &["MatMul"], equation: "Concat(x, y; columns) @ w => x @ Slice(w; rows) + y @ Slice(w; rows)  where w is a weight", class: Class::Reassociating, apply: depth },
-    Rule { name: "product-sum-depth", on: &["Add"], equation: "x @ u + y @ v => Concat(x, y; columns) @ Concat(u, v; rows)  where u, v are weights", class: Class::Reassociating, apply: sum_depth },
-    Rule { name: "scale-product", on: &["MatMul"], equation: "(x * c) @ y => (x @ y) * c;  x @ (y * c) => (x @ y) * c  where c is one finite constant", class: Class::Reassociating, apply: scale_product },
-    Rule { name: "product-scale-left", on: &["Mul"], equation: "(x @ y) * c => (x * c) @ y  where c is one finite constant", class: Class::Reassociating, apply: |rw, n| product_scale(rw, n, 0) },
-    Rule { name: "product-scale-right", on: &["Mul"], equation: "(x @ y) * c => x @ (y * c)  where c is one finite constant", class: Class::Reassociating, apply: |rw, n| product_scale(rw, n, 1) },
+    Rule { name: "pointwise-resize", on: &["Pointwise/Resize"], equation: "f(Resize(x), Resize(y), c) => Resize(f(x, y, c))  where Resize picks the nearest, and c has one element", class: Class::Exact, apply: pointwise_resize },
+    Rule { name: "convolution-resize", on: &["Conv/Resize"], equation: "Conv(Resize(x), w, b) => Resize(Conv(x, w, b))  where Resize picks the nearest, and w is one tap without pads and steps", class: Class::Exact, apply: convolution_resize },
+    Rule { name: "slice-transpose", on: &["Slice/Transpose"], equation: "Slice(Transpose(x; p)) => Transpose(Slice(x); p)", class: Class::Exact, apply: slice_transpose },
+    Rule { name: "product-depth", on: &["MatMul/Concat"], equation: "Concat(x, y; columns) @ w => x @ Slice(w; rows) + y @ Slice(w; rows)  where w is a weight", class: Class::Reassociating, apply: depth },
+    Rule { name: "product-sum-depth", on: &["Add/MatMul"], equation: "x @ u + y @ v => Concat(x, y; columns) @ Concat(u, v; rows)  where u, v are weights", class: Class::Reassociating, apply: sum_depth },
+    Rule { name: "scale-product", on: &["MatMul/Mul"], equation: "(x * c) @ y => (x @ y) * c;  x @ (y * c) => (x @ y) * c  where c is one finite constant", class: Class::Reassociating, apply: scale_product },
+    Rule { name: "product-scale-left", on: &["Mul/MatMul"], equation: "(x @ y) * c => (x * c) @ y  where c is one finite constant", class: Class::Reassociating, apply: |rw, n| product_scale(rw, n, 0) },
+    Rule { name: "product-scale-right", on: &["Mul/MatMul"], equation: "(x @ y) * c => x @ (y * c)  where c is one finite constant", class: Class::Reassociating, apply: |rw, n| product_scale(rw, n, 1) },
 ];
 
 /// A Resize that gives elements of its operand and nothing else, with that operand.

@@ -12,12 +12,12 @@ use crate::rewrite::{Class, Found, Rewriter, Rule};
 /// Rules about operators that are linear, or that leave an axis alone.
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
-    Rule { name: "slice-convolution", on: &["Slice"], equation: "Slice(Conv(x, w, b); channels) => Conv(x, Slice(w), Slice(b))  where w, b are weights, in one group", class: Class::Exact, apply: slice_convolution },
-    Rule { name: "slice-softmax", on: &["Slice"], equation: "Slice(Softmax(x)) => Softmax(Slice(x))  along other axes than the softmax's", class: Class::Exact, apply: slice_softmax },
-    Rule { name: "concat-product-rows", on: &["Concat"], equation: "Concat(x @ w, y @ w; rows) => Concat(x, y; rows) @ w  where w is a weight", class: Class::Exact, apply: concat_rows },
-    Rule { name: "pool-convolution", on: &["Pool"], equation: "AveragePool(Conv(x, w, b)) => Conv(AveragePool(x), w, b)  where w is one tap without pads and steps, and the pool counts no pads", class: Class::Reassociating, apply: pool_convolution },
-    Rule { name: "mean-product", on: &["Reduce"], equation: "Mean(x @ w; rows) => Mean(x; rows) @ w  where w is a weight; likewise the sum", class: Class::Reassociating, apply: mean_product },
-    Rule { name: "mean-add", on: &["Reduce"], equation: "Mean(x + c) => Mean(x) + c  where c has one element along the axes, and is a weight; likewise the greatest and the least", class: Class::Reassociating, apply: mean_add },
+    Rule { name: "slice-convolution", on: &["Slice/Conv"], equation: "Slice(Conv(x, w, b); channels) => Conv(x, Slice(w), Slice(b))  where w, b are weights, in one group", class: Class::Exact, apply: slice_convolution },
+    Rule { name: "slice-softmax", on: &["Slice/Softmax"], equation: "Slice(Softmax(x)) => Softmax(Slice(x))  along other axes than the softmax's", class: Class::Exact, apply: slice_softmax },
+    Rule { name: "concat-product-rows", on: &["Concat/MatMul"], equation: "Concat(x @ w, y @ w; rows) => Concat(x, y; rows) @ w  where w is a weight", class: Class::Exact, apply: concat_rows },
+    Rule { name: "pool-convolution", on: &["Pool/Conv"], equation: "AveragePool(Conv(x, w, b)) => Conv(AveragePool(x), w, b)  where w is one tap without pads and steps, and the pool counts no pads", class: Class::Reassociating, apply: pool_convolution },
+    Rule { name: "mean-product", on: &["Reduce/MatMul"], equation: "Mean(x @ w; rows) => Mean(x; rows) @ w  where w is a weight; likewise the sum", class: Class::Reassociating, apply: mean_product },
+    Rule { name: "mean-add", on: &["Reduce/Add"], equation: "Mean(x + c) => Mean(x) + c  where c has one element along the axes, and is a weight; likewise the greatest and the least", class: Class::Reassociating, apply: mean_add },
 ];
 
 fn slice_convolution(rw: &mut Rewriter<'_>, n: NodeId) -> Found {

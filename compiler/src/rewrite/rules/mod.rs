@@ -2,6 +2,7 @@
 
 pub mod algebra;
 pub mod attention;
+pub mod causal;
 pub mod commute;
 pub mod constants;
 pub mod conv;
@@ -39,6 +40,7 @@ pub fn all() -> Vec<&'static Rule> {
         quantize::RULES,
         recognise::RULES,
         attention::RULES,
+        causal::RULES,
     ]
     .into_iter()
     .flatten()
@@ -48,6 +50,11 @@ pub fn all() -> Vec<&'static Rule> {
 /// Rules that are explored: whether they pay is for the cost of the whole to say.
 pub fn exploring() -> Vec<&'static Rule> {
     [parallel::RULES, commute::RULES, exchange::RULES, linear::RULES].into_iter().flatten().collect()
+}
+
+/// The exploring rules that merge siblings, which compilers of ordered passes apply wherever they match.
+pub fn merging() -> Vec<&'static Rule> {
+    parallel::RULES.iter().collect()
 }
 
 /// Constants that several nodes share are folded into copies only up to this many elements.

@@ -12,7 +12,7 @@ const MOST: usize = 8;
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
     Rule { name: "parallel-products", on: &["MatMul"], equation: "x @ u, x @ v, .. => Split(x @ Concat(u, v, ..))  where u, v are weights", class: Class::Exact, apply: products },
-    Rule { name: "parallel-linear", on: &["Add"], equation: "x @ u + a, x @ v + b, .. => Split(x @ Concat(u, v, ..) + Concat(a, b, ..))  where all but x are weights", class: Class::Exact, apply: linear },
+    Rule { name: "parallel-linear", on: &["Add/MatMul"], equation: "x @ u + a, x @ v + b, .. => Split(x @ Concat(u, v, ..) + Concat(a, b, ..))  where all but x are weights", class: Class::Exact, apply: linear },
     Rule { name: "parallel-convolutions", on: &["Conv"], equation: "Conv(x, u, a), Conv(x, v, b), .. => Split(Conv(x, Concat(u, v, ..), Concat(a, b, ..)))  with equal attributes and one group", class: Class::Exact, apply: convolutions },
     Rule { name: "parallel-slices", on: &["Slice"], equation: "Slice(x; r), Slice(x; s), .. => Split(x)  where r, s, .. follow each other along one axis and cover it", class: Class::Exact, apply: slices },
     Rule { name: "pointwise-split", on: &["Pointwise"], equation: "f(Split(x)[i], Split(y)[i], ..) => Split(f(x, y, ..))[i]  where x, y have one shape", class: Class::Exact, apply: pointwise_split },
