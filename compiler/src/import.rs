@@ -400,11 +400,16 @@ impl<'m> Builder<'m> {
                 return Err(Diagnostic::new(format!("{} does not take {d}", op.name())).help("cast the tensor to a wider type first"));
             }
         }
-        let facts = op.infer(&mut cx)?;
+        let mut facts = op.infer(&mut cx)?;
         for f in &facts {
             check_size(f)?;
         }
         check_types(&op, Facts { inputs: cx.facts.inputs, outputs: facts.iter().collect() })?;
+        // What the bounds of extents decide, such as the lesser of an extent and its bound, is decided once.
+        let symbols = &self.graph.symbols;
+        for d in facts.iter_mut().flat_map(|f| f.dims.iter_mut().flatten()).filter(|d| d.as_int().is_none()) {
+            *d = d.settled(&|s| symbols.get(s.0 as usize).map_or(Range { lo: 0, hi: None }, |s| s.range));
+        }
         if op.is_pure()
             && let Some(constants) = self.fold(&op, &inputs, &facts)
         {

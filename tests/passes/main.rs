@@ -1,5 +1,8 @@
 //! What the optimizer makes of whole networks: one plan whatever the spelling, few kernels, and work that does not grow with depth.
 
+mod less;
+mod shapes;
+
 use kiln::{Tensor, Value};
 use kiln_compiler::eval::Evaluator;
 use kiln_compiler::import::import;

@@ -149,10 +149,14 @@ impl Dim {
         }
         Some(out)
     }
-    /// The lesser of two.
+    /// The lesser of two; symbols are extents, so none is negative.
     pub fn least(&self, other: &Dim) -> Dim {
-        match (self.clone() - other.clone()).as_int() {
+        let apart = self.clone() - other.clone();
+        let range = apart.range(&|_| Range { lo: 0, hi: None });
+        match apart.as_int() {
             Some(d) => if d <= 0 { self } else { other }.clone(),
+            None if range.hi.is_some_and(|h| h <= 0) => self.clone(),
+            None if range.lo >= 0 => other.clone(),
             None => Dim::atom(Atom::Min(Box::new(self.clone()), Box::new(other.clone()))),
         }
     }
@@ -167,9 +171,11 @@ impl Dim {
     /// The greater of two; symbols are extents, so none is negative.
     pub fn most(&self, other: &Dim) -> Dim {
         let apart = self.clone() - other.clone();
+        let range = apart.range(&|_| Range { lo: 0, hi: None });
         match apart.as_int() {
             Some(d) => if d >= 0 { self } else { other }.clone(),
-            None if apart.range(&|_| Range { lo: 0, hi: None }).lo >= 0 => self.clone(),
+            None if range.lo >= 0 => self.clone(),
+            None if range.hi.is_some_and(|h| h <= 0) => other.clone(),
             None => Dim::atom(Atom::Max(Box::new(self.clone()), Box::new(other.clone()))),
         }
     }
@@ -223,6 +229,45 @@ impl Dim {
                         Atom::FloorDiv(a, b) => a.substitute(of).floor_div(&b.substitute(of)),
                         Atom::Min(a, b) => a.substitute(of).least(&b.substitute(of)),
                         Atom::Max(a, b) => a.substitute(of).most(&b.substitute(of)),
+                    };
+            }
+            sum = sum + product;
+        }
+        sum
+    }
+    /// The same with every lesser and greater of two that intervals of the symbols decide.
+    pub fn settled(&self, of: &dyn Fn(Sym) -> Range) -> Dim {
+        let mut sum = Dim::default();
+        for (atoms, &c) in &self.terms {
+            let mut product = Dim::int(c);
+            for a in atoms {
+                let (x, y, lesser) = match a {
+                    Atom::Min(x, y) => (x.settled(of), y.settled(of), true),
+                    Atom::Max(x, y) => (x.settled(of), y.settled(of), false),
+                    other => {
+                        product = product * Dim::atom(other.clone());
+                        continue;
+                    }
+                };
+                let apart = (x.clone() - y.clone()).range(of);
+                product = product
+                    * match (apart.hi.is_some_and(|h| h <= 0), apart.lo >= 0) {
+                        (true, _) => {
+                            if lesser {
+                                x
+                            } else {
+                                y
+                            }
+                        }
+                        (_, true) => {
+                            if lesser {
+                                y
+                            } else {
+                                x
+                            }
+                        }
+                        _ if lesser => x.least(&y),
+                        _ => x.most(&y),
                     };
             }
             sum = sum + product;
@@ -407,6 +452,20 @@ mod tests {
                 let x = d.eval(&|y| Some(if y.0 == 0 { a } else { b })).unwrap();
                 assert!(x >= range.lo && range.hi.is_none_or(|h| x <= h), "{x} in {range:?}");
             }
+        }
+    }
+
+    #[test]
+    fn bounds_decide_the_lesser_and_the_greater() {
+        // No extent is negative, whatever else is known of it.
+        assert_eq!((s(0).least(&Dim::int(0)), s(0).most(&Dim::int(-1))), (Dim::int(0), s(0)));
+        assert_eq!((Dim::int(0).least(&s(0)), Dim::int(0).most(&s(0))), (Dim::int(0), s(0)));
+        assert_eq!((s(0).least(&(s(0) + s(1))), s(0).most(&(s(0) + s(1)))), (s(0), s(0) + s(1)));
+        let d = s(1) * s(0).least(&Dim::int(16)) + s(0).most(&Dim::int(2)) - s(0).least(&Dim::int(9));
+        let settled = d.settled(&|_| Range { lo: 2, hi: Some(16) });
+        assert_eq!(settled, s(1) * s(0) + s(0) - s(0).least(&Dim::int(9)));
+        for x in 2..=16 {
+            assert_eq!(settled.eval(&|_| Some(x)), d.eval(&|_| Some(x)));
         }
     }
 

@@ -157,6 +157,22 @@ fn legacy_operand(r: &mut Reader<'_, '_>, a: ValueId, b: ValueId) -> Result<Valu
     r.reshape(b, shape)
 }
 
+/// What a comparison of extents gives, where that is the same for all that they can be.
+fn compared(r: &Reader<'_, '_>, name: &str, a: &Dim, b: &Dim) -> Option<bool> {
+    let apart = r.b.graph.range(&(a.clone() - b.clone()));
+    // Whether it is at least, and at most, that number.
+    let (least, most) = (|n: i64| apart.lo >= n, |n: i64| apart.hi.is_some_and(|h| h <= n));
+    let decided = |yes: bool, no: bool| (yes || no).then_some(yes);
+    match name {
+        "Equal" => a.equals(b).or_else(|| (least(1) || most(-1)).then_some(false)),
+        "Less" => decided(most(-1), least(0)),
+        "LessOrEqual" => decided(most(0), least(1)),
+        "Greater" => decided(least(1), most(0)),
+        "GreaterOrEqual" => decided(least(0), most(-1)),
+        _ => None,
+    }
+}
+
 /// Reads an operator of two operands.
 pub fn read_binary(r: &mut Reader<'_, '_>) -> Read {
     let (name, a, b) = (table_name(r)?, r.input(0)?, r.input(1)?);
@@ -165,14 +181,13 @@ pub fn read_binary(r: &mut Reader<'_, '_>) -> Read {
     }
     let b = legacy_operand(r, a, b)?;
     let y = r.pointwise(name, &[a, b])?;
-    // `Equal(shape, -1)` guards an Expand: what is known of extents decides it here.
-    if name == "Equal"
-        && let (Some(x), Some(z)) = (r.dims(a), r.dims(b))
+    // `Equal(shape, -1)` guards an Expand, `Greater(length, 512)` a branch: what is known of extents decides them here.
+    if let (Some(x), Some(z)) = (r.dims(a), r.dims(b))
         && let Some(dims) = r.ty(y).closed_dims().filter(|d| d.len() <= 1)
     {
         let n = dims.first().copied().unwrap_or(1);
         let at = |d: &[Dim], k: usize| d.get(if d.len() == 1 { 0 } else { k }).cloned();
-        let known: Option<Vec<u8>> = (0..n).map(|k| at(x, k)?.equals(&at(z, k)?).map(u8::from)).collect();
+        let known: Option<Vec<u8>> = (0..n).map(|k| compared(r, name, &at(x, k)?, &at(z, k)?).map(u8::from)).collect();
         if let Some(known) = known {
             return Ok(vec![r.tensor(Tensor::with_dtype(DType::Bool, &dims, &known))]);
         }

@@ -42,7 +42,11 @@ fn spread(r: &mut Reader<'_, '_>, x: ValueId, p: ValueId) -> Result<ValueId, Dia
     r.reshape(p, shape)
 }
 
-fn integer_range(d: DType) -> Result<(f64, f64), Diagnostic> {
+/// The least and the greatest value of an integer type.
+///
+/// # Errors
+/// The type is no integer that values are quantized to.
+pub fn integer_range(d: DType) -> Result<(f64, f64), Diagnostic> {
     Ok(match d {
         DType::U8 => (0.0, 255.0),
         DType::I8 => (-128.0, 127.0),
@@ -57,6 +61,48 @@ fn integer_range(d: DType) -> Result<(f64, f64), Diagnostic> {
     })
 }
 
+/// `(x - zero_point) · scale` of an x of type `tx`, with the types of scale, zero point if there is one, and result.
+pub fn dequantizer(tx: DType, scale: DType, zero: Option<DType>, out: DType) -> Pointwise {
+    let mut e = Expr::default();
+    let a = e.input(0, tx);
+    let mut y = e.cast(a, DType::F32);
+    if let Some(z) = zero {
+        let z = e.input(2, z);
+        let z = e.cast(z, DType::F32);
+        y = e.bin(B::Sub, y, z);
+    }
+    let scale = e.input(1, scale);
+    let scale = e.cast(scale, DType::F32);
+    let y = e.bin(B::Mul, y, scale);
+    let y = e.cast(y, out);
+    e.results.push(y);
+    Pointwise { name: "DequantizeLinear", expr: e }
+}
+
+/// `saturate(round(x / scale) + zero_point)`, ties to even, for an integer type; packed integers stay the f32 that they are clipped to.
+///
+/// # Errors
+/// The type is no integer that values are quantized to.
+pub fn quantizer(tx: DType, scale: DType, zero: Option<DType>, to: DType) -> Result<Pointwise, Diagnostic> {
+    let (lo, hi) = integer_range(to)?;
+    let mut e = Expr::default();
+    let (a, scale) = (e.input(0, tx), e.input(1, scale));
+    let (a, scale) = (e.cast(a, DType::F32), e.cast(scale, DType::F32));
+    let q = e.bin(B::Div, a, scale);
+    let mut y = e.un(U::Round, q);
+    if let Some(z) = zero {
+        let z = e.input(2, z);
+        let z = e.cast(z, DType::F32);
+        y = e.bin(B::Add, y, z);
+    }
+    let (lo, hi) = (e.constant(lo, DType::F32), e.constant(hi, DType::F32));
+    let y = e.bin(B::Max, y, lo);
+    let y = e.bin(B::Min, y, hi);
+    let y = if is_narrow(to) { y } else { e.cast(y, to) };
+    e.results.push(y);
+    Ok(Pointwise { name: "QuantizeLinear", expr: e })
+}
+
 /// Reads `DequantizeLinear`: `(x - zero_point) · scale`.
 pub fn read_dequantize(r: &mut Reader<'_, '_>) -> Read {
     let (x, s) = (r.input(0)?, r.input(1)?);
@@ -68,24 +114,13 @@ pub fn read_dequantize(r: &mut Reader<'_, '_>) -> Read {
     let tx = r.dtype(x);
     let out = r.dtype_attr("output_dtype")?.unwrap_or(ts);
     let s = spread(r, x, s)?;
-    let mut e = Expr::default();
-    let a = e.input(0, tx);
-    let mut y = e.cast(a, DType::F32);
     let mut inputs = vec![x, s];
     if let Some(z) = r.opt(2) {
         let z = widen(r, z)?;
-        let z = spread(r, x, z)?;
-        let z2 = e.input(2, r.dtype(z));
-        let z2 = e.cast(z2, DType::F32);
-        y = e.bin(B::Sub, y, z2);
-        inputs.push(z);
+        inputs.push(spread(r, x, z)?);
     }
-    let scale = e.input(1, ts);
-    let scale = e.cast(scale, DType::F32);
-    let y = e.bin(B::Mul, y, scale);
-    let y = e.cast(y, out);
-    e.results.push(y);
-    Ok(vec![r.emit(Pointwise { name: "DequantizeLinear", expr: e }, &inputs)?])
+    let zero = inputs.get(2).map(|z| r.dtype(*z));
+    Ok(vec![r.emit(dequantizer(tx, ts, zero, out), &inputs)?])
 }
 
 /// Reads `QuantizeLinear`: `saturate(round(x / scale) + zero_point)`, ties to even.
@@ -100,29 +135,15 @@ pub fn read_quantize(r: &mut Reader<'_, '_>) -> Read {
     if is_narrow(to) && to.is_float() {
         return quantize_to_float(r, x, s, to);
     }
-    let (lo, hi) = integer_range(to)?;
+    integer_range(to)?;
     let s = spread(r, x, s)?;
-    let mut e = Expr::default();
-    let (a, scale) = (e.input(0, tx), e.input(1, ts));
-    let (a, scale) = (e.cast(a, DType::F32), e.cast(scale, DType::F32));
-    let q = e.bin(B::Div, a, scale);
-    let mut y = e.un(U::Round, q);
     let mut inputs = vec![x, s];
     if let Some(z) = zero {
         let z = widen(r, z)?;
-        let z = spread(r, x, z)?;
-        let z2 = e.input(2, r.dtype(z));
-        let z2 = e.cast(z2, DType::F32);
-        y = e.bin(B::Add, y, z2);
-        inputs.push(z);
+        inputs.push(spread(r, x, z)?);
     }
-    let (lo, hi) = (e.constant(lo, DType::F32), e.constant(hi, DType::F32));
-    let y = e.bin(B::Max, y, lo);
-    let y = e.bin(B::Min, y, hi);
-    // Packed integers take the clipped values as they are.
-    let y = if is_narrow(to) { y } else { e.cast(y, to) };
-    e.results.push(y);
-    let y = r.emit(Pointwise { name: "QuantizeLinear", expr: e }, &inputs)?;
+    let zero = inputs.get(2).map(|z| r.dtype(*z));
+    let y = r.emit(quantizer(tx, ts, zero, to)?, &inputs)?;
     Ok(vec![if is_narrow(to) { narrow(r, y, to, true, "up")? } else { y }])
 }
 

@@ -38,7 +38,8 @@ pub type Found = Option<Vec<ValueId>>;
 pub struct Rule {
     /// Its name, in reports.
     pub name: &'static str,
-    /// The [`head`]s of nodes it may apply to; `*` for any, `Pointwise` for any formula.
+    /// The [`head`]s of nodes it may apply to; `*` for any, `Pointwise` for any formula. An exploring rule says behind a `/` which
+    /// operator it needs besides, so that graphs without it are spared the search.
     pub on: &'static [&'static str],
     /// What it says.
     pub equation: &'static str,
@@ -114,7 +115,7 @@ const WORK_PER_NODE: u64 = 64;
 pub fn apply(g: &mut Graph, rules: &[&Rule]) -> Report {
     let mut by_head: BTreeMap<&str, Vec<&Rule>> = BTreeMap::new();
     for r in rules {
-        r.on.iter().for_each(|h| by_head.entry(h).or_default().push(r));
+        r.on.iter().for_each(|h| by_head.entry(h.split('/').next().unwrap_or(h)).or_default().push(r));
     }
     let mut rw = Rewriter::new(g);
     let limit = WORK_PER_NODE * (rw.graph().nodes.len() as u64 + 1024);

@@ -3,6 +3,10 @@
 use super::{Class, Rewriter, Rule, apply, merge, prune, rules, simplify};
 use crate::eval::{Evaluator, from_f64s};
 use crate::ir::{Block, Dim, Graph, Node, NodeId, Port, Range, Symbol, Type, ValueId, verify};
+use crate::ops::gather::Gather;
+use crate::ops::movement::{Concat, Slice, Split, Transpose};
+use crate::ops::pad::Pad;
+use crate::ops::reduce::Reduce;
 use crate::ops::shape::{Dims, Reshape};
 use crate::ops::{Op, control::If, host::Host, pointwise::Pointwise};
 use kiln_kernels::dtype::DType;
@@ -114,8 +118,17 @@ impl Case {
         let shape = (0..dims.len()).map(|axis| Dim::sym(self.g.add_symbol(symbol(axis)))).collect();
         self.bind(dtype, dims, shape)
     }
+    /// An input of those contents.
+    pub(super) fn given(&mut self, t: Tensor) -> ValueId {
+        let shape = t.dims.iter().map(|d| (*d).into()).collect();
+        self.port(t, shape)
+    }
     fn bind(&mut self, dtype: DType, dims: &[usize], shape: Vec<Dim>) -> ValueId {
         let t = self.tensor(dtype, dims);
+        self.port(t, shape)
+    }
+    fn port(&mut self, t: Tensor, shape: Vec<Dim>) -> ValueId {
+        let dtype = t.dtype;
         self.inputs.push(t.into());
         let v = self.g.add_value(Type::Tensor(dtype, shape).into(), "");
         self.g.body.inputs.push(v);
@@ -193,14 +206,37 @@ pub(super) fn run(g: &Graph, inputs: &[Value]) -> Vec<Value> {
     Evaluator::new(g, inputs.to_vec()).and_then(|mut e| e.run()).expect("the graph runs")
 }
 
+/// Holds that a rule does not apply to graphs that fail its condition.
+pub(super) fn refused(name: &str, build: fn(&mut Case)) {
+    let all = [rules::all(), rules::exploring()].concat();
+    let rule: &Rule = all.iter().find(|r| r.name == name).expect("there is such a rule");
+    for seed in 1..=16 {
+        let mut case = Case::new(seed, true);
+        build(&mut case);
+        verify(&case.g).expect("the example is well formed");
+        let mut one = case.g.clone();
+        let report = apply(&mut one, &[rule]);
+        assert!(report.rules.is_empty(), "{name} applies, seed {seed}:\n{}\nbecame\n{}", crate::ir::print(&case.g), crate::ir::print(&one));
+    }
+}
+
 fn examples() -> Vec<Example> {
-    use rules::{algebra, attention, causal, constants, conv, gather, layout, matmul, recognise};
-    let tables: [&[Example]; 9] = [
+    use rules::{
+        algebra, attention, causal, constants, conv, filters, gather, layout, matmul, pads, quantize, recognise, reductions, slices,
+        transposes,
+    };
+    let tables: [&[Example]; 15] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
+        slices::tests::EXAMPLES,
+        transposes::tests::EXAMPLES,
+        reductions::tests::EXAMPLES,
+        pads::tests::EXAMPLES,
         conv::tests::EXAMPLES,
+        filters::tests::EXAMPLES,
         matmul::tests::EXAMPLES,
+        quantize::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
         attention::tests::EXAMPLES,
         causal::tests::EXAMPLES,
@@ -252,6 +288,107 @@ fn rules_keep_what_they_claim() {
                 for (a, b) in before.iter().zip(run(&all, &case.inputs)) {
                     agree(Class::Reassociating, a, &b).unwrap_or_else(|e| panic!("{e}: {}", shown()));
                 }
+            }
+        }
+    }
+}
+
+/// A node of a random kind over values that are there; gives its results, or nothing where they would be large.
+fn some_node(c: &mut Case, pool: &[ValueId]) -> Vec<ValueId> {
+    let x = c.rng.pick(pool);
+    let shape: Vec<i64> = c.g.shape(x).iter().map(|d| d.as_int().expect("extents are closed")).collect();
+    let rank = shape.len();
+    let axis = c.rng.below(rank.max(1));
+    let closed = |v: &[i64]| v.iter().map(|d| Dim::int(*d)).collect::<Vec<Dim>>();
+    let elements: i64 = shape.iter().product();
+    let alike = |c: &Case, y: &ValueId, off: Option<usize>| {
+        let other = c.g.shape(*y);
+        other.len() == rank && (0..rank).all(|i| Some(i) == off || other[i].is(shape[i]))
+    };
+    match c.rng.below(10) {
+        0 if rank > 1 => {
+            let mut perm: Vec<usize> = (0..rank).collect();
+            (1..rank).for_each(|i| perm.swap(i, c.rng.below(i + 1)));
+            vec![c.op(Transpose { perm }, &[x])]
+        }
+        1 if rank > 0 => {
+            let mut s = Slice::whole(&closed(&shape));
+            let size = 1 + c.rng.below(shape[axis] as usize) as i64;
+            let start = c.rng.below((shape[axis] - size + 1) as usize) as i64;
+            let back = c.rng.below(4) == 0;
+            (s.starts[axis], s.sizes[axis]) = ((if back { start + size - 1 } else { start }).into(), size.into());
+            s.steps[axis] = if back { -1 } else { 1 };
+            vec![c.op(s, &[x])]
+        }
+        2 if rank > 0 && elements < 500 => {
+            let others: Vec<ValueId> = pool.iter().copied().filter(|y| alike(c, y, Some(axis))).collect();
+            let parts: Vec<ValueId> = (0..2 + c.rng.below(2)).map(|_| c.rng.pick(&others)).collect();
+            vec![c.op(Concat { axis }, &parts)]
+        }
+        3 => {
+            let flat = [vec![elements], vec![1, elements], shape.iter().rev().copied().collect()];
+            let to = c.rng.below(3);
+            vec![c.op(Reshape { shape: closed(&flat[to]) }, &[x])]
+        }
+        4 if rank > 0 => {
+            let (mode, keep) = (c.rng.pick(&["sum", "max", "mean"]), c.rng.below(2) == 0);
+            vec![c.op(Reduce { mode, axes: vec![axis], keep }, &[x])]
+        }
+        5 if rank > 0 && shape[axis] > 1 => {
+            let first = 1 + c.rng.below(shape[axis] as usize - 1) as i64;
+            c.all(Split { axis, sizes: closed(&[first, shape[axis] - first]) }, &[x], 2)
+        }
+        6 if rank > 0 => {
+            let at: Vec<i64> = (0..3).map(|_| c.rng.below(shape[axis] as usize) as i64).collect();
+            let i = c.g.add_constant(Tensor::new(&[3], &at), "");
+            vec![c.op(Gather { axis }, &[x, i])]
+        }
+        7 if elements < 500 => {
+            let pads = (0..2 * rank).map(|_| c.rng.below(2) as i64).collect();
+            let zero = c.filled(DType::F64, &[], 0.0);
+            vec![c.op(Pad { pads, mode: "constant" }, &[x, zero])]
+        }
+        8 => {
+            let others: Vec<ValueId> = pool.iter().copied().filter(|y| alike(c, y, None)).collect();
+            let y = if c.rng.below(3) == 0 { c.filled(DType::F64, &[], 0.5) } else { c.rng.pick(&others) };
+            let name = c.rng.pick(&["Add", "Max", "Mul", "Sub"]);
+            vec![c.pointwise(name, &[x, y])]
+        }
+        _ => {
+            let name = c.rng.pick(&["Neg", "Abs", "Relu", "Sigmoid", "Tanh"]);
+            vec![c.pointwise(name, &[x])]
+        }
+    }
+}
+
+/// The rules meet each other here: whatever the order they apply in, they come to an end soon, and keep what is computed.
+#[test]
+fn random_networks_settle() {
+    for seed in 1..=400 {
+        let mut c = Case::new(seed, false);
+        let mut pool: Vec<ValueId> = [[2usize, 3, 4], [2, 3, 4], [3, 1, 4]].iter().map(|s| c.input(DType::F64, s)).collect();
+        for _ in 0..24 {
+            let results = some_node(&mut c, &pool);
+            pool.extend(results);
+        }
+        for v in pool.split_off(pool.len() - 3) {
+            c.hand_out(v);
+        }
+        prune(&mut c.g);
+        verify(&c.g).expect("the network is well formed");
+        let before = run(&c.g, &c.inputs);
+        let shown = |g: &Graph| format!("seed {seed}:\n{}\nbecame\n{}", crate::ir::print(&c.g), crate::ir::print(g));
+        let mut settled = c.g.clone();
+        let report = simplify(&mut settled);
+        assert!(report.work < 1000, "{} visits and moves: {}", report.work, shown(&settled));
+        // What a rule changed far behind a node is seen when the rules run again.
+        let rounds = (0..4).take_while(|_| !simplify(&mut settled).rules.is_empty()).count();
+        assert!(rounds < 3, "something applies again and again: {}", shown(&settled));
+        let mut all = c.g.clone();
+        crate::pipeline::optimize(&mut all, Default::default(), &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}: {}", shown(&all)));
+        for g in [&settled, &all] {
+            for (a, b) in before.iter().zip(run(g, &c.inputs)) {
+                agree(Class::Reassociating, a, &b).unwrap_or_else(|e| panic!("{e}: {}", shown(g)));
             }
         }
     }

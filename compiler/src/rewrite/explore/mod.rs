@@ -110,8 +110,15 @@ struct TemplateNode {
 /// A rule called values of different types equal: a bug in the rule.
 pub fn explore(g: &mut Graph, rules: &[&'static Rule], cost: Cost<'_>, budget: Budget) -> Result<(Report, Vec<Explored>), String> {
     let mut by_head: BTreeMap<&'static str, Vec<&'static Rule>> = BTreeMap::new();
+    let there: BTreeSet<&str> = g.nodes.iter().flat_map(|n| [n.op.name(), head(&n.op)]).collect();
     for r in rules {
-        r.on.iter().for_each(|h| by_head.entry(h).or_default().push(r));
+        for h in r.on {
+            match h.split_once('/') {
+                Some((_, other)) if !there.contains(other) => {}
+                Some((h, _)) => by_head.entry(h).or_default().push(r),
+                None => by_head.entry(h).or_default().push(r),
+            }
+        }
     }
     let mut e = Explorer { by_head, cost, budget, kinds: BTreeMap::new(), report: Report::default(), renamed: BTreeMap::new() };
     let uses = g.uses();

@@ -6,7 +6,8 @@ use crate::rewrite::rules;
 use crate::rewrite::tests::{Case, Example, agree, run};
 
 fn examples() -> Vec<Example> {
-    [rules::parallel::tests::EXAMPLES, rules::commute::tests::EXAMPLES].concat()
+    [rules::parallel::tests::EXAMPLES, rules::commute::tests::EXAMPLES, rules::exchange::tests::EXAMPLES, rules::linear::tests::EXAMPLES]
+        .concat()
 }
 
 /// A cost by which whatever a rule made is cheaper than what the model has.

@@ -1,6 +1,6 @@
 //! Elementwise algebra: neutral elements, inverses, chains with constants.
 
-use super::{folds, rounded};
+use super::{folds, orders, rounded};
 use crate::eval;
 use crate::ir::{NodeId, ValueId};
 use crate::ops::{Op, pointwise::Pointwise};
@@ -26,6 +26,8 @@ pub const RULES: &[Rule] = &[
     Rule { name: "involution", on: &["Neg", "Not", "BitwiseNot"], equation: "f(f(x)) => x", class: Class::Exact, apply: involution },
     Rule { name: "idempotent", on: &["Abs", "Relu", "Sign"], equation: "f(f(x)) => f(x)", class: Class::Exact, apply: |rw, n| settled(rw, n, &[head(&rw.node(n).op)]) },
     Rule { name: "rounded-twice", on: &["Floor", "Ceil", "Round"], equation: "f(g(x)) => g(x)  where g gives integers", class: Class::Exact, apply: |rw, n| settled(rw, n, &["Floor", "Ceil", "Round", "Sign"]) },
+    Rule { name: "abs-positive", on: &["Abs"], equation: "Abs(f(x)) => f(x)  where f gives no negative number", class: Class::Exact, apply: |rw, n| settled(rw, n, &["Relu", "Exp", "Sigmoid"]) },
+    Rule { name: "mul-reciprocal", on: &["Mul"], equation: "y * (1/x) => y / x  where x has the shape of the result, and nothing else reads 1/x", class: Class::Reassociating, apply: mul_reciprocal },
     Rule { name: "clip-chain", on: &["Clip", "Relu", "Max", "Min"], equation: "clip(clip(x, a, b), c, d) => clip(x, clip(a, c, d), clip(b, c, d))  where a <= b and c <= d are constants", class: Class::Exact, apply: clip_chain },
     Rule { name: "pow-one", on: &["Pow"], equation: "x ^ 1 => x", class: Class::Exact, apply: |rw, n| power(rw, n, 1.0, |_, x| Some(x)) },
     Rule { name: "pow-square", on: &["Pow"], equation: "x ^ 2 => x * x", class: Class::Reassociating, apply: |rw, n| power(rw, n, 2.0, |rw, x| rw.pointwise("Mul", &[x, x])) },
@@ -138,8 +140,21 @@ fn settled(rw: &Rewriter<'_>, n: NodeId, makers: &[&str]) -> Found {
     makers.contains(&maker).then_some(vec![x])
 }
 
+fn mul_reciprocal(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let out = rw.ty(*rw.node(n).outputs.first()?).clone();
+    for (y, inverse) in orders(rw, n)? {
+        let Some(r) = rw.made_by(inverse, "Reciprocal") else { continue };
+        let x = rw.input(r, 0)?;
+        // The inverse of a smaller x is computed once for many products.
+        if *rw.ty(x) == out && rw.used_once(inverse) {
+            return Some(vec![rw.pointwise("Div", &[y, x])?]);
+        }
+    }
+    None
+}
+
 /// What a node that clamps clamps, and its bounds.
-fn bounds(rw: &Rewriter<'_>, n: NodeId) -> Option<(ValueId, f64, f64)> {
+pub(super) fn bounds(rw: &Rewriter<'_>, n: NodeId) -> Option<(ValueId, f64, f64)> {
     let x = rw.input(n, 0)?;
     if !folds(rw.dtype(x)) {
         return None;
@@ -251,7 +266,7 @@ fn where_not(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 pub(in crate::rewrite) mod tests {
     use super::*;
     use crate::kernel::{Binary, Expr};
-    use crate::rewrite::tests::{Case, Example};
+    use crate::rewrite::tests::{Case, Example, refused};
 
     /// `f(x, c)` for a constant of equal elements.
     fn with(c: &mut Case, name: &'static str, dtype: DType, value: f64) {
@@ -314,6 +329,18 @@ pub(in crate::rewrite) mod tests {
     }
     const NUMBERS: &[DType] = &[DType::F32, DType::F64, DType::F16, DType::Bf16, DType::I32, DType::I64, DType::U8];
 
+    #[test]
+    fn an_inverse_that_is_used_again_stays() {
+        refused("mul-reciprocal", |c| {
+            let x = c.input(DType::F32, &[4, 1]);
+            let y = c.input(DType::F32, &[4, 3]);
+            let r = c.pointwise("Reciprocal", &[x]);
+            let z = c.pointwise("Mul", &[y, r]);
+            c.output(z);
+        });
+        refused("abs-positive", |c| nest(c, &["Tanh", "Abs"], DType::F32));
+    }
+
     pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
         ("constant-right", |c| {
             let d = c.rng.pick(NUMBERS);
@@ -370,6 +397,26 @@ pub(in crate::rewrite) mod tests {
             let (inner, outer) = (c.rng.pick(&["Floor", "Ceil", "Round", "Sign"]), c.rng.pick(&["Floor", "Ceil", "Round"]));
             let d = c.float();
             nest(c, &[inner, outer], d);
+        }),
+        ("abs-positive", |c| {
+            let (inner, d) = (c.rng.pick(&["Relu", "Exp", "Sigmoid"]), c.float());
+            nest(c, &[inner, "Abs"], d);
+        }),
+        ("mul-reciprocal", |c| {
+            let (d, shape) = (c.wide(), c.any_shape());
+            // Away from zero, where neither overflows.
+            let x = c.factor(d, &shape);
+            let x = {
+                let z = c.input(d, &shape);
+                let z = c.pointwise("Sigmoid", &[z]);
+                c.pointwise("Add", &[z, x])
+            };
+            let x = c.pointwise("Exp", &[x]);
+            let narrow = c.narrower(&shape);
+            let y = c.input(d, &narrow);
+            let r = c.pointwise("Reciprocal", &[x]);
+            let z = if c.rng.below(2) == 0 { c.pointwise("Mul", &[y, r]) } else { c.pointwise("Mul", &[r, y]) };
+            c.output(z);
         }),
         ("clip-chain", |c| {
             let (d, shape) = (c.float(), c.any_shape());

@@ -11,18 +11,18 @@ use kiln_kernels::dtype::DType;
 /// Rules that let operators change places.
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
-    Rule { name: "pointwise-transpose", on: &["Pointwise"], equation: "f(Transpose(x; p), Transpose(y; p), c) => Transpose(f(x, y, c); p)  where c has one element", class: Class::Exact, apply: pointwise_transpose },
+    Rule { name: "pointwise-transpose", on: &["Pointwise/Transpose"], equation: "f(Transpose(x; p), Transpose(y; p), c) => Transpose(f(x, y, c); p)  where c has one element", class: Class::Exact, apply: pointwise_transpose },
     Rule { name: "transpose-pointwise", on: &["Transpose"], equation: "Transpose(f(x, y, c); p) => f(Transpose(x; p), Transpose(y; p), c)  where c has one element", class: Class::Exact, apply: transpose_pointwise },
-    Rule { name: "slice-pointwise", on: &["Slice"], equation: "Slice(f(x, y, c)) => f(Slice(x), Slice(y), c)  where c has one element", class: Class::Exact, apply: slice_pointwise },
+    Rule { name: "slice-pointwise", on: &["Slice"], equation: "Slice(f(x, y, c)) => f(Slice(x), Slice(y), c)  where c has one element; along axes where an operand repeats, it stays whole", class: Class::Exact, apply: slice_pointwise },
     Rule { name: "slice-product-rows", on: &["Slice"], equation: "Slice(x @ w; rows) => Slice(x; rows) @ w", class: Class::Exact, apply: slice_rows },
     Rule { name: "slice-product-columns", on: &["Slice"], equation: "Slice(x @ w; columns) => x @ Slice(w; columns)  where w is a weight", class: Class::Exact, apply: slice_columns },
     Rule { name: "slice-norm", on: &["Slice"], equation: "Slice(LayerNorm(x)) => LayerNorm(Slice(x))  along other axes than the normalized ones", class: Class::Exact, apply: slice_norm },
     Rule { name: "product-associates", on: &["MatMul"], equation: "(x @ u) @ v => x @ (u @ v)  where u, v are weight matrices", class: Class::Reassociating, apply: associates },
-    Rule { name: "product-sum-right", on: &["Add"], equation: "x @ u + x @ v => x @ (u + v)  where u, v are weights", class: Class::Reassociating, apply: sum_right },
-    Rule { name: "product-sum-left", on: &["Add"], equation: "x @ w + y @ w => (x + y) @ w", class: Class::Reassociating, apply: sum_left },
-    Rule { name: "factor", on: &["Add"], equation: "a * x + a * y => a * (x + y)", class: Class::Reassociating, apply: factor },
-    Rule { name: "concat-product", on: &["Concat"], equation: "Concat(x @ u, x @ v; columns) => x @ Concat(u, v; columns)  where u, v are weights", class: Class::Exact, apply: concat_product },
-    Rule { name: "pool-monotone", on: &["Pointwise"], equation: "f(MaxPool(x)) => MaxPool(f(x))  where f never falls", class: Class::ExactOnFinite, apply: after_pool },
+    Rule { name: "product-sum-right", on: &["Add/MatMul"], equation: "x @ u + x @ v => x @ (u + v)  where u, v are weights", class: Class::Reassociating, apply: sum_right },
+    Rule { name: "product-sum-left", on: &["Add/MatMul"], equation: "x @ w + y @ w => (x + y) @ w", class: Class::Reassociating, apply: sum_left },
+    Rule { name: "factor", on: &["Add/Mul"], equation: "a * x + a * y => a * (x + y)", class: Class::Reassociating, apply: factor },
+    Rule { name: "concat-product", on: &["Concat/MatMul"], equation: "Concat(x @ u, x @ v; columns) => x @ Concat(u, v; columns)  where u, v are weights", class: Class::Exact, apply: concat_product },
+    Rule { name: "pool-monotone", on: &["Pointwise/Pool"], equation: "f(MaxPool(x)) => MaxPool(f(x))  where f never falls", class: Class::ExactOnFinite, apply: after_pool },
     Rule { name: "monotone-pool", on: &["Pool"], equation: "MaxPool(f(x)) => f(MaxPool(x))  where f never falls", class: Class::ExactOnFinite, apply: before_pool },
     Rule { name: "relu-known", on: &["Relu"], equation: "Relu(x) => x  where x is not negative", class: Class::ExactOnFinite, apply: relu_known },
     Rule { name: "clip-known", on: &["Clip"], equation: "Clip(x, a, b) => x  where x lies between a and b", class: Class::ExactOnFinite, apply: clip_known },
@@ -33,11 +33,12 @@ fn one(rw: &Rewriter<'_>, v: ValueId) -> bool {
 }
 
 /// Whether an operand is the same wherever it is read, whatever becomes of the shape.
-fn alone(rw: &Rewriter<'_>, v: ValueId) -> bool {
+pub(super) fn alone(rw: &Rewriter<'_>, v: ValueId) -> bool {
     scalar(rw, v) || (rw.weight(v) && one(rw, v))
 }
 
-fn single(rw: &Rewriter<'_>, n: NodeId) -> Option<ValueId> {
+/// The only result of a node.
+pub(super) fn single(rw: &Rewriter<'_>, n: NodeId) -> Option<ValueId> {
     match rw.node(n).outputs[..] {
         [v] => Some(v),
         _ => None,
@@ -71,21 +72,38 @@ fn transpose_pointwise(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     Some(vec![rw.add(op, &inputs)?])
 }
 
+/// The part of an operand that a slice of a result of that shape is computed from: along axes where the operand repeats, all of it.
+fn operand_part(rw: &mut Rewriter<'_>, v: ValueId, shape: &[Dim], s: &Slice) -> Option<ValueId> {
+    let own = rw.shape(v).to_vec();
+    let skip = shape.len().checked_sub(own.len())?;
+    let mut part = Slice { bounds: s.bounds.clone(), ..Slice::whole(&own) };
+    for (i, d) in own.iter().enumerate() {
+        match (*d == shape[skip + i], d.is(1)) {
+            (true, _) => {
+                (part.starts[i], part.steps[i], part.sizes[i]) = (s.starts[skip + i].clone(), s.steps[skip + i], s.sizes[skip + i].clone());
+            }
+            (_, true) => {}
+            // Run time decides whether it repeats.
+            _ => return None,
+        }
+    }
+    if s.bounds.is_empty() && part == Slice::whole(&own) {
+        return Some(v);
+    }
+    rw.add(part, &[v])
+}
+
 fn slice_pointwise(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let y = rw.input(n, 0)?;
     let f = rw.producer(y).filter(|f| matches!(rw.node(*f).op, Op::Pointwise(_)))?;
-    let (cut, op, shape) = (rw.node(n).op.clone(), rw.node(f).op.clone(), rw.shape(single(rw, f)?).to_vec());
-    let inputs = each(rw, f, alone, &mut |rw, v| {
-        if *rw.shape(v) != shape {
-            return None;
-        }
-        rw.add(cut.clone(), &[v])
-    })?;
+    let Op::Slice(s) = rw.node(n).op.clone() else { return None };
+    let (op, shape) = (rw.node(f).op.clone(), rw.shape(single(rw, f)?).to_vec());
+    let inputs = each(rw, f, alone, &mut |rw, v| operand_part(rw, v, &shape, &s))?;
     Some(vec![rw.add(op, &inputs)?])
 }
 
 /// A slice, and the axes that it cuts.
-fn cut(rw: &Rewriter<'_>, n: NodeId) -> Option<(Slice, Vec<usize>)> {
+pub(super) fn cut(rw: &Rewriter<'_>, n: NodeId) -> Option<(Slice, Vec<usize>)> {
     let Op::Slice(s) = rw.node(n).op.clone() else { return None };
     let from = rw.shape(rw.input(n, 0)?);
     let axes = (0..from.len()).filter(|i| !(s.starts[*i].is(0) && s.steps[*i] == 1 && s.sizes[*i] == from[*i])).collect();
@@ -157,7 +175,7 @@ fn associates(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 }
 
 /// The operands of two products that are added.
-fn two_products(rw: &Rewriter<'_>, n: NodeId) -> Option<[ValueId; 4]> {
+pub(super) fn two_products(rw: &Rewriter<'_>, n: NodeId) -> Option<[ValueId; 4]> {
     let (a, b) = (rw.input(n, 0)?, rw.input(n, 1)?);
     if rw.ty(a) != rw.ty(b) {
         return None;
@@ -354,7 +372,9 @@ pub(in crate::rewrite) mod tests {
         ("slice-pointwise", |c| {
             let rank = 1 + c.rng.below(3);
             let shape = extents(c, rank);
-            let (x, y) = (c.input(F32, &shape), c.input(F32, &shape));
+            let skip = c.rng.below(rank + 1);
+            let other: Vec<usize> = shape[skip..].iter().map(|d| if c.rng.below(2) == 0 { 1 } else { *d }).collect();
+            let (x, y) = (c.input(F32, &shape), c.input(F32, &other));
             let z = pointwise(c, x, y);
             let axis = c.rng.below(rank);
             let z = part(c, z, &[axis]);

@@ -13,6 +13,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "conv-div", on: &["Div"], equation: "Conv(x, w, b) / c => Conv(x, w/c, b/c)  where c is per output channel and constant; likewise ConvTranspose", class: Class::Reassociating, apply: |rw, n| scale(rw, n, |w, c| w / c) },
     Rule { name: "conv-add", on: &["Add"], equation: "Conv(x, w, b) + c => Conv(x, w, b+c)  where c is per output channel and constant; likewise ConvTranspose", class: Class::Reassociating, apply: shift },
     Rule { name: "conv-input-mul", on: &["Conv"], equation: "Conv(x * c, w, b) => Conv(x, w*c, b)  where c is per input channel and constant", class: Class::Reassociating, apply: scale_input },
+    Rule { name: "conv-input-add", on: &["Conv"], equation: "Conv(x + c, w, b) => Conv(x, w, b + sum(w*c))  where c is per input channel and constant, and nothing is padded", class: Class::Reassociating, apply: shift_input },
     Rule { name: "conv-pad", on: &["Conv"], equation: "Conv(Pad(x, p, 0), w, b; q) => Conv(x, w, b; p+q)  where p is spatial", class: Class::ExactOnFinite, apply: pad },
 ];
 
@@ -100,15 +101,46 @@ fn shift(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     rw.add_all(k.op, vec![Some(k.x), Some(k.w), Some(b)], 1)
 }
 
-fn scale_input(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+/// What a convolution reads out of a node of that name with a constant for each input channel: the operand, and the constant.
+fn by_input(rw: &Rewriter<'_>, n: NodeId, name: &str) -> Option<(ValueId, Vec<f64>)> {
     let y = rw.input(n, 0)?;
-    let mul = rw.made_by(y, "Mul").filter(|_| rw.used_once(y))?;
-    let (x, c, w) = (rw.input(mul, 0)?, rw.input(mul, 1)?, rw.input(n, 1)?);
-    let Op::Conv(op) = rw.node(n).op.clone() else { return None };
+    let inner = rw.made_by(y, name).filter(|_| rw.used_once(y))?;
+    let (x, c) = (rw.input(inner, 0)?, rw.input(inner, 1)?);
     let channels = usize::try_from(rw.shape(y).get(1)?.as_int()?).ok()?;
     let c = along(rw.constant(c)?, rw.shape(y).len(), 1, channels)?;
+    (rw.ty(x) == rw.ty(y)).then_some((x, c))
+}
+
+fn shift_input(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (x, c) = by_input(rw, n, "Add")?;
+    let Op::Conv(op) = rw.node(n).op.clone() else { return None };
+    if op.pads.iter().any(|p| *p != 0) {
+        return rw.refuse("the pads are zeros, without the constant");
+    }
+    let t = rw.constant(rw.input(n, 1)?).filter(|t| folds(t.dtype))?;
+    let (per, taps) = (t.dims[1], t.dims[2..].iter().product::<usize>());
+    let outputs = t.dims[0] / usize::try_from(op.groups).ok()?;
+    let mut b = match rw.input(n, 2) {
+        Some(b) => rw.constant(b)?.to_f64s()?,
+        None => vec![0.0; t.dims[0]],
+    };
+    for (i, w) in t.to_f64s()?.into_iter().enumerate() {
+        b[i / taps / per] += w * c[i / taps / per / outputs * per + i / taps % per];
+    }
+    let b = crate::eval::from_f64s(&[b.len()], &b, t.dtype);
+    if !b.to_f64s()?.iter().all(|v| v.is_finite()) {
+        return None;
+    }
+    let inputs = vec![Some(x), rw.input(n, 1), Some(rw.tensor(b))];
+    rw.add_all(op.into(), inputs, 1)
+}
+
+fn scale_input(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (x, c) = by_input(rw, n, "Mul")?;
+    let w = rw.input(n, 1)?;
+    let Op::Conv(op) = rw.node(n).op.clone() else { return None };
     let t = rw.constant(w).filter(|t| folds(t.dtype))?;
-    if (rw.uses(w) > 1 && t.len() > SHARED) || rw.ty(x) != rw.ty(y) {
+    if rw.uses(w) > 1 && t.len() > SHARED {
         return None;
     }
     let (per, taps) = (t.dims[1], t.dims[2..].iter().product::<usize>());
@@ -143,7 +175,7 @@ fn pad(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 pub(in crate::rewrite) mod tests {
     use super::*;
     use crate::ops::{conv::ConvTranspose, pad::Pad};
-    use crate::rewrite::tests::{Case, Example};
+    use crate::rewrite::tests::{Case, Example, refused};
     use kiln_kernels::dtype::DType;
 
     /// A convolution of either direction, with and without groups and bias; gives its result and its output channels.
@@ -187,20 +219,32 @@ pub(in crate::rewrite) mod tests {
         c.output(z);
     }
 
+    /// A constant for each input channel applied before a convolution.
+    fn preceded(c: &mut Case, name: &'static str, pads: Vec<i64>) {
+        let (d, groups, per, out) = (c.wide(), 1 + c.rng.below(2), 1 + c.rng.below(3), 1 + c.rng.below(2));
+        let x = c.input(d, &[2, groups * per, 4, 3]);
+        let k = per_channel(c, d, groups * per, 2);
+        let y = c.pointwise(name, &[x, k]);
+        let mut inputs = vec![y, c.factor(d, &[groups * out, per, 2, 2])];
+        if c.rng.below(2) == 0 {
+            inputs.push(c.constant(d, &[groups * out]));
+        }
+        let op = Conv { strides: vec![1, 1], pads, dilations: vec![1, 1], groups: groups as i64 };
+        let z = c.op(op, &inputs);
+        c.output(z);
+    }
+
+    #[test]
+    fn a_term_that_pads_lack_stays_before_the_convolution() {
+        refused("conv-input-add", |c| preceded(c, "Add", vec![0, 1, 0, 0]));
+    }
+
     pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
         ("conv-mul", |c| followed(c, "Mul")),
         ("conv-div", |c| followed(c, "Div")),
         ("conv-add", |c| followed(c, "Add")),
-        ("conv-input-mul", |c| {
-            let (d, groups, per, out) = (c.wide(), 1 + c.rng.below(2), 1 + c.rng.below(3), 1 + c.rng.below(2));
-            let x = c.input(d, &[2, groups * per, 4, 3]);
-            let k = per_channel(c, d, groups * per, 2);
-            let y = c.pointwise("Mul", &[x, k]);
-            let w = c.factor(d, &[groups * out, per, 2, 2]);
-            let op = Conv { strides: vec![1, 1], pads: vec![1, 0, 1, 0], dilations: vec![1, 1], groups: groups as i64 };
-            let z = c.op(op, &[y, w]);
-            c.output(z);
-        }),
+        ("conv-input-mul", |c| preceded(c, "Mul", vec![1, 0, 1, 0])),
+        ("conv-input-add", |c| preceded(c, "Add", vec![0; 4])),
         ("conv-pad", |c| {
             let d = c.wide();
             let x = c.input(d, &[1, 2, 4, 5]);

@@ -11,6 +11,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "matmul-mul", on: &["Mul"], equation: "(x @ w) * c => x @ (w*c)  where w is constant and c is per column and constant", class: Class::Reassociating, apply: |rw, n| scale(rw, n, |w, c| w * c) },
     Rule { name: "matmul-div", on: &["Div"], equation: "(x @ w) / c => x @ (w/c)  where w is constant and c is per column and constant", class: Class::Reassociating, apply: |rw, n| scale(rw, n, |w, c| w / c) },
     Rule { name: "matmul-input-mul", on: &["MatMul"], equation: "(x * c) @ w => x @ (c*w)  where w is constant and c is per column of x and constant", class: Class::Reassociating, apply: scale_input },
+    Rule { name: "matmul-diagonal", on: &["MatMul"], equation: "x @ diag(d) => x * d;  x @ I => x  where d is constant", class: Class::ExactOnFinite, apply: diagonal },
 ];
 
 /// Weights of two axes at least, constant, and not shared when they are large.
@@ -59,11 +60,30 @@ fn scale_input(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     Some(vec![rw.add(op, &[x, w])?])
 }
 
+fn diagonal(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (x, w) = (rw.input(n, 0)?, rw.input(n, 1)?);
+    let t = rw.constant(w).filter(|t| folds(t.dtype))?;
+    let [rows, columns] = t.dims[..] else { return None };
+    let size = t.dtype.size();
+    // Zeros of either sign; most weights have something else in their second element.
+    let zero = |b: &[u8]| b[size - 1] & 0x7f == 0 && b[..size - 1].iter().all(|b| *b == 0);
+    if rows != columns || rows == 0 || !t.bytes().chunks(size).enumerate().all(|(i, b)| i / columns == i % columns || zero(b)) {
+        return None;
+    }
+    let d: Vec<f64> = t.to_f64s()?.into_iter().step_by(columns + 1).collect();
+    if d.iter().all(|d| *d == 1.0) {
+        return Some(vec![x]);
+    }
+    let d = crate::eval::from_f64s(&[rows], &d, t.dtype);
+    let d = rw.tensor(d);
+    Some(vec![rw.pointwise("Mul", &[x, d])?])
+}
+
 #[cfg(test)]
 pub(in crate::rewrite) mod tests {
     use super::*;
     use crate::ops::matmul::MatMul;
-    use crate::rewrite::tests::{Case, Example};
+    use crate::rewrite::tests::{Case, Example, refused};
 
     /// Operand and weights of a product, and its extents m, k, n.
     fn operands(c: &mut Case) -> (ValueId, ValueId, [usize; 3]) {
@@ -88,6 +108,22 @@ pub(in crate::rewrite) mod tests {
         c.output(z);
     }
 
+    /// A product with a square matrix of those elements.
+    fn diagonal_of(c: &mut Case, n: usize, element: impl Fn(&mut Case, usize, usize) -> f64) {
+        let (d, rank) = (c.wide(), c.rng.below(3));
+        let shape = [c.shape(rank), vec![3, n]].concat();
+        let x = c.input(d, &shape);
+        let w: Vec<f64> = (0..n * n).map(|k| element(c, k / n, k % n)).collect();
+        let w = c.g.add_constant(crate::eval::from_f64s(&[n, n], &w, d), "");
+        let y = c.op(MatMul, &[x, w]);
+        c.output(y);
+    }
+
+    #[test]
+    fn a_matrix_with_something_beside_the_diagonal_stays() {
+        refused("matmul-diagonal", |c| diagonal_of(c, 3, |_, i, j| if i == j || (i, j) == (2, 1) { 1.0 } else { 0.0 }));
+    }
+
     pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
         ("matmul-mul", |c| followed(c, "Mul")),
         ("matmul-div", |c| followed(c, "Div")),
@@ -97,6 +133,15 @@ pub(in crate::rewrite) mod tests {
             let y = c.pointwise("Mul", &[x, s]);
             let z = c.op(MatMul, &[y, w]);
             c.output(z);
+        }),
+        ("matmul-diagonal", |c| {
+            let n = 1 + c.rng.below(4);
+            let ones = c.rng.below(2) == 0;
+            diagonal_of(c, n, |c, i, j| match (i == j, ones) {
+                (false, _) => c.rng.pick(&[0.0, -0.0]),
+                (true, true) => 1.0,
+                (true, false) => c.rng.pick(&[0.5, -2.0, 3.0, 0.0]),
+            });
         }),
     ];
 }

@@ -6,11 +6,19 @@ pub mod causal;
 pub mod commute;
 pub mod constants;
 pub mod conv;
+pub mod exchange;
+pub mod filters;
 pub mod gather;
 pub mod layout;
+pub mod linear;
 pub mod matmul;
+pub mod pads;
 pub mod parallel;
+pub mod quantize;
 pub mod recognise;
+pub mod reductions;
+pub mod slices;
+pub mod transposes;
 
 use super::{Rewriter, Rule};
 use crate::ir::{NodeId, ValueId};
@@ -23,8 +31,14 @@ pub fn all() -> Vec<&'static Rule> {
         constants::RULES,
         algebra::RULES,
         layout::RULES,
+        slices::RULES,
+        transposes::RULES,
+        reductions::RULES,
+        pads::RULES,
         conv::RULES,
+        filters::RULES,
         matmul::RULES,
+        quantize::RULES,
         recognise::RULES,
         attention::RULES,
         causal::RULES,
@@ -37,7 +51,7 @@ pub fn all() -> Vec<&'static Rule> {
 
 /// Rules that are explored: whether they pay is for the cost of the whole to say.
 pub fn exploring() -> Vec<&'static Rule> {
-    [parallel::RULES, commute::RULES].into_iter().flatten().collect()
+    [parallel::RULES, commute::RULES, exchange::RULES, linear::RULES].into_iter().flatten().collect()
 }
 
 /// The exploring rules that merge siblings, which compilers of ordered passes apply wherever they match.

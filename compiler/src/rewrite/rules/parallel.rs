@@ -12,8 +12,9 @@ const MOST: usize = 8;
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
     Rule { name: "parallel-products", on: &["MatMul"], equation: "x @ u, x @ v, .. => Split(x @ Concat(u, v, ..))  where u, v are weights", class: Class::Exact, apply: products },
-    Rule { name: "parallel-linear", on: &["Add"], equation: "x @ u + a, x @ v + b, .. => Split(x @ Concat(u, v, ..) + Concat(a, b, ..))  where all but x are weights", class: Class::Exact, apply: linear },
+    Rule { name: "parallel-linear", on: &["Add/MatMul"], equation: "x @ u + a, x @ v + b, .. => Split(x @ Concat(u, v, ..) + Concat(a, b, ..))  where all but x are weights", class: Class::Exact, apply: linear },
     Rule { name: "parallel-convolutions", on: &["Conv"], equation: "Conv(x, u, a), Conv(x, v, b), .. => Split(Conv(x, Concat(u, v, ..), Concat(a, b, ..)))  with equal attributes and one group", class: Class::Exact, apply: convolutions },
+    Rule { name: "parallel-slices", on: &["Slice"], equation: "Slice(x; r), Slice(x; s), .. => Split(x)  where r, s, .. follow each other along one axis and cover it", class: Class::Exact, apply: slices },
     Rule { name: "pointwise-split", on: &["Pointwise"], equation: "f(Split(x)[i], Split(y)[i], ..) => Split(f(x, y, ..))[i]  where x, y have one shape", class: Class::Exact, apply: pointwise_split },
 ];
 
@@ -115,6 +116,41 @@ fn convolutions(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     split(rw, y, 1, sizes, place)
 }
 
+/// The one axis that a slice cuts without steps, where it begins, and its extent there.
+fn cut(rw: &Rewriter<'_>, n: NodeId) -> Option<(usize, Dim, Dim)> {
+    let Op::Slice(s) = &rw.node(n).op else { return None };
+    let from = rw.shape(rw.input(n, 0)?);
+    let mut cut = (0..from.len()).filter(|i| !(s.starts[*i].is(0) && s.sizes[*i] == from[*i]));
+    let axis = cut.next().filter(|_| s.bounds.is_empty() && s.steps.iter().all(|t| *t == 1))?;
+    cut.next().is_none().then(|| (axis, s.starts[axis].clone(), s.sizes[axis].clone()))
+}
+
+fn slices(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let x = rw.input(n, 0)?;
+    let (axis, start, size) = cut(rw, n)?;
+    let mut all: Vec<(Dim, Dim)> = Vec::new();
+    for m in rw.readers(x, "Slice") {
+        match cut(rw, m) {
+            Some((a, start, size)) if a == axis && !all.contains(&(start.clone(), size.clone())) => all.push((start, size)),
+            _ => {}
+        }
+    }
+    let (end, mut at, mut sizes, mut place) = (rw.shape(x)[axis].clone(), Dim::int(0), Vec::new(), None);
+    while at != end && sizes.len() < MOST {
+        // An empty piece would be found again and again.
+        let (_, next) = all.iter().find(|(from, size)| *from == at && !size.is(0))?.clone();
+        if (&at, &next) == (&start, &size) {
+            place = Some(sizes.len());
+        }
+        at = at + next.clone();
+        sizes.push(next);
+    }
+    if at != end || sizes.len() < 2 {
+        return None;
+    }
+    split(rw, x, axis, sizes, place?)
+}
+
 fn pointwise_split(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let Op::Pointwise(p) = rw.node(n).op.clone() else { return None };
     let out = rw.shape(*rw.node(n).outputs.first()?).to_vec();
@@ -148,7 +184,8 @@ pub(in crate::rewrite) mod tests {
     use super::*;
     use crate::ops::conv::Conv;
     use crate::ops::matmul::MatMul;
-    use crate::rewrite::tests::{Case, Example};
+    use crate::ops::movement::Slice;
+    use crate::rewrite::tests::{Case, Example, refused};
     use kiln_kernels::dtype::DType;
 
     fn several(c: &mut Case, biased: bool) {
@@ -168,6 +205,24 @@ pub(in crate::rewrite) mod tests {
         }
     }
 
+    fn sliced(c: &mut Case, x: ValueId, axis: usize, start: i64, size: i64) -> ValueId {
+        let mut s = Slice::whole(c.g.shape(x));
+        (s.starts[axis], s.sizes[axis]) = (start.into(), size.into());
+        c.op(s, &[x])
+    }
+
+    #[test]
+    fn slices_that_leave_something_out_stay() {
+        let gap: fn(&mut Case) = |c| {
+            let x = c.input(DType::F32, &[6, 2]);
+            for (start, size) in [(0, 2), (3, 3)] {
+                let y = sliced(c, x, 0, start, size);
+                c.output(y);
+            }
+        };
+        refused("parallel-slices", gap);
+    }
+
     pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
         ("parallel-products", |c| several(c, false)),
         ("parallel-linear", |c| several(c, true)),
@@ -184,6 +239,18 @@ pub(in crate::rewrite) mod tests {
                 }
                 let op = Conv { strides: vec![stride; 2], pads: vec![pad; 4], dilations: vec![1; 2], groups: 1 };
                 let y = c.op(op, &inputs);
+                c.output(y);
+            }
+        }),
+        ("parallel-slices", |c| {
+            let rank = 1 + c.rng.below(3);
+            let (axis, mut shape) = (c.rng.below(rank), c.shape(rank));
+            shape[axis] = 6;
+            let x = c.input(DType::F32, &shape);
+            let cuts: &[&[(i64, i64)]] = &[&[(0, 2), (2, 4)], &[(4, 2), (0, 3), (3, 1)], &[(0, 3), (3, 3), (1, 2)]];
+            for (start, size) in c.rng.pick(cuts) {
+                let y = sliced(c, x, axis, *start, *size);
+                let y = c.pointwise("Neg", &[y]);
                 c.output(y);
             }
         }),

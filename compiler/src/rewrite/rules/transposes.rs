@@ -1,0 +1,123 @@
+//! Permutations behind reductions and concatenations, where there are fewer of them or fewer elements to move.
+
+use crate::ir::{NodeId, ValueId};
+use crate::ops::Op;
+use crate::ops::movement::{Concat, Transpose};
+use crate::ops::reduce::Reduce;
+use crate::rewrite::{Class, Found, Rewriter, Rule};
+
+/// Rules that move permutations towards results.
+#[rustfmt::skip]
+pub const RULES: &[Rule] = &[
+    Rule { name: "reduce-transpose", on: &["Reduce"], equation: "Reduce(Transpose(x; p); a) => Transpose(Reduce(x; p(a)); p')  where nothing else reads the transposed", class: Class::Reassociating, apply: reduce_transpose },
+    Rule { name: "concat-transposes", on: &["Concat"], equation: "Concat(Transpose(x; p), Transpose(y; p), ..; a) => Transpose(Concat(x, y, ..; p(a)); p)  where nothing else reads the transposed", class: Class::Exact, apply: concat_transposes },
+];
+
+/// The operand of a Transpose that one node alone reads, and its permutation.
+fn transposed(rw: &Rewriter<'_>, v: ValueId) -> Option<(ValueId, Vec<usize>)> {
+    let n = rw.made_by(v, "Transpose")?;
+    if !rw.used_once(v) {
+        return rw.refuse("others read the transposed too");
+    }
+    match &rw.node(n).op {
+        Op::Transpose(t) => Some((rw.input(n, 0)?, t.perm.clone())),
+        _ => None,
+    }
+}
+
+fn reduce_transpose(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let Op::Reduce(r) = rw.node(n).op.clone() else { return None };
+    let (x, p) = transposed(rw, rw.input(n, 0)?)?;
+    let mut axes: Vec<usize> = r.axes.iter().map(|a| p.get(*a).copied()).collect::<Option<_>>()?;
+    axes.sort();
+    let perm: Vec<usize> = match r.keep {
+        true => p,
+        false => {
+            let left: Vec<usize> = p.iter().copied().filter(|a| !axes.contains(a)).collect();
+            left.iter().map(|a| left.iter().filter(|b| *b < a).count()).collect()
+        }
+    };
+    let y = rw.add(Reduce { axes, ..r }, &[x])?;
+    if perm.is_sorted() {
+        return Some(vec![y]);
+    }
+    Some(vec![rw.add(Transpose { perm }, &[y])?])
+}
+
+fn concat_transposes(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let Op::Concat(Concat { axis }) = rw.node(n).op else { return None };
+    let mut perm: Option<Vec<usize>> = None;
+    let mut parts = Vec::new();
+    for v in rw.node(n).inputs.clone() {
+        let (x, p) = transposed(rw, v?)?;
+        if *perm.get_or_insert_with(|| p.clone()) != p {
+            return None;
+        }
+        parts.push(x);
+    }
+    let perm = perm.filter(|_| parts.len() > 1)?;
+    let y = rw.add(Concat { axis: *perm.get(axis)? }, &parts)?;
+    Some(vec![rw.add(Transpose { perm }, &[y])?])
+}
+
+#[cfg(test)]
+pub(in crate::rewrite) mod tests {
+    use super::*;
+    use crate::rewrite::tests::{Case, Example, refused};
+    use kiln_kernels::dtype::DType;
+
+    fn shuffled(c: &mut Case, rank: usize) -> Vec<usize> {
+        let mut perm: Vec<usize> = (0..rank).collect();
+        (1..rank).for_each(|i| perm.swap(i, c.rng.below(i + 1)));
+        perm
+    }
+    fn extents(c: &mut Case, rank: usize) -> Vec<usize> {
+        (0..rank).map(|_| 1 + c.rng.below(4)).collect()
+    }
+    /// A reduction of a permuted input, and the permuted.
+    fn reduced(c: &mut Case) -> (ValueId, ValueId) {
+        let rank = 1 + c.rng.below(4);
+        let (shape, perm, d) = (extents(c, rank), shuffled(c, rank), c.wide());
+        let x = c.input(d, &shape);
+        let t = c.op(Transpose { perm }, &[x]);
+        let axes: Vec<usize> = (0..rank).filter(|_| c.rng.below(2) == 0).collect();
+        let mode = c.rng.pick(&["sum", "mean", "max", "min", "l1", "sum_square"]);
+        let keep = c.rng.below(2) == 0;
+        (c.op(Reduce { mode, axes, keep }, &[t]), t)
+    }
+
+    pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
+        ("reduce-transpose", |c| {
+            let (y, _) = reduced(c);
+            c.output(y);
+        }),
+        ("concat-transposes", |c| {
+            let rank = 1 + c.rng.below(4);
+            let (mut shape, perm, d) = (c.shape(rank), shuffled(c, rank), c.rng.pick(&[DType::F32, DType::U8, DType::I64]));
+            let axis = c.rng.below(rank);
+            let mut parts = Vec::new();
+            for _ in 0..2 + c.rng.below(2) {
+                shape[perm[axis]] = c.rng.below(4);
+                let x = c.input(d, &shape);
+                parts.push(c.op(Transpose { perm: perm.clone() }, &[x]));
+            }
+            let y = c.op(Concat { axis }, &parts);
+            c.output(y);
+        }),
+    ];
+
+    #[test]
+    fn permutations_that_others_need_stay() {
+        refused("reduce-transpose", |c| {
+            let (y, t) = reduced(c);
+            c.output(y);
+            c.output(t);
+        });
+        refused("concat-transposes", |c| {
+            let (x, y) = (c.input(DType::F32, &[2, 3]), c.input(DType::F32, &[3, 2]));
+            let t = c.op(Transpose { perm: vec![1, 0] }, &[x]);
+            let z = c.op(Concat { axis: 0 }, &[t, y]);
+            c.output(z);
+        });
+    }
+}
