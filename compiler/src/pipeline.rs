@@ -69,7 +69,8 @@ fn explore(g: &mut Graph, without: Ablation) -> Result<Report, String> {
         _ => {}
     }
     let symbols = g.symbols.clone();
-    let (mut report, explored) = rewrite::explore(g, &rewrite::rules::exploring(), &|p| cpu::cost(&symbols, p), Budget::default())?;
+    let (mut report, explored) =
+        rewrite::explore(g, &rewrite::rules::exploring(), &|p| cpu::cost(&cpu::RATES, &symbols, p), Budget::default())?;
     report.explored = explored;
     Ok(report)
 }

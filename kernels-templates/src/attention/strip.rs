@@ -136,6 +136,10 @@ kernel_fn! {
                 for l in 0..LANES {
                     e[l] = math::exp::<A>(v[l] - base);
                 }
+                // Subnormal weights say nothing beside one of 1, and slow the products that read them several times.
+                for l in 0..LANES {
+                    e[l] = if e[l] < f32::MIN_POSITIVE { 0.0 } else { e[l] };
+                }
                 for l in 0..LANES {
                     sums[l] += e[l];
                 }

@@ -1,28 +1,35 @@
 //! What an operator costs on a CPU: a roofline of operations and bytes, with a fixed price for each kernel.
 //!
-//! Numbers are picoseconds on one core with AVX-512, set by hand after rates that `kiln bench` and its counters showed; only their
-//! proportions matter. Symbolic extents count as their upper bound or 64.
+//! `cargo run --release -p kiln-tests --bin roofline` measures kernels of many shapes, fits the rates to them, and shows how far the
+//! model is from each. Symbolic extents count as their upper bound or 64.
 
 use crate::ir::{Dim, Fact, Range, Symbol};
 use crate::ops::Op;
 use crate::rewrite::{Price, Priced};
 use kiln_kernels::dtype::DType;
 
-/// A multiply-add in register tiles: 80 billion a second.
-const MULTIPLY_ADD: f64 = 12.0;
-/// A multiply-add that is read from memory each time: depthwise convolution, products of one row.
-const LOOSE: f64 = 60.0;
-/// A byte of a value written by one kernel and read by another, most often in the second or third level of cache.
-const BYTE: f64 = 30.0;
-/// A byte of weights, streamed from memory.
-const WEIGHT: f64 = 80.0;
-/// A scalar operation on an element in a pointwise kernel, sixteen at once.
-const SCALAR: f64 = 10.0;
-/// Starting a kernel and meeting its threads again.
-const KERNEL: f64 = 1_500_000.0;
+/// Rates of a machine, in picoseconds on one core.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// A multiply-add in register tiles.
+    pub multiply_add: f64,
+    /// A multiply-add whose weight is read from memory each time: depthwise convolution, products of few rows.
+    pub loose: f64,
+    /// A byte of a value written by one kernel and read by another, most often in the second or third level of cache.
+    pub byte: f64,
+    /// A byte of weights.
+    pub weight: f64,
+    /// A scalar operation on an element in a pointwise kernel.
+    pub scalar: f64,
+    /// Starting a kernel and meeting its threads again.
+    pub kernel: f64,
+}
 
-/// The cost of an operator in picoseconds, given the model's symbols.
-pub fn cost(symbols: &[Symbol], p: &Priced<'_>) -> Price {
+/// One core with AVX-512. Only the proportions matter.
+pub const RATES: Rates = Rates { multiply_add: 12.0, loose: 60.0, byte: 30.0, weight: 80.0, scalar: 10.0, kernel: 1_500_000.0 };
+
+/// The cost of an operator, given the model's symbols.
+pub fn cost(rates: &Rates, symbols: &[Symbol], p: &Priced<'_>) -> Price {
     let extent = |d: &Dim| -> f64 {
         let range = d.range(&|s| symbols.get(s.0 as usize).map_or(Range { lo: 0, hi: None }, |s| s.range));
         range.hi.unwrap_or(64).max(0) as f64
@@ -33,8 +40,9 @@ pub fn cost(symbols: &[Symbol], p: &Priced<'_>) -> Price {
     let shape = |i: usize| p.inputs.get(i).copied().flatten().and_then(|f| f.ty.shape()).unwrap_or(&[]);
     let out: f64 = p.results.iter().map(elements).sum();
     let written: f64 = p.results.iter().map(bytes).sum();
-    let read: f64 = (p.inputs.iter().zip(&p.weights)).filter_map(|(f, w)| f.map(|f| bytes(f) * if *w { WEIGHT } else { BYTE })).sum();
-    let moved = KERNEL + read + written * BYTE;
+    let read: f64 =
+        (p.inputs.iter().zip(&p.weights)).filter_map(|(f, w)| f.map(|f| bytes(f) * if *w { rates.weight } else { rates.byte })).sum();
+    let moved = rates.kernel + read + written * rates.byte;
     let total = match p.op {
         Op::Reshape(_) | Op::BitCast(_) => 0.0,
         // Moves are mostly read where their operand lies, or written where they go; now and then one is a copy after all.
@@ -42,27 +50,27 @@ pub fn cost(symbols: &[Symbol], p: &Priced<'_>) -> Price {
         Op::MatMul(_) => {
             let depth = shape(0).last().map_or(1.0, extent);
             let rows = out / shape(1).last().map_or(1.0, extent).max(1.0);
-            moved + out * depth * if rows < 4.0 { LOOSE } else { MULTIPLY_ADD }
+            moved + out * depth * if rows < 4.0 { rates.loose } else { rates.multiply_add }
         }
         Op::Attend(_) => {
             // Both products; what happens to the scores between them costs about a fifth more.
             let keys = shape(1).iter().rev().nth(1).map_or(1.0, extent);
             let depth = shape(0).last().map_or(1.0, extent) + shape(2).last().map_or(1.0, extent);
             let rows = out / shape(2).last().map_or(1.0, extent).max(1.0);
-            moved + rows * keys * depth * MULTIPLY_ADD * 1.2
+            moved + rows * keys * depth * rates.multiply_add * 1.2
         }
         Op::Conv(c) => {
             let window: f64 = shape(1).iter().skip(1).map(extent).product();
-            moved + out * window * if c.groups > 1 { LOOSE } else { MULTIPLY_ADD }
+            moved + out * window * if c.groups > 1 { rates.loose } else { rates.multiply_add }
         }
-        Op::Pointwise(e) => moved + out * SCALAR * e.expr.code.len() as f64,
+        Op::Pointwise(e) => moved + out * rates.scalar * e.expr.code.len() as f64,
         _ => moved,
     };
     // Behind another kernel, the result of that kernel is still in registers: what else is read remains.
     let joined = match p.op {
         Op::Pointwise(e) => {
             let largest = p.inputs.iter().zip(&p.weights).filter_map(|(f, w)| f.filter(|_| !w)).map(bytes).fold(0.0, f64::max);
-            read - largest * BYTE + out * SCALAR * e.expr.code.len() as f64
+            read - largest * rates.byte + out * rates.scalar * e.expr.code.len() as f64
         }
         _ => total,
     };

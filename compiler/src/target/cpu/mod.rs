@@ -6,7 +6,7 @@ mod reach;
 mod select;
 mod tiled;
 
-pub use cost::cost;
+pub use cost::{RATES, Rates, cost};
 pub use select::{Selected, relayout, select};
 
 use crate::ir::{Dim, Graph, Node, NodeId, ValueId, product};
