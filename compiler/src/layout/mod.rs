@@ -119,6 +119,11 @@ impl Layouts {
     }
 }
 
+/// The values of a block that would have their channels as neighbours, were the clusters those.
+pub fn channels_last(g: &Graph, clusters: &[Cluster]) -> BTreeSet<ValueId> {
+    order::choose(g, clusters).into_keys().collect()
+}
+
 /// Chooses where the results of the clusters of the model's own block lie.
 pub fn choose(g: &Graph, clusters: &[Cluster]) -> Layouts {
     let mut layouts = Layouts { orders: order::choose(g, clusters), ..Layouts::default() };
