@@ -1,6 +1,9 @@
 //! Kernels over rows with pointwise operators before and behind them, compiled, against the reference evaluator.
 
 use kiln::{Tensor, Value};
+use kiln_compiler::pipeline::optimize;
+use kiln_compiler::plan::schedule;
+use kiln_compiler::{import, onnx};
 use kiln_kernels::dtype::DType::F32;
 use kiln_tests::models::{Dim, ModelBuilder};
 use kiln_tests::{compiled, samples};
@@ -189,6 +192,122 @@ fn random(seed: u64, open: bool) -> (Vec<u8>, Vec<Vec<Value>>) {
         g.inputs.iter().enumerate().map(resized).collect()
     });
     (model.build(), sets.collect())
+}
+
+/// A rotary embedding in one of its spellings, of heads as a projection leaves them: `[batch, tokens, heads, width]`, read transposed.
+fn rotary(seed: u64) -> (ModelBuilder, Vec<Value>) {
+    let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    rng.below(1);
+    let [interleaved, each, partial] = [0, 1, 2].map(|i| seed >> i & 1 == 1);
+    let (batch, tokens, heads, half) = (1 + rng.below(2), rng.pick(&[1, 5, 40]), 1 + rng.below(3), rng.pick(&[1usize, 3, 16, 32]));
+    let rest = if partial { 1 + rng.below(6) } else { 0 };
+    let angles = [1, 1, tokens, if each { 2 * half } else { half }];
+    let sizes = [batch, tokens, heads, 2 * half + rest];
+    let cut = |b: ModelBuilder, x: &str, y: &str, [from, to, step]: [usize; 3]| {
+        let names = ["from", "to", "axis", "step"].map(|n| format!("{y}_{n}"));
+        let values = [from as i64, to as i64, 3, step as i64];
+        let b = names.iter().zip(values).fold(b, |b, (n, v)| b.initializer(n, Tensor::new(&[1], &[v])));
+        b.node("Slice", &[x, &names[0], &names[1], &names[2], &names[3]], &[y])
+    };
+    let mut b = ModelBuilder::new().opset(18).input("in", F32, sizes.map(|d| d as i64));
+    b = b.input("cos", F32, angles.map(|d| d as i64)).input("sin", F32, angles.map(|d| d as i64));
+    b = b.node("Transpose", &["in"], &["heads"]).attr("perm", vec![0i64, 2, 1, 3]);
+    let x = if partial { "x" } else { "heads" };
+    if partial {
+        b = cut(b, "heads", "x", [0, 2 * half, 1]);
+        b = cut(b, "heads", "rest", [2 * half, 2 * half + rest, 1]);
+    }
+    let (first, second) = if interleaved { ([0, 2 * half, 2], [1, 2 * half, 2]) } else { ([0, half, 1], [half, 2 * half, 1]) };
+    b = cut(cut(b, x, "x1", first), x, "x2", second);
+    let (left, right) = if each {
+        b = b.node("Neg", &["x2"], &["minus"]);
+        ("minus", "x1")
+    } else {
+        b = b.node("Mul", &["x1", "cos"], &["p"]).node("Mul", &["sin", "x2"], &["q"]).node("Sub", &["p", "q"], &["real"]);
+        b = b.node("Mul", &["x1", "sin"], &["r"]).node("Mul", &["x2", "cos"], &["s"]).node("Add", &["r", "s"], &["imaginary"]);
+        ("real", "imaginary")
+    };
+    b = match interleaved {
+        true => b
+            .initializer("last", Tensor::new(&[1], &[4i64]))
+            .initializer("flat", Tensor::new(&[4], &[0i64, 0, 0, 2 * half as i64]))
+            .node("Unsqueeze", &[left, "last"], &["left"])
+            .node("Unsqueeze", &[right, "last"], &["right"])
+            .node("Concat", &["left", "right"], &["pairs"])
+            .attr("axis", 4)
+            .node("Reshape", &["pairs", "flat"], &["turned"]),
+        false => b.node("Concat", &[left, right], &["turned"]).attr("axis", 3),
+    };
+    if each {
+        b = b.node("Mul", &[x, "cos"], &["kept"]).node("Mul", &["turned", "sin"], &["moved"]).node("Add", &["kept", "moved"], &["y"]);
+    }
+    let y = if each { "y" } else { "turned" };
+    b = match partial {
+        true => b.node("Concat", &[y, "rest"], &["out"]).attr("axis", -1).output("out"),
+        false => b.output(y),
+    };
+    (b, vec![data(seed, &sizes, seed % 3 == 2), data(seed + 1, &angles, false), data(seed + 2, &angles, false)])
+}
+
+/// A normalization of groups as exporters spell it, with an activation behind it, and perhaps a sum before.
+fn groups(seed: u64) -> (ModelBuilder, Vec<Value>) {
+    let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    rng.below(1);
+    let (groups, each) = (1 + rng.below(4), 1 + rng.below(3));
+    let sizes = [1 + rng.below(2), groups * each, rng.pick(&[1, 4, 17]), rng.pick(&[1, 5, 16])];
+    let by_channel = [1, sizes[1], 1, 1];
+    let mut b = ModelBuilder::new().opset(18).input("in", F32, sizes.map(|d| d as i64)).input("shift", F32, by_channel.map(|d| d as i64));
+    let shape = |d: &[usize]| Tensor::new(&[d.len()], &d.iter().map(|d| *d as i64).collect::<Vec<_>>());
+    for (name, seed) in [("scale", 1), ("bias", 2)] {
+        b = b.initializer(name, Tensor::new(&by_channel[1..], &samples::noise(seed, sizes[1])));
+    }
+    let count = sizes[1..].iter().product::<usize>() / groups;
+    b = b.initializer("rows", shape(&[sizes[0], groups, count])).initializer("image", shape(&sizes));
+    b = b
+        .initializer("ones", Tensor::new(&[groups], &vec![1f32; groups]))
+        .initializer("zeros", Tensor::new(&[groups], &vec![0f32; groups]));
+    let x = if seed.is_multiple_of(2) { "in" } else { "sum" };
+    b = b.node("Add", &["in", "shift"], &["sum"]).node("Reshape", &[x, "rows"], &["flat"]);
+    b = b.node("InstanceNormalization", &["flat", "ones", "zeros"], &["even"]).attr("epsilon", 1e-3);
+    b = b.node("Reshape", &["even", "image"], &["back"]).node("Mul", &["back", "scale"], &["scaled"]).node(
+        "Add",
+        &["scaled", "bias"],
+        &["y"],
+    );
+    b = b.node("Sigmoid", &["y"], &["gate"]).node("Mul", &["y", "gate"], &["out"]).output("out");
+    (b, vec![data(seed, &sizes, seed % 5 == 4), data(seed + 1, &by_channel, false)])
+}
+
+/// Kernels that compute a model.
+fn kernels(model: &[u8]) -> Vec<&'static str> {
+    let model = onnx::read(model, None, &Default::default()).unwrap();
+    let mut g = import::import(&model, &Default::default()).unwrap();
+    optimize(&mut g, &mut |_, _| {}).unwrap();
+    schedule(g).kernels().iter().map(|s| s.kernel.name()).collect()
+}
+
+#[test]
+fn rotary_embeddings_are_one_kernel() {
+    let dir = compiled::folder(env!("CARGO_TARGET_TMPDIR"), "rotary");
+    for seed in 0..24 {
+        let (model, inputs) = rotary(seed);
+        let model = model.build();
+        assert_eq!(kernels(&model), ["rotary"], "seed {seed}");
+        compiled::write(&dir.join(seed.to_string()), &model, vec![inputs]);
+    }
+    compiled::check(&dir);
+}
+
+#[test]
+fn normalized_groups_are_one_kernel() {
+    let dir = compiled::folder(env!("CARGO_TARGET_TMPDIR"), "groups");
+    for seed in 0..12 {
+        let (model, inputs) = groups(seed);
+        let model = model.build();
+        assert_eq!(kernels(&model), ["group norm"], "seed {seed}");
+        compiled::write(&dir.join(seed.to_string()), &model, vec![inputs]);
+    }
+    compiled::check(&dir);
 }
 
 #[test]

@@ -76,7 +76,7 @@ pub fn apart(g: &Graph, c: &Cluster, into: &Cluster, reader: NodeId, readers: us
     let Some(result) = c.outputs.first() else { return "the kernel has no result" };
     let anchored = c.anchor.map(|n| &g[n]);
     let tiles = |n: &Node| matches!(n.op, Op::Conv(_) | Op::MatMul(_)) && cpu::packs(g, n);
-    let rows = |n: &Node| cpu::rowwise::axis(g, n).is_some();
+    let rows = |n: &Node| cpu::rowwise::form(g, n).is_some();
     match anchored {
         Some(n) if !tiles(n) && !rows(n) => "that kind of kernel takes no pointwise operators behind it",
         _ if readers > 1 || g.body.outputs.contains(result) => "others need the value too, so that it is stored anyway",
@@ -252,7 +252,7 @@ impl Tail {
     /// Without dead instructions, and with inputs numbered without gaps.
     fn tidied(self, anchored: bool) -> Tail {
         use crate::kernel::Scalar;
-        let mut expr = self.expr.pruned();
+        let mut expr = self.expr.canonical();
         let used: BTreeSet<u32> = expr.code.iter().filter_map(|(s, _)| if let Scalar::In(i) = s { Some(*i) } else { None }).collect();
         let keep: Vec<u32> = (0..self.inputs.len() as u32).filter(|i| used.contains(i) || (anchored && *i == 0)).collect();
         for (s, _) in &mut expr.code {

@@ -6,6 +6,7 @@ use super::{Cluster, Cx, MAX_INPUTS, Tail};
 use crate::ir::{Block, NodeId, ValueId};
 use crate::kernel::{At, Expr, Scalar};
 use crate::layout;
+use crate::ops::Op;
 use crate::target::cpu::rowwise;
 use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Joins pointwise clusters with the kernels over rows that they feed or follow. Clusters stand with the position of their last node.
 pub(super) fn join(cx: &Cx<'_>, block: &Block, clusters: &mut Vec<(usize, Cluster)>) {
     let anchors: Vec<usize> =
-        (0..clusters.len()).filter(|i| clusters[*i].1.anchor.is_some_and(|n| rowwise::axis(cx.g, &cx.g[n]).is_some())).collect();
+        (0..clusters.len()).filter(|i| clusters[*i].1.anchor.is_some_and(|n| rowwise::form(cx.g, &cx.g[n]).is_some())).collect();
     if anchors.is_empty() {
         return;
     }
@@ -61,9 +62,11 @@ impl Join<'_> {
         let Some(k) = self.cx.users.get(&result).and_then(|u| self.home.get(u.first()?)).copied() else { return };
         let Some(t) = self.part(k) else { return };
         let other = &self.clusters[k].1;
+        // A mean of pixels whose channels are neighbours has a kernel of its own.
+        let means = matches!(self.cx.g[anchor].op, Op::Reduce(_));
         let legal = self.reads_by(result, &other.nodes) == self.reads(result)
             && self.cx.g.shape(other.outputs[0]) == self.cx.g.shape(result)
-            && !self.channels_last.contains(&self.cx.g[anchor].inputs[0].unwrap_or(result));
+            && !(means && self.cx.g[anchor].inputs.iter().flatten().any(|v| self.channels_last.contains(v)));
         if !legal || !rowwise::pays(self.cx.g, &self.cx.g[anchor]) {
             return;
         }
@@ -126,6 +129,6 @@ impl Tail {
             }
         }
         led.results = led.inline(&expr, &at);
-        Tail { expr: led, inputs: order.into_iter().map(|i| inputs[i]).collect() }
+        Tail { expr: led.canonical(), inputs: order.into_iter().map(|i| inputs[i]).collect() }
     }
 }

@@ -352,6 +352,23 @@ pub enum Kernel {
         /// Pairs of extents that must be equal or 1 at run time.
         meets: Vec<(Dim, Dim)>,
     },
+    /// A rotary embedding of rows, whose elements are neighbours.
+    Rotary {
+        /// Extents of the axes that count rows.
+        dims: Vec<Dim>,
+        /// Elements of a row.
+        size: Dim,
+        /// Those that are turned.
+        width: usize,
+        /// Whether pairs are neighbours.
+        interleaved: bool,
+        /// Whether there are cosines, and sines, for each element rather than each pair.
+        each: [bool; 2],
+        /// The rows, the cosines and the sines: steps along the axes.
+        operands: [Operand; 3],
+        /// Steps through the result, likewise.
+        out: Vec<Stride>,
+    },
     /// Regions copied.
     Move {
         /// The regions.
@@ -389,6 +406,7 @@ impl Kernel {
             Kernel::Rows { op: Row::GroupNorm { .. }, .. } => "group norm",
             Kernel::Rows { op: Row::Softmax { .. }, .. } => "softmax",
             Kernel::Rows { op: Row::Reduce(_), .. } => "reduce",
+            Kernel::Rotary { .. } => "rotary",
             Kernel::Move { .. } => "copy",
             Kernel::Call(c) => c.entry,
             Kernel::Dims { .. } => "dims",
@@ -421,6 +439,7 @@ impl Kernel {
         };
         match self {
             Kernel::Map { operands, .. } => operands.iter_mut().for_each(|o| o.value = of(o.value)),
+            Kernel::Rotary { operands, .. } => operands.iter_mut().for_each(|o| o.value = of(o.value)),
             Kernel::Conv { x, epilogue, .. } => {
                 *x = of(*x);
                 operands(epilogue);
@@ -450,6 +469,7 @@ impl Kernel {
         let tail = || self.epilogue().into_iter().flat_map(|e| e.operands.iter().map(|o| o.value));
         match self {
             Kernel::Map { operands, .. } => operands.iter().map(|o| o.value).collect(),
+            Kernel::Rotary { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Conv { x, .. } | Kernel::Gemm { a: x, .. } => std::iter::once(*x).chain(tail()).collect(),
             Kernel::MatMul { a, b, .. } => [a.value, b.value].into_iter().chain(tail()).collect(),
             Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } => vec![*x],

@@ -193,8 +193,8 @@ pub(super) fn run(g: &Graph, inputs: &[Value]) -> Vec<Value> {
 }
 
 fn examples() -> Vec<Example> {
-    use rules::{algebra, attention, constants, conv, layout, matmul, recognise};
-    let tables: [&[Example]; 7] = [
+    use rules::{activations, algebra, attention, constants, conv, groups, layout, matmul, recognise, rotary};
+    let tables: [&[Example]; 10] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -202,6 +202,9 @@ fn examples() -> Vec<Example> {
         matmul::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
         attention::tests::EXAMPLES,
+        activations::tests::EXAMPLES,
+        groups::tests::EXAMPLES,
+        rotary::tests::EXAMPLES,
     ];
     tables.concat()
 }

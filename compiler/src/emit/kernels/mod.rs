@@ -4,6 +4,7 @@ mod attend;
 mod call;
 mod host;
 mod moves;
+mod rotary;
 mod rows;
 mod simple;
 mod tiled;
@@ -126,6 +127,7 @@ impl Printer<'_> {
             }
             Kernel::Softmax { dims, log, x } => self.softmax(n, step, dims, *log, *x),
             Kernel::Attend { .. } => self.attend(n, step),
+            Kernel::Rotary { .. } => self.rotary(n, step),
             Kernel::Rows { .. } => self.rows(n, step),
             Kernel::Move { copies, dtype: DType::Str } => self.move_strings(n, step, copies),
             Kernel::Move { copies, dtype } => self.moves(n, step, copies, &element(*dtype)),

@@ -252,6 +252,8 @@ impl Printer<'_> {
                 }),
             ),
         };
+        // Operations on an element, about.
+        let work = int(if matches!(op, Row::Softmax { .. }) { 8 } else { 4 });
         let alone = head.is_none() && tail.is_none();
         let (task, block) = (int(TASK), int(if alone { TASK } else { BLOCK }));
         let [rows, width, x_row, out_row] = [rows, width, x_row, out_row].map(|d| self.dim(d));
@@ -273,7 +275,7 @@ impl Printer<'_> {
                 let block = (#block / n.max(1)).max(1);
                 let isa = f.isa;
                 let scratch = f.scratch();
-                f.spread(rows.div_ceil(chunk), rows * n * 4, &|task, worker| {
+                f.spread(rows.div_ceil(chunk), rows * n * #work, &|task, worker| {
                     let o = { let o = o; o.0 };
                     let _ = (scratch, worker);
                     for from in (task * chunk..((task + 1) * chunk).min(rows)).step_by(block) {

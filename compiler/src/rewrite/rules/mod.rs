@@ -1,14 +1,17 @@
 //! The rules by theme: one line each, with its equation.
 
+pub mod activations;
 pub mod algebra;
 pub mod attention;
 pub mod commute;
 pub mod constants;
 pub mod conv;
+pub mod groups;
 pub mod layout;
 pub mod matmul;
 pub mod parallel;
 pub mod recognise;
+pub mod rotary;
 
 use super::{Rewriter, Rule};
 use crate::ir::{NodeId, ValueId};
@@ -17,10 +20,21 @@ use kiln_kernels::value::Tensor;
 
 /// Every canonical rule, in the order in which they are tried at a node.
 pub fn all() -> Vec<&'static Rule> {
-    [constants::RULES, algebra::RULES, layout::RULES, conv::RULES, matmul::RULES, recognise::RULES, attention::RULES]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        constants::RULES,
+        algebra::RULES,
+        layout::RULES,
+        conv::RULES,
+        matmul::RULES,
+        recognise::RULES,
+        activations::RULES,
+        groups::RULES,
+        attention::RULES,
+        rotary::RULES,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Rules that are explored: whether they pay is for the cost of the whole to say.

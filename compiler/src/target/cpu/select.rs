@@ -40,9 +40,7 @@ pub fn select(g: &Graph, c: &Cluster, layouts: &Layouts) -> Selected {
     };
     let node = &g[anchor];
     let mut wants: Vec<(ValueId, Layout)> = Vec::new();
-    if rowwise::axis(g, node).is_some()
-        && let Some(s) = rowwise::select(g, c, node, layouts)
-    {
+    if let Some(s) = rowwise::select(g, c, node, layouts) {
         return s;
     }
     let epilogue = c.tail.as_ref().map(|t| epilogue(g, anchor, t, c.outputs[0], layouts, &mut wants));
