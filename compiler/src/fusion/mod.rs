@@ -37,6 +37,8 @@ pub struct Tail {
 const MAX_NODES: usize = 48;
 /// A region may read this many values: pointers beyond the general registers are spilled.
 const MAX_INPUTS: usize = 12;
+/// Why rows do not take in what is pointwise around them.
+const FEW: &str = "the rows are few and long, so that a kernel of its own is spread over more threads";
 /// How far back a search for a dependency goes before it gives up and keeps the nodes apart.
 const MAX_SEARCH: usize = 512;
 
@@ -71,21 +73,27 @@ pub fn cluster(g: &Graph, block: &Block) -> Vec<Cluster> {
     out.into_iter().map(|(_, c)| c).collect()
 }
 
-/// Why a pointwise reader of a cluster's result is not part of the cluster, but of `into`.
+/// Why a reader of a cluster's result is not part of the cluster, but of `into`: a pointwise one, or one whose kernel is over rows.
 pub fn apart(g: &Graph, c: &Cluster, into: &Cluster, reader: NodeId, readers: usize) -> &'static str {
     let Some(result) = c.outputs.first() else { return "the kernel has no result" };
     let anchored = c.anchor.map(|n| &g[n]);
     let tiles = |n: &Node| matches!(n.op, Op::Conv(_) | Op::MatMul(_)) && cpu::packs(g, n);
     let rows = |n: &Node| cpu::rowwise::form(g, n).is_some();
+    if rows(&g[reader]) {
+        return match anchored {
+            Some(_) => "a kernel over rows takes in pointwise operators alone",
+            None if !cpu::rowwise::pays(g, &g[reader]) => FEW,
+            None if g[reader].inputs.first() != Some(&Some(*result)) => "it reads the value beside its rows",
+            None => "others read the value before that kernel has run, or it is not computed from rows",
+        };
+    }
     match anchored {
         Some(n) if !tiles(n) && !rows(n) => "that kind of kernel takes no pointwise operators behind it",
         _ if readers > 1 || g.body.outputs.contains(result) => "others need the value too, so that it is stored anyway",
         _ if g[reader].outputs.first().is_some_and(|v| g.shape(*v) != g.shape(*result)) => "its result has another shape",
         _ if into.anchor.is_some() => "it is part of the kernel of another of its operands",
         Some(_) if g.dtype(g[reader].outputs[0]) != DType::F32 => "its result is not f32",
-        Some(n) if rows(n) && !cpu::rowwise::pays(g, n) => {
-            "the rows are few and long, so that a kernel of its own is spread over more threads"
-        }
+        Some(n) if rows(n) && !cpu::rowwise::pays(g, n) => FEW,
         Some(n) if rows(n) => "its operands do not lie in rows, or its kernel has others of another shape or too many",
         Some(_) => "its other operands cannot be read along the rows and columns of the kernel",
         None => "the kernel has as many operators or operands as it may",

@@ -81,14 +81,16 @@ pub fn pays(g: &Graph, node: &Node) -> bool {
     const LONG: i64 = 1 << 14;
     /// Rows that keep every thread busy.
     const MANY: i64 = 16;
-    let Some((x, form)) = node.inputs[0].zip(form(g, node)) else { return false };
+    let Some(form) = form(g, node) else { return false };
+    let Some(x) = node.inputs[0] else { return false };
     let (rows, row) = form.split(g.shape(x));
     product(&row).as_int().is_none_or(|n| n <= LONG) || product(&rows).as_int().is_some_and(|n| n >= MANY)
 }
 
 /// The kernel of a cluster whose anchor works on rows.
 pub(super) fn select(g: &Graph, c: &Cluster, node: &Node, layouts: &Layouts) -> Option<Selected> {
-    let (x, form) = (node.inputs[0]?, form(g, node)?);
+    let form = form(g, node)?;
+    let x = node.inputs[0]?;
     let result = *c.outputs.first()?;
     // A mean of pixels whose channels are neighbours has a kernel of its own.
     if layouts.of(x) == Layout::ChannelsLast && matches!(node.op, Op::Reduce(_)) && c.nodes.len() == 1 {
