@@ -121,7 +121,10 @@ pub fn make(request: &Request, root: &Path) -> Result<Artifact> {
     let mut key = Key(0xcbf2_9ce4_8422_2325, 0x6a09_e667_f3bc_c908);
     key.add(env!("CARGO_PKG_VERSION").as_bytes());
     key.add(env!("KILN_SOURCE_HASH").as_bytes());
-    key.add(format!("{:?} {:?} {} {}", request.options.dims, request.names, request.embed, request.skeleton).as_bytes());
+    key.add(
+        format!("{:?} {:?} {:?} {} {}", request.options.dims, request.options.without, request.names, request.embed, request.skeleton)
+            .as_bytes(),
+    );
     key.add_file(model).map_err(|e| io("cannot read", model, &e))?;
     let folder = root.join(env!("CARGO_PKG_VERSION")).join(format!("{:016x}{:016x}", key.0, key.1));
     fs::create_dir_all(&folder).map_err(|e| io("cannot make", &folder, &e))?;

@@ -5,8 +5,8 @@ use crate::emit::{self, Names};
 use crate::import::{self, Dims};
 use crate::ir::{Graph, print};
 use crate::onnx::{self, Limits};
-use crate::pipeline;
-use crate::plan::{self, Arena, Plan};
+use crate::pipeline::{self, Ablation};
+use crate::plan::{self, Arena, Notes, Plan};
 use crate::rewrite::{Event, Explored, Miss};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,6 +24,8 @@ pub struct Options {
     pub limits: Limits,
     /// The pass after which the graph is kept as text in [`Output::dump`]: `import` or a name of [`pipeline::PASSES`].
     pub dump_after: Option<String>,
+    /// What is left out.
+    pub without: Ablation,
 }
 
 /// A compiled model.
@@ -106,13 +108,14 @@ pub fn compile(options: &Options) -> Result<Output> {
     };
     keep("import", &graph);
     let start = Instant::now();
-    let applied = pipeline::optimize(&mut graph, &mut keep)
+    let applied = pipeline::optimize(&mut graph, options.without, &mut keep)
         .map_err(|e| named(Diagnostic::new(e).help("please report this with the model").into()))?;
     (report.history, report.misses, report.explored) = (applied.history, applied.misses, applied.explored);
     report.rules_applied = applied.rules.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
     report.seconds.rewrite = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let plan = plan::schedule(graph);
+    let mut plan = plan::schedule(graph, options.without);
+    plan.notes = notes(&report);
     report.seconds.plan = start.elapsed().as_secs_f64();
     report.weights_bytes = plan.weights.bytes;
     for k in plan.kernels() {
@@ -130,6 +133,21 @@ fn check(pass: &str, g: &Graph) -> Result<()> {
         crate::ir::verify(g).map_err(|e| Diagnostic::new(format!("after {pass}: {e}; this is a bug in the compiler")))?;
     }
     Ok(())
+}
+
+fn notes(report: &Report) -> Notes {
+    let mut notes = Notes::default();
+    for e in &report.history {
+        e.origins.iter().for_each(|o| {
+            notes.rules.entry(*o).or_default().insert(e.rule);
+        });
+    }
+    for m in &report.misses {
+        m.origins.iter().for_each(|o| {
+            notes.misses.entry(*o).or_default().insert((m.rule, m.why));
+        });
+    }
+    notes
 }
 
 fn intermediates(g: &Graph) -> i64 {

@@ -22,7 +22,7 @@ pub fn explain(output: &Output, name: &str) -> Option<String> {
     if found.is_empty() {
         return None;
     }
-    let clusters = fusion::cluster(g, &g.body);
+    let clusters = fusion::cluster(g, &g.body, true);
     Some(found.into_iter().map(|i| paragraph(output, &clusters, i)).collect::<Vec<_>>().join("\n"))
 }
 

@@ -299,7 +299,7 @@ entries! {
     reduce::arg<T: Num>(out, x, outer, axis, inner, largest, last);
     scan::cumsum<T: Num>(out, x, outer, axis, inner, exclusive, reverse);
     scan::cumprod<T: Num>(out, x, outer, axis, inner, exclusive, reverse);
-    attention::attend<T: Float>(out, q, k, v, mask, batch, sizes, k_batch, v_batch, mask_dims, scale, reach);
+    attention::attend<T: Float>(out, q, k, v, mask, batch, sizes, k_batch, v_batch, mask_dims, scale, reach, safe);
     rotary::rotate<T: Float>(out, x, cos, sin, x_dims, cos_dims, sin_dims, width, interleaved);
     rows::softmax<T: Float>(out, x, outer, axis, inner, mode);
     rows::layer_norm<T: Float>(out, mean, inverse, x, scale, bias, rows, cols, epsilon, centred);

@@ -4,6 +4,7 @@ mod arguments;
 
 use arguments::Arguments;
 use kiln_compiler::artifact::{self, Request};
+use kiln_compiler::diagnostics::Diagnostic;
 use kiln_compiler::emit::Names;
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -42,12 +43,12 @@ fn expand(a: &Arguments) -> TokenStream {
         let stand_in = stand_in(&request.names);
         quote_spanned!(span=> ::core::compile_error!(#text); #stand_in)
     };
-    if let Ok(m) = std::fs::metadata(&path)
-        && m.len() > MAX_MODEL
-    {
-        return fail(too_large(a, m.len()));
-    }
-    match artifact::make(&request, &artifact::cache_root(&folder)) {
+    let made = match std::fs::metadata(&path) {
+        Ok(m) if m.len() > MAX_MODEL => return fail(too_large(a, m.len())),
+        Ok(_) => artifact::make(&request, &artifact::cache_root(&folder)),
+        Err(e) => Err(Diagnostic::new(format!("cannot read the model: {e}")).help("its path starts at the folder of Cargo.toml").into()),
+    };
+    match made {
         Ok(made) => {
             let marks = std::iter::once(&path).chain(&made.data_files).map(|f| marker(f));
             let source = made.source.display().to_string();

@@ -122,6 +122,12 @@ fn a_model_runs_on_files_and_on_random_inputs() {
         assert!(j[key].is_number(), "{key} in {j}");
     }
     assert_eq!((&j["iterations"], &j["target"]), (&5.into(), &"cpu".into()));
+    let rows = json(&dir, &["bench", "m.onnx", "--dim", "N=3", "--iterations", "5", "--ablate", "--json"]);
+    let rows = rows["ablation"].as_array().unwrap();
+    assert_eq!((rows.len(), &rows[0]["without"]), (5, &"everything".into()));
+    assert!(rows.iter().all(|r| r["p50_ms"].is_number() && r["worst_over_sd"].as_f64().is_none_or(|d| d < 1e-5)), "{rows:?}");
+    let kernels = |i: usize| rows[i]["kernels"].as_u64().unwrap();
+    assert!(kernels(3) > kernels(0), "without fusion there are more kernels: {rows:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use kiln_compiler::eval::Evaluator;
 use kiln_compiler::import::import;
 use kiln_compiler::ir::Graph;
 use kiln_compiler::kernel::{Kernel, Stage};
-use kiln_compiler::pipeline::optimize;
+use kiln_compiler::pipeline::{Ablation, optimize};
 use kiln_compiler::plan::{Arena, Plan, schedule};
 use kiln_compiler::rewrite::Report;
 use kiln_compiler::{onnx, rewrite};
@@ -21,12 +21,12 @@ fn graph(model: &[u8]) -> Graph {
 
 fn optimized(model: &[u8]) -> (Graph, Report) {
     let mut g = graph(model);
-    let report = optimize(&mut g, &mut |_, _| {}).unwrap();
+    let report = optimize(&mut g, Ablation::Nothing, &mut |_, _| {}).unwrap();
     (g, report)
 }
 
 fn plan(model: &[u8]) -> Plan {
-    schedule(optimized(model).0)
+    schedule(optimized(model).0, Ablation::Nothing)
 }
 
 /// The kernels of a plan with the types they read and write, in order.
@@ -216,5 +216,19 @@ fn spellings_of_one_activation_have_one_plan() {
         for (model, spelling) in builds.iter().zip(*spellings) {
             assert_eq!(computed(&plan(model)), first, "{spelling:#?}");
         }
+    }
+}
+
+#[test]
+fn a_causal_mask_is_no_tensor_however_it_is_spelled() {
+    for (name, model) in kiln_tests::causal::spellings() {
+        let plan = plan(&model.build());
+        let reaches: Vec<Option<i64>> = (plan.kernels().iter())
+            .filter_map(|s| match &s.kernel {
+                Kernel::Attend { reach, mask: None, .. } => Some(reach.as_int()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!((plan.kernels().len(), reaches), (1, vec![Some(0)]), "{name}: {:#?}", outline(&plan));
     }
 }

@@ -6,7 +6,7 @@ use kiln_compiler::eval::Evaluator;
 use kiln_compiler::import::{Dims, import};
 use kiln_compiler::ir::{Constants, Graph, parse, print, verify};
 use kiln_compiler::onnx::{Limits, read};
-use kiln_compiler::pipeline::optimize;
+use kiln_compiler::pipeline::{Ablation, optimize};
 use kiln_tests::suite::{Case, cases, compare_all, guarded, quiet_panics};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn evaluate(case: &Case) -> Result<(), String> {
     verify(&graph).map_err(|e| format!("the graph does not verify: {e}"))?;
     let mut optimized = graph.clone();
     let mut texts = vec![round_trip(&graph)];
-    optimize(&mut optimized, &mut |_, g| texts.push(round_trip(g)))?;
+    optimize(&mut optimized, Ablation::Nothing, &mut |_, g| texts.push(round_trip(g)))?;
     // The text of the graph that is evaluated says all that it needs.
     let read = texts.into_iter().collect::<Result<Vec<_>, _>>()?.swap_remove(0);
     for set in sets {

@@ -1,7 +1,7 @@
 //! Kernels over rows with pointwise operators before and behind them, compiled, against the reference evaluator.
 
 use kiln::{Tensor, Value};
-use kiln_compiler::pipeline::optimize;
+use kiln_compiler::pipeline::{Ablation, optimize};
 use kiln_compiler::plan::schedule;
 use kiln_compiler::{import, onnx};
 use kiln_kernels::dtype::DType::F32;
@@ -308,8 +308,8 @@ fn chosen() -> Vec<(&'static str, ModelBuilder, Vec<Vec<Value>>)> {
 fn kernels(model: &[u8]) -> Vec<&'static str> {
     let model = onnx::read(model, None, &Default::default()).unwrap();
     let mut g = import::import(&model, &Default::default()).unwrap();
-    optimize(&mut g, &mut |_, _| {}).unwrap();
-    schedule(g).kernels().iter().map(|s| s.kernel.name()).collect()
+    optimize(&mut g, Ablation::Nothing, &mut |_, _| {}).unwrap();
+    schedule(g, Ablation::Nothing).kernels().iter().map(|s| s.kernel.name()).collect()
 }
 
 #[test]

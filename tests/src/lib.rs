@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+pub mod causal;
 pub mod compiled;
 pub mod hostile;
 pub mod models;

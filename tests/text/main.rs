@@ -25,7 +25,7 @@ fn round_trip(g: &Graph) -> Graph {
 fn stages(model: &[u8]) -> Vec<Graph> {
     let mut g = graph(model);
     let mut all = vec![g.clone()];
-    pipeline::optimize(&mut g, &mut |_, g| all.push(g.clone())).unwrap();
+    pipeline::optimize(&mut g, pipeline::Ablation::Nothing, &mut |_, g| all.push(g.clone())).unwrap();
     all
 }
 
@@ -107,7 +107,7 @@ fn models_that_mean_harm_read_back() {
 fn clusters(g: &Graph) -> Vec<(Vec<&'static str>, String)> {
     let names = |c: &fusion::Cluster| c.nodes.iter().map(|n| g[*n].op.name()).collect();
     let tail = |c: &fusion::Cluster| c.tail.as_ref().map_or(String::new(), |t| t.expr.to_string());
-    fusion::cluster(g, &g.body).iter().map(|c| (names(c), tail(c))).collect()
+    fusion::cluster(g, &g.body, true).iter().map(|c| (names(c), tail(c))).collect()
 }
 
 #[test]

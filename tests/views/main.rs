@@ -5,7 +5,7 @@ use kiln::{Tensor, Value};
 use kiln_kernels::dtype::DType::{Bool, F32, I64};
 use kiln_tests::compiled::{self, write};
 use kiln_tests::models::{Dim, ModelBuilder, SCALAR};
-use kiln_tests::samples;
+use kiln_tests::{causal, samples};
 
 /// Random graphs of each kind.
 const GRAPHS: u64 = 60;
@@ -509,7 +509,9 @@ fn moved_elements_are_read_and_written_where_they_lie() {
             write(&dir.join(format!("{}_{seed}", if open { "open" } else { "closed" })), &model, sets);
         }
     }
-    for (name, model, sets) in chosen() {
+    let lengths = || vec![vec![noise(3, &[2, 5, causal::WIDTH])], vec![noise(4, &[1, 1, causal::WIDTH])]];
+    let masks = causal::spellings().into_iter().map(|(name, model)| (name, model, lengths()));
+    for (name, model, sets) in chosen().into_iter().chain(masks) {
         write(&dir.join(name.replace(' ', "_")), &model.build(), sets);
     }
     let cases = compiled::check(&dir);

@@ -1,8 +1,8 @@
 //! The user's cache: one copy of the runtime's sources, one target directory, and compiled models by content.
 
 use crate::failure::{At, Failure, Result};
+use crate::model::Ready;
 use crate::package::{self, Draft};
-use kiln_compiler::import::Dims;
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
 use std::hash::Hasher;
@@ -45,13 +45,13 @@ pub(crate) fn lock(name: &str) -> Result<Lock> {
 }
 
 /// The key of a compiled model: contents of its files, choices, and the compiler itself.
-pub(crate) fn key(model: &Path, data_files: &[PathBuf], dims: &Dims) -> Result<String> {
+pub(crate) fn key(model: &Path, ready: &Ready) -> Result<String> {
     let mut h = DefaultHasher::new();
     let compiler = std::env::current_exe().map_err(|e| Failure::Fault(format!("error: the compiler's own file: {e}")))?;
-    for path in [&compiler, &model.to_path_buf()].into_iter().chain(data_files) {
+    for path in [&compiler, &model.to_path_buf()].into_iter().chain(&ready.data_files) {
         hash_file(path, &mut h)?;
     }
-    h.write(format!("{dims:?}").as_bytes());
+    h.write(format!("{:?} {:?}", ready.dims, ready.without).as_bytes());
     Ok(format!("{:016x}", h.finish()))
 }
 

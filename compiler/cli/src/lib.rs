@@ -7,6 +7,7 @@ mod cargo;
 mod children;
 mod crates;
 mod data;
+mod difference;
 mod failure;
 mod job;
 mod model;

@@ -8,6 +8,8 @@ use crate::failure::{At, Failure, Result};
 use crate::package::{self, toml};
 use kiln_compiler::import::Dims;
 use kiln_compiler::onnx::{self, Limits, ValueInfo};
+use kiln_compiler::pipeline::Ablation;
+use kiln_compiler::rewrite::Explored;
 use kiln_compiler::{Options, Output, compile};
 use kiln_kernels::value::Value;
 use serde_json::{Value as Json, json};
@@ -35,6 +37,8 @@ pub(crate) struct Ready {
     pub(crate) values: Vec<Option<Value>>,
     /// The choices made.
     pub(crate) dims: Dims,
+    /// What of the optimizer is left out.
+    pub(crate) without: Ablation,
     /// Files beside the model.
     pub(crate) data_files: Vec<PathBuf>,
 }
@@ -67,7 +71,7 @@ pub(crate) fn ready(args: &ModelArgs, inputs: &InputArgs) -> Result<Ready> {
         let text = format!("input {i} \"{}\" has no value: in_{i}.npy, in_{i}.pb or --input gives one", ports[i].name);
         return Err(Failure::Fault(text));
     }
-    Ok(Ready { outputs: model.graph.outputs, values, dims, data_files: model.data_files })
+    Ok(Ready { outputs: model.graph.outputs, values, dims, without: Ablation::Nothing, data_files: model.data_files })
 }
 
 /// A program around a compiled model.
@@ -89,7 +93,7 @@ impl Built {
 
 /// Compiles and builds, unless the cache has the program.
 pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
-    let key = cache::key(&args.model, &ready.data_files, &ready.dims)?;
+    let key = cache::key(&args.model, ready)?;
     let dir = cache::root()?.join("models").join(&key);
     let _lock = cache::lock(&key)?;
     let (binary, report) = (dir.join("model"), dir.join("report.json"));
@@ -99,7 +103,8 @@ pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
     {
         return Ok(Built { binary, report });
     }
-    let output = compile_guarded(&args.options(ready.dims.clone()))?;
+    let options = Options { without: ready.without, ..args.options(ready.dims.clone()) };
+    let output = compile_guarded(&options)?;
     let built = build_program(&output, &key, &dir)?;
     data::replace(&report, built.report.to_string().as_bytes())?;
     Ok(built)
@@ -185,7 +190,8 @@ pub(crate) fn report(o: &Output, source: &str, emit: f64) -> Json {
             "kinds": r.explored.len(),
             "terms": r.explored.iter().map(|e| e.terms).sum::<usize>(),
             "saturated": r.explored.iter().filter(|e| e.saturated).count(),
-            "exact": r.explored.iter().filter(|e| e.exact).count(),
+            "exact": r.explored.iter().filter(|e| e.bound == e.cost.1).count(),
+            "cost_over_bound": over_bound(&r.explored),
             "improved": r.explored.iter().filter(|e| e.cost.1 < e.cost.0).count(),
         },
         "seconds": { "read": s.read, "rewrite": s.rewrite, "plan": s.plan, "emit": emit, "total": s.read + s.rewrite + s.plan + emit },
@@ -193,6 +199,13 @@ pub(crate) fn report(o: &Output, source: &str, emit: f64) -> Json {
         "inputs": o.plan.graph.inputs.iter().map(|p| p.name.clone()).collect::<Vec<_>>(),
         "outputs": o.plan.graph.outputs.iter().map(|p| p.name.clone()).collect::<Vec<_>>(),
     })
+}
+
+/// What extraction chose, over the least that any choice could cost; 1 where nothing was explored.
+fn over_bound(explored: &[Explored]) -> f64 {
+    let sum = |of: fn(&Explored) -> u64| explored.iter().map(|e| of(e) as f64 * e.count as f64).sum::<f64>();
+    let bound = sum(|e| e.bound);
+    if bound > 0.0 { sum(|e| e.cost.1) / bound } else { 1.0 }
 }
 
 fn peak_rss() -> u64 {

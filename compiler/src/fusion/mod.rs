@@ -42,8 +42,8 @@ const FEW: &str = "the rows are few and long, so that a kernel of its own is spr
 /// How far back a search for a dependency goes before it gives up and keeps the nodes apart.
 const MAX_SEARCH: usize = 512;
 
-/// Groups the nodes of a block into clusters, in an order in which they can run.
-pub fn cluster(g: &Graph, block: &Block) -> Vec<Cluster> {
+/// Groups the nodes of a block into clusters, in an order in which they can run; without fusion, each node is one.
+pub fn cluster(g: &Graph, block: &Block, fuse: bool) -> Vec<Cluster> {
     let uses = g.uses();
     let position: BTreeMap<NodeId, usize> = block.nodes.iter().enumerate().map(|(i, n)| (*n, i)).collect();
     let mut users: BTreeMap<ValueId, Vec<NodeId>> = BTreeMap::new();
@@ -56,7 +56,7 @@ pub fn cluster(g: &Graph, block: &Block) -> Vec<Cluster> {
             producer.insert(*v, n);
         });
     }
-    let cx = Cx { g, uses, users, producer, position };
+    let cx = Cx { g, uses, users, producer, position, fuse };
     let mut taken: BTreeSet<NodeId> = BTreeSet::new();
     let mut out: Vec<(usize, Cluster)> = Vec::new();
     for &n in &block.nodes {
@@ -68,7 +68,9 @@ pub fn cluster(g: &Graph, block: &Block) -> Vec<Cluster> {
         let last = c.nodes.iter().map(|n| cx.position[n]).max().unwrap_or(0);
         out.push((last, c));
     }
-    rows::join(&cx, block, &mut out);
+    if fuse {
+        rows::join(&cx, block, &mut out);
+    }
     out.sort_by_key(|(last, _)| *last);
     out.into_iter().map(|(_, c)| c).collect()
 }
@@ -106,6 +108,7 @@ struct Cx<'a> {
     users: BTreeMap<ValueId, Vec<NodeId>>,
     producer: BTreeMap<ValueId, NodeId>,
     position: BTreeMap<NodeId, usize>,
+    fuse: bool,
 }
 
 impl Cx<'_> {
@@ -145,7 +148,7 @@ impl Cx<'_> {
             tail: pointwise.then(|| self.tail(&[start], None)),
             outputs: node.outputs.clone(),
         };
-        if !pointwise && !self.takes_tail(start) {
+        if !self.fuse || !pointwise && !self.takes_tail(start) {
             return alone;
         }
         let root = node.outputs[0];

@@ -165,6 +165,15 @@ impl Dim {
             None => Dim::atom(Atom::Max(Box::new(self.clone()), Box::new(other.clone()))),
         }
     }
+    /// Whether this is `other`, or the lesser of it and a number above 1: then the two broadcast only where they are equal.
+    pub fn meets(&self, other: &Dim) -> bool {
+        let one = match self.terms.iter().next() {
+            Some((atoms, 1)) if self.terms.len() == 1 => &atoms[..],
+            _ => &[],
+        };
+        let capped = |a: &Dim, b: &Dim| a == other && b.as_int().is_some_and(|n| n > 1);
+        self == other || matches!(one, [Atom::Min(a, b)] if capped(a, b) || capped(b, a))
+    }
     fn add_term(&mut self, atoms: Vec<Atom>, c: i64) {
         let sum = self.terms.get(&atoms).copied().unwrap_or(0).saturating_add(c);
         if sum == 0 {

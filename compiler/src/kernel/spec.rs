@@ -320,6 +320,8 @@ pub enum Kernel {
         scale: f32,
         /// How many keys behind its own number a query sees.
         reach: Dim,
+        /// Whether rows of the softmax that are NaN count as zeros.
+        safe: bool,
         /// The queries: steps along the batch axes, rows, columns.
         q: Operand,
         /// The keys, likewise.

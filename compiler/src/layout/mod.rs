@@ -7,6 +7,8 @@ mod views;
 
 use crate::fusion::Cluster;
 use crate::ir::{Dim, Graph, ValueId};
+use crate::ops::Op;
+use crate::target::cpu;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use steps::{collapse, reshape};
@@ -122,6 +124,21 @@ impl Layouts {
 /// The values of a block that would have their channels as neighbours, were the clusters those.
 pub fn channels_last(g: &Graph, clusters: &[Cluster]) -> BTreeSet<ValueId> {
     order::choose(g, clusters).into_keys().collect()
+}
+
+/// The result of a cluster whose kernel writes it channels last or not at all.
+pub fn channels_last_only(g: &Graph, c: &Cluster) -> Option<ValueId> {
+    let (Some(n), [v]) = (c.anchor, &c.outputs[..]) else { return None };
+    (matches!(g[n].op, Op::Conv(_)) && cpu::packs(g, &g[n])).then_some(*v)
+}
+
+/// Layouts where nothing is chosen: only what kernels cannot do otherwise.
+pub fn forced(g: &Graph, clusters: &[Cluster]) -> Layouts {
+    let mut layouts = Layouts::default();
+    for v in clusters.iter().filter_map(|c| channels_last_only(g, c)) {
+        layouts.set(v, Layout::ChannelsLast);
+    }
+    layouts
 }
 
 /// Chooses where the results of the clusters of the model's own block lie.

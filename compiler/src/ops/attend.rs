@@ -9,13 +9,15 @@ use kiln_kernels::dtype::DType;
 ///
 /// `q` is `[.., H, Q, D]`, `k` `[.., Hk, K, D]`, `v` `[.., Hv, K, Dv]` and the result `[.., H, Q, Dv]`. Along the leading axes `k` and `v`
 /// have the extents of `q` or 1; Hk and Hv may be any divisors of H, where groups of neighbouring heads share one. The optional mask
-/// broadcasts to `[.., H, Q, K]`. The softmax is that of `Softmax`: a row of -inf alone is NaN.
+/// broadcasts to `[.., H, Q, K]`. The softmax is that of `Softmax`: a row of -inf alone is NaN, unless it is a safe one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attend {
     /// Factor of the scores.
     pub scale: Real,
     /// Where given, query `i` sees the keys `j <= i + causal` alone; not negative.
     pub causal: Option<Dim>,
+    /// Whether rows of the softmax that are NaN count as zeros, as in PyTorch's `_safe_softmax`.
+    pub safe: bool,
 }
 
 /// The extents of an operand along the axes of the result, 1 where it has none.
@@ -59,7 +61,7 @@ impl Operator for Attend {
         if cx.has(3) {
             let scores = [&q[..rank - 1], std::slice::from_ref(keys)].concat();
             let mask = cx.shape(3);
-            if mask.len() > rank || padded(mask, rank).iter().zip(&scores).any(|(d, n)| !d.is(1) && d != n) {
+            if mask.len() > rank || padded(mask, rank).iter().zip(&scores).any(|(d, n)| !d.is(1) && !d.meets(n)) {
                 let (mask, scores) = (list(mask), list(&scores));
                 return Err(Diagnostic::new(format!("a mask [{mask}] does not broadcast to scores [{scores}]")));
             }
@@ -94,6 +96,7 @@ impl Operator for Attend {
                 CallArg::Dims(padded(cx.shape(3), rank)),
                 CallArg::Float(self.scale.get()),
                 CallArg::Dim(self.reach(keys)),
+                CallArg::Bool(self.safe),
             ],
         })
     }

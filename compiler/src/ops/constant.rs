@@ -63,34 +63,33 @@ pub fn read_range(r: &mut Reader<'_, '_>) -> Read {
     super::host::range(r, inputs, dtype, n)
 }
 
-/// Reads `EyeLike` of a closed shape.
+/// Reads [EyeLike](https://onnx.ai/onnx/operators/onnx__EyeLike.html).
 pub fn read_eye_like(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
     let dtype = r.dtype_attr("dtype")?.unwrap_or(r.dtype(x));
     let k = r.int("k", 0)?;
-    let [h, w] = closed_matrix(r, x)?;
-    let v: Vec<f64> = (0..h * w).map(|i| if (i % w) as i64 - (i / w) as i64 == k { 1.0 } else { 0.0 }).collect();
-    let t = crate::eval::from_f64s(&[h, w], &v, dtype);
-    Ok(vec![r.tensor(t)])
+    let diagonal = diagonals(r, x)?;
+    let k = r.tensor(Tensor::scalar(k));
+    let on = r.pointwise("Equal", &[diagonal, k])?;
+    Ok(vec![r.cast(on, dtype)?])
 }
 
-fn closed_matrix(r: &Reader<'_, '_>, x: ValueId) -> Result<[usize; 2], Diagnostic> {
+/// The diagonal that each element of matrices lies on, `[rows, columns]` of i64: 0 on the main one, above it more.
+fn diagonals(r: &mut Reader<'_, '_>, x: ValueId) -> Result<ValueId, Diagnostic> {
     let shape = r.shape(x)?;
-    let closed = r.ty(x).closed_dims().filter(|d| d.len() >= 2);
-    match closed {
-        Some(d) if d[d.len() - 2].saturating_mul(d[d.len() - 1]) <= 1 << 28 => Ok([d[d.len() - 2], d[d.len() - 1]]),
-        _ => Err(Diagnostic::new(format!("needs matrices of a closed shape, found [{}]", super::cx::list(&shape)))),
-    }
+    let [.., h, w] = &shape[..] else {
+        return Err(Diagnostic::new(format!("needs matrices, found [{}]", super::cx::list(&shape))));
+    };
+    let (row, column) = (r.iota(h.clone())?, r.iota(w.clone())?);
+    let row = r.reshape(row, vec![h.clone(), Dim::int(1)])?;
+    r.pointwise("Sub", &[column, row])
 }
 
-/// Reads `Trilu`: the triangle of a matrix kept, by a constant mask.
+/// Reads [Trilu](https://onnx.ai/onnx/operators/onnx__Trilu.html): the triangle of a matrix kept, by a mask that folds where shapes are closed.
 pub fn read_trilu(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
     let upper = r.int("upper", 1)? != 0;
-    let [h, w] = closed_matrix(r, x)?;
-    // The diagonal that each element lies on; with a constant k the comparison folds into a mask.
-    let diagonal: Vec<i64> = (0..h * w).map(|i| (i % w) as i64 - (i / w) as i64).collect();
-    let diagonal = r.tensor(Tensor::new(&[h, w], &diagonal));
+    let diagonal = diagonals(r, x)?;
     let k = match r.opt(1) {
         None => r.scalar(0.0, DType::I64),
         Some(v) => r.reshape(v, vec![])?,

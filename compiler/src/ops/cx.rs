@@ -138,6 +138,8 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>, Diagnostic> {
                 ))),
                 (Some(_), None) => Ok(x),
                 (None, Some(_)) => Ok(y),
+                _ if x.meets(&y) => Ok(y),
+                _ if y.meets(&x) => Ok(x),
                 (None, None) => Ok(x.most(&y)),
             }
         })

@@ -140,7 +140,7 @@ operators! {
     Reduce: reduce::Reduce { mode in reduce::MODES, axes, keep };
     Arg: reduce::Arg { axis, keep, largest, last };
     Softmax: softmax::Softmax { axis, mode in &["softmax", "softmax_f16", "softmax_bf16", "log_softmax", "hardmax"] };
-    Attend: attend::Attend { scale, causal };
+    Attend: attend::Attend { scale, causal, safe };
     Rotary: rotary::Rotary { width, interleaved };
     Widen: narrow::Widen {};
     Narrow: narrow::Narrow { to, saturate, round in &["up", "down", "nearest"] };

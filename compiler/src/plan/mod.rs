@@ -14,7 +14,7 @@ pub use weights::{Blob, Weights};
 
 use crate::ir::{Dim, Graph, Sym, ValueId};
 use crate::kernel::Kernel;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a value lies at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,7 +44,7 @@ pub struct Buffer {
 pub enum Step {
     /// A kernel.
     Kernel(KernelStep),
-    /// Slots given extents, symbols defined, before a kernel writes to them.
+    /// One of two lists of steps, by a condition.
     If {
         /// The condition.
         cond: ValueId,
@@ -133,6 +133,15 @@ pub struct LoopStep {
     pub line: usize,
 }
 
+/// What rewriting did, by the line of the ONNX node in the table.
+#[derive(Clone, Debug, Default)]
+pub struct Notes {
+    /// Rules that touched the node.
+    pub rules: BTreeMap<usize, BTreeSet<&'static str>>,
+    /// Rules that all but matched, and why they did not.
+    pub misses: BTreeMap<usize, BTreeSet<(&'static str, &'static str)>>,
+}
+
 /// Everything a printer needs.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -154,6 +163,8 @@ pub struct Plan {
     pub arena: Arena,
     /// The ONNX nodes that steps name, as text.
     pub lines: Vec<String>,
+    /// What rewriting did with each ONNX node, for those who read the generated code.
+    pub notes: Notes,
 }
 
 impl Plan {

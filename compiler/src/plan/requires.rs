@@ -76,6 +76,13 @@ pub(super) fn of(g: &Graph, node: &Node) -> Vec<Check> {
                 checks.push(if d.is(1) { Check::Meet(d.clone(), n.clone()) } else { Check::Equal(d.clone(), n.clone()) });
             }
         }
+        Op::Attend(_) => {
+            let (o, keys) = (out(0), shape(1));
+            let scores = [&o[..o.len() - 1], &keys[keys.len() - 2..keys.len() - 1]].concat();
+            for (d, n) in shape(3).iter().rev().zip(scores.iter().rev()).filter(|(d, _)| !d.is(1)) {
+                checks.push(Check::Equal(d.clone(), n.clone()));
+            }
+        }
         Op::Split(s) => {
             let total = s.sizes.iter().fold(Dim::int(0), |a, b| a + b.clone());
             checks.push(Check::Equal(total, shape(0)[s.axis].clone()));

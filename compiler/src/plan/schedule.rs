@@ -3,21 +3,26 @@
 use super::memory::{self, Life};
 use super::requires::{self, Check};
 use super::share::{self, Panels};
-use super::{Buffer, Define, KernelStep, LoopStep, Place, Plan, Step, Transfer, Weights};
+use super::{Buffer, Define, KernelStep, LoopStep, Notes, Place, Plan, Step, Transfer, Weights};
 use crate::fusion::{self, Cluster};
 use crate::ir::{Block, Dim, Graph, Node, ValueId, product};
 use crate::kernel::{Kernel, Operand, Packed, Recipe, Stride};
 use crate::layout::{self, Layout, Layouts};
 use crate::ops::{Op, control};
+use crate::pipeline::Ablation;
 use crate::target::cpu::{self, Selected};
 use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Makes the plan of a graph.
-pub fn schedule(mut g: Graph) -> Plan {
+pub fn schedule(mut g: Graph, without: Ablation) -> Plan {
     let tables = share::tables(&mut g);
-    let clusters = fusion::cluster(&g, &g.body);
-    let layouts = layout::choose(&g, &clusters);
+    let fuse = without != Ablation::Fusion;
+    let clusters = fusion::cluster(&g, &g.body, fuse);
+    let layouts = match without {
+        Ablation::Layouts => layout::forced(&g, &clusters),
+        _ => layout::choose(&g, &clusters),
+    };
     let lines = g.origins.iter().map(|o| o.to_string()).collect();
     let uses = g.uses();
     let mut s = Scheduler {
@@ -36,6 +41,7 @@ pub fn schedule(mut g: Graph) -> Plan {
         tables,
         loops: Vec::new(),
         depth: 0,
+        fuse,
     };
     for (i, v) in s.g.body.inputs.clone().into_iter().enumerate() {
         s.places.insert(v, Place::Input(i));
@@ -62,7 +68,7 @@ pub fn schedule(mut g: Graph) -> Plan {
     s.buffers.iter_mut().for_each(|b| b.life.to = b.life.to.min(end));
     let arena = memory::place(&s.buffers, &s.g.symbols);
     let Scheduler { g: graph, places, starts, buffers, slots, weights, .. } = s;
-    Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines }
+    Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes: Notes::default() }
 }
 
 struct Scheduler {
@@ -87,6 +93,8 @@ struct Scheduler {
     /// For each loop around: its first step, and the buffers from outside that it reads.
     loops: Vec<(u32, BTreeSet<usize>)>,
     depth: usize,
+    /// Whether nodes share kernels.
+    fuse: bool,
 }
 
 /// What is told of a kernel step beside its kernel and values.
@@ -102,13 +110,10 @@ impl Scheduler {
     fn block(&mut self, b: &mut Block) -> Vec<Step> {
         let mut steps = Vec::new();
         self.depth += 1;
-        for c in fusion::cluster(&self.g, b) {
+        for c in fusion::cluster(&self.g, b, self.fuse) {
             // Layouts are chosen for the model's own block; here only what the kernel cannot write otherwise is noted.
-            if let (Some(n), [v]) = (c.anchor, &c.outputs[..])
-                && matches!(self.g[n].op, Op::Conv(_))
-                && cpu::packs(&self.g, &self.g[n])
-            {
-                self.layouts.set(*v, Layout::ChannelsLast);
+            if let Some(v) = layout::channels_last_only(&self.g, &c) {
+                self.layouts.set(v, Layout::ChannelsLast);
             }
             self.cluster(&c, &mut steps);
         }

@@ -68,6 +68,7 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
                 mask_col: 0,
                 scale: 1.0,
                 reach: 0,
+                safe: false,
             };
             Some(attend.scratch_floats())
         }

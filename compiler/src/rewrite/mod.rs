@@ -1,5 +1,6 @@
 //! Rules between graphs: what they are, and the driver that applies them to a fixed point.
 
+mod affine;
 mod explore;
 mod merge;
 mod prune;

@@ -193,8 +193,8 @@ pub(super) fn run(g: &Graph, inputs: &[Value]) -> Vec<Value> {
 }
 
 fn examples() -> Vec<Example> {
-    use rules::{activations, algebra, attention, constants, conv, groups, layout, matmul, recognise, rotary};
-    let tables: [&[Example]; 10] = [
+    use rules::{activations, algebra, attention, causal, constants, conv, gather, groups, layout, matmul, recognise, rotary};
+    let tables: [&[Example]; 12] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -205,6 +205,8 @@ fn examples() -> Vec<Example> {
         activations::tests::EXAMPLES,
         groups::tests::EXAMPLES,
         rotary::tests::EXAMPLES,
+        causal::tests::EXAMPLES,
+        gather::tests::EXAMPLES,
     ];
     tables.concat()
 }

@@ -33,7 +33,8 @@ const STRIP: usize = 14;
 /// `out[i] = sum over j of p[i][j] v[j]`, where the rows of `p` are the softmax of `scale · q[i]·k[j] + mask[i][j]` over the keys
 /// `j <= i + reach`, for one matrix of a batch. All operands have rows of unit stride; a batch is the caller's loop.
 ///
-/// A row whose scores are all -inf, or that has a NaN, becomes NaN, as the formula has it; without keys the result is zero.
+/// A row whose scores are all -inf, or that has a NaN, becomes NaN, as the formula has it, or zero where the softmax is a safe one;
+/// without keys the result is zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Attend {
     /// Rows of `q` and `out`.
@@ -60,6 +61,8 @@ pub struct Attend {
     pub scale: f32,
     /// How many keys behind its own number a query sees; the number of keys where it sees all.
     pub reach: usize,
+    /// Whether rows of the softmax that are NaN count as zeros.
+    pub safe: bool,
 }
 
 /// The parts of a task's scratch, in floats from its start.
@@ -186,8 +189,10 @@ impl Attend {
             strip::begin(state, 1);
             strip::weigh(isa, scratch, 0, 1, keys, keys, mask, 0, self.mask_col, state);
             // Without keys the result is zero.
-            let by = if keys == 0 { 0.0 } else { 1.0 / *state.add(1) };
-            few::combine(isa, scratch, v, self.v_row, keys, self.width, by, out);
+            let sum = *state.add(1);
+            let by = if keys == 0 { 0.0 } else { 1.0 / sum };
+            let keys = if self.safe && strip::undefined(sum) { 0 } else { keys };
+            few::combine(isa, scratch, v, self.v_row, keys, self.width, if keys == 0 { 0.0 } else { by }, out);
         }
     }
     /// The queries `range`, in strips, block by block of the keys; the pointers address the first of them.
@@ -255,7 +260,7 @@ impl Attend {
                     }
                     // Without keys the result is zero, as the product left it.
                     if from + len >= all && self.keys > 0 {
-                        strip::finish(isa, out, self.out_row, rows, self.width, state);
+                        strip::finish(isa, out, self.out_row, rows, self.width, self.safe, state);
                     }
                 }
             }

@@ -9,7 +9,7 @@ use crate::num::Float;
 ///
 /// `q` is `[batch.., Q, D]` and `sizes` lists Q, K, D and the columns of `v`. Along an axis of the batch, `k` and `v` have as many
 /// matrices as `k_batch` and `v_batch` say, which divide those of `q`: so many neighbours share one. `mask_dims` are the extents of
-/// the mask, 1 where it is repeated. Query `i` sees the keys `j <= i + reach`.
+/// the mask, 1 where it is repeated. Query `i` sees the keys `j <= i + reach`. Rows of a `safe` softmax that are NaN count as zeros.
 pub fn attend<T: Float>(
     out: Out<'_, T>,
     q: In<'_, T>,
@@ -23,6 +23,7 @@ pub fn attend<T: Float>(
     mask_dims: &[usize],
     scale: f32,
     reach: usize,
+    safe: bool,
 ) {
     let [queries, keys, depth, width] = [sizes[0], sizes[1], sizes[2], sizes[3]];
     let of = |at: &[usize], own: &[usize]| (0..batch.len()).fold(0, |n, i| n * own[i] + at[i] * own[i] / batch[i]);
@@ -46,6 +47,7 @@ pub fn attend<T: Float>(
             let top = p[..seen].iter().fold(f64::NEG_INFINITY, |a, &b| if a.is_nan() || a > b { a } else { b });
             p[..seen].iter_mut().for_each(|x| *x = (*x - top).exp());
             let sum: f64 = p[..seen].iter().sum();
+            let seen = if safe && sum.is_nan() { 0 } else { seen };
             for c in 0..width {
                 let y: f64 = p[..seen].iter().enumerate().map(|(j, p)| p / sum * v[j * width + c].to_f64()).sum();
                 out.0[(index * queries + i) * width + c] = T::from_f64(y);

@@ -23,6 +23,11 @@ pub(super) unsafe fn begin(state: *mut f32, rows: usize) {
     }
 }
 
+/// Whether a row's softmax is NaN, by the sum of its exponentials: the greatest of them is 1, unless all scores are -inf.
+pub(super) fn undefined(sum: f32) -> bool {
+    sum.is_nan() || sum <= 0.0
+}
+
 kernel_fn! {
     /// Copies rows times `by`.
     ///
@@ -50,13 +55,18 @@ kernel_fn! {
         }
     }
 
-    /// Divides rows by the sums of their states.
+    /// Divides rows by the sums of their states; after a `safe` softmax, rows without a sum become zeros.
     ///
     /// # Safety
     /// `x` holds such rows of `n` floats, `state` [`STATE`] floats a row, and the machine has `isa`.
-    pub(super) fn finish<A>(x: *mut f32, x_row: usize, rows: usize, n: usize, state: *const f32) {
+    pub(super) fn finish<A>(x: *mut f32, x_row: usize, rows: usize, n: usize, safe: bool, state: *const f32) {
         for r in 0..rows {
-            let (x, by) = (x.add(r * x_row), 1.0 / *state.add(STATE * r + 1));
+            let (x, sum) = (x.add(r * x_row), *state.add(STATE * r + 1));
+            if safe && undefined(sum) {
+                x.write_bytes(0, n);
+                continue;
+            }
+            let by = 1.0 / sum;
             for c in 0..n {
                 *x.add(c) *= by;
             }

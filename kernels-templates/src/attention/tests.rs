@@ -34,6 +34,7 @@ impl Case {
             mask_col,
             scale: 0.5,
             reach: keys,
+            safe: false,
         };
         let q = rng.floats(1 + queries * g.q_row);
         let k = rng.floats(1 + keys * g.k_row);
@@ -68,6 +69,7 @@ impl Case {
             &[1, g.queries, g.keys],
             g.scale,
             g.reach,
+            g.safe,
         );
         out.iter().map(|x| *x as f32).collect()
     }
@@ -168,6 +170,10 @@ fn rows_that_see_nothing_are_nan() {
         }
         case.check();
         assert!(case.run(Isa::detect(), &[0])[1].is_nan());
+        case.g.safe = true;
+        case.check();
+        assert_eq!(case.run(Isa::detect(), &[0])[1].to_bits(), 0);
+        case.g.safe = false;
         // The least float masks too, but leaves a row of nothing else uniform.
         case.mask.iter_mut().for_each(|m| *m = m.max(f32::MIN));
         let wholly = case.run(Isa::detect(), &(0..case.g.tasks()).collect::<Vec<_>>());
@@ -182,7 +188,10 @@ fn nan_reaches_its_row_alone() {
     for queries in [2, 30] {
         let mut case = Case::new(&mut rng, [queries, 90, 20, 20], false);
         case.q[1] = f32::NAN;
-        case.check();
+        for safe in [false, true] {
+            case.g.safe = safe;
+            case.check();
+        }
     }
 }
 

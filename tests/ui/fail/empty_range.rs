@@ -1,3 +1,3 @@
-kiln::model! { struct M = "../../../../tests/models/mlp.onnx"; dims { batch in 8..=1 } }
+kiln::model! { struct M = "ui/mlp.onnx"; dims { batch in 8..=1 } }
 
 fn main() {}

@@ -1,3 +1,3 @@
-kiln::model! { struct M = "../../../../tests/ui/not_a_model.txt"; }
+kiln::model! { struct M = "ui/not_a_model.txt"; }
 
 fn main() {}

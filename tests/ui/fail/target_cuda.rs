@@ -1,3 +1,3 @@
-kiln::model! { struct M = "../../../../tests/models/mlp.onnx"; target { cuda } }
+kiln::model! { struct M = "ui/mlp.onnx"; target { cuda } }
 
 fn main() {}

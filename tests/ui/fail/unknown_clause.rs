@@ -1,3 +1,3 @@
-kiln::model! { struct M = "../../../../tests/models/mlp.onnx"; colour blue }
+kiln::model! { struct M = "ui/mlp.onnx"; colour blue }
 
 fn main() {}

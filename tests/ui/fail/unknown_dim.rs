@@ -1,3 +1,3 @@
-kiln::model! { struct M = "../../../../tests/models/mlp.onnx"; dims { sequence = 3 } }
+kiln::model! { struct M = "ui/mlp.onnx"; dims { sequence = 3 } }
 
 fn main() {}

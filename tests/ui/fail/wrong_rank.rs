@@ -1,3 +1,3 @@
-kiln::model! { struct M = "../../../../tests/models/mlp.onnx"; inputs { rows = "x" as [1, 2, 3] } }
+kiln::model! { struct M = "ui/mlp.onnx"; inputs { rows = "x" as [1, 2, 3] } }
 
 fn main() {}

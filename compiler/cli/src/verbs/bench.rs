@@ -1,5 +1,6 @@
 //! `kiln bench`: measures a compiled model, and others beside it in the same minute.
 
+use super::ablate;
 use crate::args::{ModelArgs, RunArgs};
 use crate::cache::Scratch;
 use crate::failure::{Failure, Result};
@@ -27,6 +28,9 @@ pub(crate) struct Bench {
     /// Measure another runtime beside it.
     #[arg(long, value_name = "ort")]
     against: Option<String>,
+    /// Measure what each part of the optimizer is worth, by leaving it out.
+    #[arg(long, conflicts_with = "against")]
+    ablate: bool,
     /// Print the measurements as JSON.
     #[arg(long)]
     json: bool,
@@ -39,9 +43,12 @@ impl Bench {
         if self.against.as_deref().is_some_and(|a| a != "ort") {
             return Err(Failure::Usage("--against: expected ort".into()));
         }
-        let ready = model::ready(&self.model, &self.inputs)?;
-        let built = model::build(&self.model, &ready)?;
+        let mut ready = model::ready(&self.model, &self.inputs)?;
         extra.extend([format!("warmup={}", self.warmup), format!("iterations={}", self.iterations)]);
+        if self.ablate {
+            return ablate::table(&self.model, &mut ready, &extra, self.json);
+        }
+        let built = model::build(&self.model, &ready)?;
         let mut out = built.report.clone();
         merge(&mut out, job::bench(&built.binary, &ready.values, &extra)?);
         out["target"] = json!("cpu");
@@ -89,7 +96,8 @@ impl Bench {
     }
 }
 
-fn merge(into: &mut Json, from: Json) {
+/// Puts measurements beside what is known.
+pub(super) fn merge(into: &mut Json, from: Json) {
     if let (Some(into), Json::Object(from)) = (into.as_object_mut(), from) {
         into.extend(from);
     }

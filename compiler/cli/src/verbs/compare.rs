@@ -1,18 +1,19 @@
 //! `kiln compare`: a compiled model against results expected of it, and against the reference evaluator.
 
 use crate::args::{ModelArgs, RunArgs};
-use crate::data::{self, ulps};
+use crate::data;
+use crate::difference::Tolerance;
 use crate::failure::{Failure, Result};
 use crate::model::{self, InputArgs, Ready};
-use crate::suite::floats;
 use crate::{cache, job};
 use kiln_compiler::diagnostics::shown;
 use kiln_compiler::eval::Evaluator;
 use kiln_compiler::import::import;
 use kiln_compiler::ir::{Graph, Port, Type};
 use kiln_compiler::onnx::{self, Limits};
-use kiln_compiler::{Output, pipeline, plan};
-use kiln_kernels::value::{Tensor, Value};
+use kiln_compiler::pipeline::{self, Ablation};
+use kiln_compiler::{Output, plan};
+use kiln_kernels::value::Value;
 use serde_json::{Value as Json, json};
 use std::path::PathBuf;
 
@@ -26,15 +27,8 @@ pub(crate) struct Compare {
     expect: PathBuf,
     #[command(flatten)]
     how: RunArgs,
-    /// Absolute tolerance; by default 1e-3 of the standard deviation of the expected output.
-    #[arg(long)]
-    atol: Option<f64>,
-    /// Relative tolerance.
-    #[arg(long, default_value_t = 1e-3)]
-    rtol: f64,
-    /// Allow this many units in the last place instead.
-    #[arg(long)]
-    ulp: Option<u64>,
+    #[command(flatten)]
+    within: Tolerance,
     /// Find the first node whose compiled result differs from the reference evaluator's.
     #[arg(long)]
     layers: bool,
@@ -43,46 +37,7 @@ pub(crate) struct Compare {
     json: bool,
 }
 
-/// How far an output is from the one expected.
-struct Difference {
-    worst: f64,
-    sd: f64,
-    ulps: u64,
-    wrong: usize,
-    count: usize,
-}
-
 impl Compare {
-    fn difference(&self, found: &Tensor, expected: &Tensor) -> std::result::Result<Difference, String> {
-        if (found.dtype, &found.dims) != (expected.dtype, &expected.dims) {
-            return Err(format!("{}{:?}, expected {}{:?}", found.dtype, found.dims, expected.dtype, expected.dims));
-        }
-        let (Some(f), Some(e)) = (floats(found), floats(expected)) else {
-            let wrong = usize::from(found != expected);
-            return Ok(Difference { worst: wrong as f64, sd: 1.0, ulps: 0, wrong, count: found.len() });
-        };
-        let finite: Vec<f64> = e.iter().copied().filter(|x| x.is_finite()).collect();
-        let n = finite.len().max(1) as f64;
-        let mean = finite.iter().sum::<f64>() / n;
-        let sd = (finite.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt();
-        let exact = !found.dtype.is_float();
-        let atol = self.atol.unwrap_or(if exact { 0.0 } else { 1e-3 * sd });
-        let rtol = if exact && self.atol.is_none() { 0.0 } else { self.rtol };
-        let mut out = Difference { worst: 0.0, sd, ulps: 0, wrong: 0, count: f.len() };
-        for (&f, &e) in f.iter().zip(&e) {
-            if f == e || (f.is_nan() && e.is_nan()) {
-                continue;
-            }
-            let d = (f - e).abs();
-            let steps = ulps(found.dtype, f, e);
-            out.worst = if d > out.worst || d.is_nan() { d } else { out.worst };
-            out.ulps = out.ulps.max(steps);
-            let close = self.ulp.map_or(d <= atol + rtol * e.abs(), |n| steps <= n);
-            out.wrong += usize::from(!close);
-        }
-        Ok(out)
-    }
-
     /// Does it.
     pub(crate) fn run(self) -> Result<()> {
         let how = self.how.job()?;
@@ -96,14 +51,10 @@ impl Compare {
             let Some(e) = e else { continue };
             seen += 1;
             let name = built.outputs().get(i).cloned().unwrap_or_default();
-            let row = match (f, e) {
-                (Value::Tensor(f), Value::Tensor(e)) => self.difference(f, e),
-                _ if f == e => Ok(Difference { worst: 0.0, sd: 1.0, ulps: 0, wrong: 0, count: 1 }),
-                _ => Err("another value than expected".into()),
-            };
+            let row = self.within.between(f, e);
             let (ok, json, text) = match row {
                 Ok(d) => {
-                    let relative = d.worst / if d.sd > 0.0 { d.sd } else { 1.0 };
+                    let relative = d.relative();
                     let text = format!(
                         "worst {:.3e} ({relative:.2e} of the deviation), {} ulp, {} of {} outside",
                         d.worst, d.ulps, d.wrong, d.count
@@ -154,16 +105,17 @@ impl Compare {
         }
         wide.body.outputs = watched.iter().map(|(_, v)| *v).collect();
         wide.outputs = watched.iter().map(|(_, v)| Port { name: graph[*v].name.clone(), field: String::new(), optional: false }).collect();
-        let key = format!("layers-{}", cache::key(&self.model.model, &ready.data_files, &ready.dims)?);
-        pipeline::optimize(&mut wide, &mut |_, _| {}).map_err(Failure::Fault)?;
-        let output = Output { plan: plan::schedule(wide), report: Default::default(), data_files: Vec::new(), dump: None };
+        let key = format!("layers-{}", cache::key(&self.model.model, ready)?);
+        pipeline::optimize(&mut wide, Ablation::Nothing, &mut |_, _| {}).map_err(Failure::Fault)?;
+        let output =
+            Output { plan: plan::schedule(wide, Ablation::Nothing), report: Default::default(), data_files: Vec::new(), dump: None };
         let dir = cache::root()?.join("models").join(&key);
         let _lock = cache::lock(&key)?;
         let built = model::build_program(&output, &key, &dir)?;
         let found = job::run(&built.binary, &ready.values, how)?;
         for ((n, v), f) in watched.iter().zip(&found) {
             let (Some(f), Some(e)) = (f.as_tensor(), evaluator.values[v].as_tensor()) else { continue };
-            let why = match self.difference(f, e) {
+            let why = match self.within.difference(f, e) {
                 Ok(d) if d.wrong == 0 => continue,
                 Ok(d) => format!("worst {:.3e}, {} of {} outside", d.worst, d.wrong, d.count),
                 Err(why) => why,

@@ -1,5 +1,6 @@
 //! The verbs, a file each.
 
+mod ablate;
 pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod compile;

@@ -12,7 +12,7 @@ use quote::quote;
 impl Printer<'_> {
     /// The kernel's own description of its work, and the extents in it.
     fn attend_geometry(&self, step: &KernelStep) -> Option<(Vec<Dim>, TokenStream)> {
-        let Kernel::Attend { sizes, scale, reach, q, k, v, mask, out, .. } = &step.kernel else { return None };
+        let Kernel::Attend { sizes, scale, reach, safe, q, k, v, mask, out, .. } = &step.kernel else { return None };
         let kernels = names::kernels();
         let [queries, keys, depth, width] = sizes.each_ref().map(|d| self.dim(d));
         let row = |s: &[Stride]| self.stride_of(&s[s.len() - 2]);
@@ -30,7 +30,7 @@ impl Printer<'_> {
         let geometry = quote! {
             #kernels::attention::Attend {
                 queries: #queries, keys: #keys, depth: #depth, width: #width, q_row: #q_row, k_row: #k_row, v_row: #v_row,
-                out_row: #out_row, mask_row: #mask_row, mask_col: #mask_col, scale: #scale, reach: #reach
+                out_row: #out_row, mask_row: #mask_row, mask_col: #mask_col, scale: #scale, reach: #reach, safe: #safe
             }
         };
         Some((dims, geometry))

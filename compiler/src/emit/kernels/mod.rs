@@ -12,16 +12,29 @@ mod tiled;
 use super::{Printer, dtype_path, element, int};
 use crate::ir::{Dim, ValueId};
 use crate::kernel::{Kernel, Packed, Stage, Window};
-use crate::plan::{KernelStep, Place};
+use crate::plan::{KernelStep, Place, Plan};
 use kiln_kernels::dtype::DType;
 use proc_macro2::TokenStream;
 use quote::quote;
+use std::collections::BTreeSet;
 
 /// A line of the table of kernels.
 pub(super) struct Listed {
     pub(super) name: String,
     pub(super) what: String,
     pub(super) nodes: Vec<usize>,
+}
+
+/// Which rules made a step's nodes what they are, and which all but did.
+fn notes(plan: &Plan, step: &KernelStep) -> Vec<String> {
+    let mut out = Vec::new();
+    let rules: BTreeSet<&str> = step.origins.iter().filter_map(|o| plan.notes.rules.get(o)).flatten().copied().collect();
+    if !rules.is_empty() {
+        out.push(format!(" Made by {}.", rules.into_iter().collect::<Vec<_>>().join(", ")));
+    }
+    let misses: BTreeSet<_> = step.origins.iter().filter_map(|o| plan.notes.misses.get(o)).flatten().collect();
+    out.extend(misses.into_iter().map(|(rule, why)| format!(" Not by {rule}: {why}.")));
+    out
 }
 
 /// The functions of all kernel steps, and their lines in the table.
@@ -32,7 +45,8 @@ pub(super) fn functions(p: &Printer<'_>) -> (Vec<TokenStream>, Vec<Listed>) {
         let what = p.describe(step);
         listed.push(Listed { name: format!("k{n}"), what: what.clone(), nodes: step.origins.clone() });
         let f = p.function(n, step);
-        out.push(quote!(#[doc = #what] #f));
+        let notes = notes(p.plan, step).into_iter().map(|line| quote!(#[doc = ""] #[doc = #line]));
+        out.push(quote!(#[doc = #what] #(#notes)* #f));
     }
     (out, listed)
 }

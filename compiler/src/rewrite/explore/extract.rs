@@ -4,12 +4,14 @@
 use super::Price;
 use super::terms::{EGraph, Head, Term};
 use egg::Id;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Combinations of choices that are all tried.
 const MOST_COMBINATIONS: u64 = 1 << 12;
 /// Rounds of local search; each goes over every choice.
 const ROUNDS: usize = 8;
+/// Steps towards a bound; as many as the longest chain of needs are enough.
+const MOST_STEPS: usize = 256;
 
 /// A choice of terms.
 #[derive(Clone, Debug)]
@@ -17,8 +19,8 @@ pub(super) struct Extracted {
     /// The term of each class that is needed, operands before their readers.
     pub(super) terms: Vec<(Id, Term)>,
     pub(super) cost: u64,
-    /// Whether no choice is cheaper; known where all were tried.
-    pub(super) exact: bool,
+    /// What no choice falls below; the cost itself where all were tried.
+    pub(super) bound: u64,
 }
 
 /// One choice for a class.
@@ -61,10 +63,13 @@ pub(super) fn extract(eg: &EGraph, roots: &[Id], price: &dyn Fn(Id, &Term) -> Pr
     let mut chosen = problem.greedy()?;
     let mut best = problem.cost(&chosen)?;
     problem.search(eg, &mut chosen, &mut best);
-    let exact = problem.exhaust(&mut chosen, &mut best);
+    let proved = problem.exhaust(&mut chosen, &mut best);
+    let bound = problem.bound();
+    debug_assert!(bound <= best, "a bound of {bound} above a cost of {best}");
+    let bound = if proved { best } else { bound };
     let order = problem.order(&chosen)?;
     let terms = order.into_iter().map(|c| (problem.ids[c], problem.choices[c][chosen[c]].term.clone())).collect();
-    Some(Extracted { terms, cost: best, exact })
+    Some(Extracted { terms, cost: best, bound })
 }
 
 impl Problem {
@@ -208,6 +213,41 @@ impl Problem {
                 break;
             }
         }
+    }
+
+    /// A cost that no choice falls below. Each class is charged to those that may need it, in equal shares: however many of them are
+    /// chosen, together they pay for it once at most. Where sharing makes that small, the dearest chain of needs is more.
+    fn bound(&self) -> u64 {
+        let n = self.ids.len();
+        let mut shares = vec![0u64; n];
+        for of in &self.choices {
+            let needs: BTreeSet<usize> = of.iter().flat_map(|k| &k.needs).copied().collect();
+            needs.into_iter().for_each(|d| shares[d] += 1);
+        }
+        let roots: BTreeSet<usize> = self.roots.iter().copied().collect();
+        roots.iter().for_each(|r| shares[*r] += 1);
+        // Both grow from nothing towards a fixed point; every step on the way is a bound.
+        let (mut shared, mut chain) = (vec![0u64; n], vec![0u64; n]);
+        for _ in 0..n.min(MOST_STEPS) {
+            let before = (shared.clone(), chain.clone());
+            for c in 0..n {
+                let least = |of: &dyn Fn(&BTreeSet<usize>) -> u64| {
+                    let all = self.choices[c].iter().map(|k| {
+                        let needs: BTreeSet<usize> = k.needs.iter().copied().collect();
+                        k.price.alone.min(k.price.joined).saturating_add(of(&needs))
+                    });
+                    all.min().unwrap_or(0)
+                };
+                let next = least(&|needs| needs.iter().map(|d| shared[*d] / shares[*d]).sum());
+                let longest = least(&|needs| needs.iter().map(|d| chain[*d]).max().unwrap_or(0));
+                (shared[c], chain[c]) = (next, longest);
+            }
+            if (&shared, &chain) == (&before.0, &before.1) {
+                break;
+            }
+        }
+        let sum = roots.iter().map(|r| shared[*r] / shares[*r]).sum();
+        roots.iter().map(|r| chain[*r]).fold(sum, u64::max)
     }
 
     /// Tries every combination when there are few enough. Whether it did.

@@ -11,14 +11,14 @@ mod terms;
 #[cfg(test)]
 mod tests;
 
-use super::{Report, Rule, head};
+use super::{Miss, Report, Rule, head};
 use crate::ir::{Block, Fact, Graph, Node, NodeId, ValueId};
 use crate::ops::Op;
 use egg::Id;
 use kiln_kernels::value::Tensor;
 use matching::{Made, Match};
 use regions::{Key, Leaf, Ref, Region, Stretch};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use terms::{Class, EGraph, Head, Interval, Term, Terms};
 
 /// Bounds on the work for one region.
@@ -80,8 +80,8 @@ pub struct Explored {
     pub saturated: bool,
     /// The cost before and after, in picoseconds.
     pub cost: (u64, u64),
-    /// Whether the choice was proved to be the cheapest.
-    pub exact: bool,
+    /// What no choice of the terms that were found costs less than, in picoseconds.
+    pub bound: u64,
 }
 
 /// A region as it is to be, over the leaves of the one it stands for.
@@ -113,26 +113,41 @@ pub fn explore(g: &mut Graph, rules: &[&'static Rule], cost: Cost<'_>, budget: B
     for r in rules {
         r.on.iter().for_each(|h| by_head.entry(h).or_default().push(r));
     }
-    let mut e =
-        Explorer { by_head, cost, budget, kinds: BTreeMap::new(), explored: vec![], report: Report::default(), renamed: BTreeMap::new() };
+    let mut e = Explorer { by_head, cost, budget, kinds: BTreeMap::new(), report: Report::default(), renamed: BTreeMap::new() };
     let uses = g.uses();
     let mut body = std::mem::take(&mut g.body);
     e.block(g, &mut body, &uses)?;
     g.body = body;
     g.replace_uses(&e.renamed);
-    Ok((e.report, e.explored))
+    let mut kinds: Vec<Kind> = e.kinds.into_values().collect();
+    kinds.sort_by_key(|k| k.place);
+    Ok((e.report, kinds.into_iter().map(|k| k.found).collect()))
 }
 
 struct Explorer<'a> {
     by_head: BTreeMap<&'static str, Vec<&'static Rule>>,
     cost: Cost<'a>,
     budget: Budget,
-    /// What was found for each kind of region: its place in `explored`, and the better one if there is one.
-    kinds: BTreeMap<Key, (usize, Option<Template>)>,
-    explored: Vec<Explored>,
+    /// What was found for each kind of region.
+    kinds: BTreeMap<Key, Kind>,
     report: Report,
     renamed: BTreeMap<ValueId, ValueId>,
 }
+
+/// What was found for a kind of region.
+#[derive(Debug, Default)]
+struct Kind {
+    /// How many kinds were found before it.
+    place: usize,
+    found: Explored,
+    /// The better one, if there is one.
+    template: Option<Template>,
+    /// Rules that apply and were not taken, with the nodes of the region that they start from.
+    declined: BTreeMap<&'static str, Vec<u32>>,
+}
+
+/// Why a rule that applies is not taken.
+const DEARER: &str = "it applies, but what it leads to costs no less";
 
 impl Explorer<'_> {
     fn block(&mut self, g: &mut Graph, b: &mut Block, uses: &BTreeMap<ValueId, usize>) -> Result<(), String> {
@@ -157,13 +172,16 @@ impl Explorer<'_> {
     fn region(&mut self, g: &mut Graph, r: Region, out: &mut Vec<NodeId>) -> Result<(), String> {
         if !self.kinds.contains_key(&r.key) {
             let facts: Vec<Vec<Fact>> = r.nodes.iter().map(|n| g[*n].outputs.iter().map(|v| g[*v].fact.clone()).collect()).collect();
-            let (found, template) = self.saturate(&r.key, &facts)?;
-            self.explored.push(found);
-            self.kinds.insert(r.key.clone(), (self.explored.len() - 1, template));
+            let kind = Kind { place: self.kinds.len(), ..self.saturate(&r.key, &facts)? };
+            self.kinds.insert(r.key.clone(), kind);
         }
-        let (kind, template) = &self.kinds[&r.key];
-        self.explored[*kind].count += 1;
-        let Some(t) = template else {
+        let Some(kind) = self.kinds.get_mut(&r.key) else { return Ok(()) };
+        kind.found.count += 1;
+        for (rule, from) in &kind.declined {
+            let origins: BTreeSet<usize> = from.iter().flat_map(|i| &g[r.nodes[*i as usize]].origins).copied().collect();
+            self.report.misses.insert(Miss { rule, why: DEARER, origins: origins.into_iter().collect() });
+        }
+        let Some(t) = &kind.template else {
             out.extend(&r.nodes);
             return Ok(());
         };
@@ -208,15 +226,15 @@ impl Explorer<'_> {
     }
 
     /// Explores a kind of region; the template is there when something cheaper was found.
-    fn saturate(&mut self, key: &Key, facts: &[Vec<Fact>]) -> Result<(Explored, Option<Template>), String> {
+    fn saturate(&mut self, key: &Key, facts: &[Vec<Fact>]) -> Result<Kind, String> {
         let mut s = Saturation::new(key, facts);
         let mut found = Explored { nodes: key.nodes.len(), ..Explored::default() };
         if !key.nodes.iter().any(|n| self.rules_of(&n.op).next().is_some()) {
             found.saturated = true;
-            return Ok((found, None));
+            return Ok(Kind { found, ..Kind::default() });
         }
         let before = extract::extract(&s.eg, &s.outputs, &|c, t| s.cost(self.cost, c, t)).map_or(u64::MAX, |e| e.cost);
-        found.cost = (before, before);
+        (found.cost, found.bound) = ((before, before), before);
         while found.rounds < self.budget.rounds && !found.saturated && s.eg.total_size() < self.budget.terms {
             found.rounds += 1;
             found.saturated = !s.round(&|op| self.rules_of(op).collect(), self.budget.terms);
@@ -228,14 +246,18 @@ impl Explorer<'_> {
         self.report.work += found.terms as u64;
         let cost = |c: Id, t: &Term| s.cost(self.cost, c, t);
         let roots: Vec<Id> = s.outputs.clone();
-        let Some(best) = extract::extract(&s.eg, &roots, &cost) else { return Ok((found, None)) };
-        found.exact = best.exact;
-        if best.cost >= before {
-            return Ok((found, None));
+        let mut kind = Kind { declined: s.made_by(), ..Kind::default() };
+        if let Some(best) = extract::extract(&s.eg, &roots, &cost) {
+            found.bound = best.bound;
+            if best.cost < before {
+                found.cost.1 = best.cost;
+                let template = s.template(key, &best.terms);
+                kind.declined.retain(|rule, _| !template.rules.contains_key(rule));
+                kind.template = Some(template);
+            }
         }
-        found.cost.1 = best.cost;
-        let template = s.template(key, &best.terms);
-        Ok((found, Some(template)))
+        kind.found = found;
+        Ok(kind)
     }
     fn rules_of(&self, op: &Op) -> impl Iterator<Item = &'static Rule> {
         let names = ["*", op.name(), head(op)];
@@ -416,6 +438,15 @@ impl Saturation {
         }
     }
 
+    /// Every rule that added something, with the nodes of the region that it started from.
+    fn made_by(&self) -> BTreeMap<&'static str, Vec<u32>> {
+        let mut out: BTreeMap<&'static str, Vec<u32>> = BTreeMap::new();
+        for s in self.sources.values() {
+            out.entry(s.rule.unwrap_or_default()).or_default().extend(&s.from);
+        }
+        out.remove("");
+        out
+    }
     fn cost(&self, cost: Cost<'_>, class: Id, t: &Term) -> Price {
         let Head::Apply(op, _) = self.eg.analysis.head(t) else { return Price::default() };
         let data = &self.eg[class].data;

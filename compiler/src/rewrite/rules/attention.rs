@@ -3,11 +3,11 @@
 //! The first step takes scores however they are scaled and masked; the others move a factor, a triangle or repeated heads into the
 //! operator, whatever made them. A masked score is -inf, the type's least number or -10000 and below, as exporters have it; its
 //! probability is 0, as long as the other scores of its row lie 104 above it. Where a row is wholly masked by one finite number, the
-//! original gives the mean of all values, and so does a mask that absorbs the scores; a triangle always leaves a row one key.
+//! original gives the mean of all values, and so does a mask that absorbs the scores.
 
 use super::orders;
 use crate::eval;
-use crate::ir::{Dim, NodeId, ValueId};
+use crate::ir::{NodeId, ValueId};
 use crate::ops::attend::Attend;
 use crate::ops::matmul::MatMul;
 use crate::ops::movement::Transpose;
@@ -20,14 +20,13 @@ use kiln_kernels::dtype::DType;
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
     Rule { name: "attend-rows", on: &["MatMul"], equation: "where(c, 0, Softmax(s)) @ v => where(c, 0, Softmax(s) @ v)  where c is the same along each row", class: Class::Reassociating, apply: rows },
-    Rule { name: "attend", on: &["MatMul"], equation: "Softmax(f(q @ k.T)) @ v => Attend(q, k, v, m; s)  where f multiplies by s, adds m or selects a large negative number, in any order", class: Class::Reassociating, apply: attend },
+    Rule { name: "attend", on: &["MatMul"], equation: "p @ v => Attend(q, k, v, m; s)  where p is s = Softmax(f(q @ k.T)), or where(IsNaN(s), 0, s), and f multiplies by s, adds m or selects a large negative number, in any order", class: Class::Reassociating, apply: attend },
     Rule { name: "attend-scale", on: &["Attend"], equation: "Attend(q*c, k, v; s) => Attend(q, k, v; s*c);  Attend(q, k*c, v; s) => Attend(q, k, v; s*c)  where c is one number", class: Class::Reassociating, apply: scale },
-    Rule { name: "attend-causal", on: &["Attend"], equation: "Attend(q, k, v, m + t) => Attend(q, k, v, m; causal);  so with where(t, m, large negative)  where t is a constant lower triangle", class: Class::Reassociating, apply: causal },
     Rule { name: "attend-heads", on: &["Attend"], equation: "Attend(q, repeated heads of k, v) => Attend(q, k, v);  so with v", class: Class::Reassociating, apply: heads },
 ];
 
 /// What masks a score, at most.
-const MASKED: f64 = -1e4;
+pub(super) const MASKED: f64 = -1e4;
 /// Steps between a product and its softmax that are read back at most.
 const DEPTH: usize = 16;
 /// A mask that absorbs any score, and that a sum with the least float does not overflow.
@@ -39,20 +38,35 @@ fn number(rw: &mut Rewriter<'_>, x: f64, like: ValueId) -> ValueId {
     rw.tensor(t)
 }
 
-/// A softmax along the last axis that only its reader needs, and its operand.
-fn softmax(rw: &Rewriter<'_>, p: ValueId) -> Option<ValueId> {
-    let n = rw.made_by(p, "Softmax").filter(|_| rw.used_once(p))?;
+/// The operand of a softmax along the last axis that so many readers need.
+fn softmax(rw: &Rewriter<'_>, p: ValueId, readers: u32) -> Option<ValueId> {
+    let n = rw.made_by(p, "Softmax").filter(|_| rw.uses(p) == readers)?;
     match &rw.node(n).op {
         Op::Softmax(s) if s.mode == "softmax" && s.axis + 1 == rw.shape(p).len() => rw.input(n, 0),
         _ => None,
     }
 }
 
+/// A softmax as [`softmax`] finds it, or one whose rows that are NaN are made zeros: a row is NaN as a whole or not at all. Its operand,
+/// and whether it is of the second kind.
+fn guarded(rw: &Rewriter<'_>, p: ValueId) -> Option<(ValueId, bool)> {
+    if let Some(x) = softmax(rw, p, 1) {
+        return Some((x, false));
+    }
+    let n = rw.made_by(p, "Where").filter(|_| rw.used_once(p))?;
+    let (c, zero, s) = (rw.input(n, 0)?, rw.input(n, 1)?, rw.input(n, 2)?);
+    let test = rw.made_by(c, "IsNaN").filter(|_| rw.used_once(c))?;
+    if rw.input(test, 0)? != s || rw.uniform(zero)? != 0.0 || rw.ty(p) != rw.ty(s) {
+        return None;
+    }
+    Some((softmax(rw, s, 2)?, true))
+}
+
 fn rows(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let (y, v) = (rw.input(n, 0)?, rw.input(n, 1)?);
     let select = rw.made_by(y, "Where").filter(|_| rw.used_once(y))?;
     let (c, zero, p) = (rw.input(select, 0)?, rw.input(select, 1)?, rw.input(select, 2)?);
-    softmax(rw, p)?;
+    softmax(rw, p, 1)?;
     if rw.uniform(zero)? != 0.0 || rw.shape(c).last().is_some_and(|d| !d.is(1)) || rw.shape(c).len() > rw.shape(p).len() {
         return None;
     }
@@ -145,7 +159,7 @@ fn real(rw: &Rewriter<'_>, x: f64, like: ValueId) -> Option<Real> {
 
 fn attend(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let (p, v) = (rw.input(n, 0)?, rw.input(n, 1)?);
-    let s = softmax(rw, p)?;
+    let (s, safe) = guarded(rw, p)?;
     let Scores { q, kt, scale, mask } = scores(rw, s, 0)?;
     // Products with constant matrices have kernels of their own.
     if rw.constant(kt).is_some() || rw.constant(v).is_some() {
@@ -155,13 +169,13 @@ fn attend(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let mut perm: Vec<usize> = (0..rank).collect();
     perm.swap(rank.checked_sub(2)?, rank - 1);
     let k = rw.add(Transpose { perm }, &[kt])?;
-    let op = Attend { scale: real(rw, scale, q)?, causal: None };
+    let op = Attend { scale: real(rw, scale, q)?, causal: None, safe };
     let inputs = [q, k, v].into_iter().chain(mask).map(Some).collect();
     rw.add_all(op.into(), inputs, 1)
 }
 
 /// An Attend and its operands.
-fn parts(rw: &Rewriter<'_>, n: NodeId) -> Option<(Attend, Vec<Option<ValueId>>)> {
+pub(super) fn parts(rw: &Rewriter<'_>, n: NodeId) -> Option<(Attend, Vec<Option<ValueId>>)> {
     match &rw.node(n).op {
         Op::Attend(a) => Some((a.clone(), rw.node(n).inputs.clone())),
         _ => None,
@@ -193,57 +207,6 @@ fn scale(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
         }
     }
     None
-}
-
-/// How many keys behind its own number each query sees, where a constant says `keep` of those and `drop` of the others, and says so of
-/// each of its matrices.
-fn triangle(rw: &Rewriter<'_>, v: ValueId, keep: &dyn Fn(f64) -> bool, drop: &dyn Fn(f64) -> bool) -> Option<i64> {
-    let t = rw.constant(v)?;
-    let [.., rows, cols] = t.dims[..] else { return None };
-    let x = t.to_f64s().filter(|x| !x.is_empty())?;
-    let reach = x[..cols].iter().take_while(|x| keep(**x)).count().checked_sub(1)?;
-    let fits = |i: usize| if i % cols <= (i / cols % rows).saturating_add(reach) { keep(x[i]) } else { drop(x[i]) };
-    (0..x.len()).all(fits).then_some(reach as i64)
-}
-
-fn causal(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
-    let (op, mut inputs) = parts(rw, n)?;
-    let m = inputs.get(3).copied().flatten()?;
-    let keys = rw.shape(inputs[1]?).iter().rev().nth(1)?.clone();
-    let queries = rw.shape(inputs[0]?).iter().rev().nth(1)?.clone();
-    // One row, or one column, that is repeated is no triangle.
-    let whole = |v: ValueId| matches!(rw.shape(v), [.., q, k] if *q == queries && *k == keys);
-    let added = |v: ValueId| triangle(rw, v, &|x| x == 0.0, &|x| x <= MASKED).filter(|_| whole(v));
-    let found = match (added(m), rw.producer(m)) {
-        (Some(reach), _) => (reach, None),
-        (None, Some(p)) => match head(&rw.node(p).op) {
-            "Add" => orders(rw, p)?.into_iter().find_map(|(x, t)| Some((added(t)?, Some(x))))?,
-            "Where" => {
-                let (c, a, b) = (rw.input(p, 0)?, rw.input(p, 1)?, rw.input(p, 2)?);
-                let masks = |v: ValueId| rw.uniform(v).is_some_and(|x| x <= MASKED);
-                let (reach, x) = match (masks(a), masks(b)) {
-                    (false, true) => (triangle(rw, c, &|x| x != 0.0, &|x| x == 0.0), a),
-                    (true, false) => (triangle(rw, c, &|x| x == 0.0, &|x| x != 0.0), b),
-                    _ => return None,
-                };
-                (reach.filter(|_| whole(c))?, Some(x))
-            }
-            _ => return None,
-        },
-        _ => return None,
-    };
-    let (reach, mask) = found;
-    let reach = match &op.causal {
-        Some(own) => reach.min(own.as_int()?),
-        None => reach,
-    };
-    // The first query that sees all keys is followed by others that do.
-    let causal = (keys.as_int()? > reach + 1).then(|| Dim::int(reach));
-    match mask.filter(|m| rw.uniform(*m) != Some(0.0)) {
-        Some(m) => inputs[3] = Some(m),
-        None => inputs.truncate(3),
-    }
-    rw.add_all(Attend { causal, ..op }.into(), inputs, 1)
 }
 
 /// The fewer heads of which `v` repeats each.

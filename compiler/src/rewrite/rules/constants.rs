@@ -17,6 +17,13 @@ pub const RULES: &[Rule] = &[
         class: Class::Exact,
         apply: dims,
     },
+    Rule {
+        name: "scalar-constant",
+        on: &["Pointwise"],
+        equation: "f(x, c) => f(x, c')  where c has one element and axes that x has too, and c' none",
+        class: Class::Exact,
+        apply: scalar_constant,
+    },
     Rule { name: "fold", on: &["*"], equation: "f(c1, .., cn) => c", class: Class::Exact, apply: fold },
 ];
 
@@ -54,6 +61,22 @@ fn fold(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let tensors: Vec<Tensor> = values.into_iter().map(|v| if let Value::Tensor(t) = v { Some(t) } else { None }).collect::<Option<_>>()?;
     rw.grown = grown;
     Some(tensors.into_iter().map(|t| rw.tensor(t)).collect())
+}
+
+/// Rules that change shapes then need not ask what becomes of such a constant.
+fn scalar_constant(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let node = rw.node(n);
+    let one = |v: ValueId| rw.constant(v).filter(|t| t.len() == 1 && t.dtype != DType::Str);
+    let rank = node.inputs.iter().flatten().filter(|v| one(**v).is_none()).map(|v| rw.shape(*v).len()).max()?;
+    let fits = |v: &ValueId| one(*v).is_some_and(|t| (1..=rank).contains(&t.dims.len()));
+    if node.outputs.len() != 1 || !node.inputs.iter().flatten().any(fits) {
+        return None;
+    }
+    let (op, inputs) = (node.op.clone(), node.inputs.clone());
+    let scalars: Vec<Option<Tensor>> =
+        inputs.iter().map(|v| v.filter(fits).and_then(one).map(|t| Tensor { dims: vec![], ..t.clone() })).collect();
+    let inputs = inputs.into_iter().zip(scalars).map(|(v, t)| t.map(|t| rw.tensor(t)).or(v)).collect();
+    rw.add_all(op, inputs, 1)
 }
 
 /// Constant expressions as a tensor.
@@ -120,6 +143,15 @@ pub(in crate::rewrite) mod tests {
             let t = c.pointwise("Mul", &[d, two]);
             let y = c.op(Concat { axis: 0 }, &[t, s]);
             c.output(y);
+        }),
+        ("scalar-constant", |c| {
+            let (d, shape) = (c.float(), c.shape(3));
+            let rank = 1 + c.rng.below(3);
+            let (x, one) = (c.input(d, &shape), c.constant(d, &[1, 1, 1][..rank]));
+            let other = c.input(d, &shape[2..]);
+            let y = c.pointwise("Mul", &[x, one]);
+            let z = c.pointwise("Clip", &[y, one, other]);
+            c.output(z);
         }),
         ("fold", |c| {
             let (d, shape) = (c.float(), c.shape(2));

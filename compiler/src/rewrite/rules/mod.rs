@@ -3,9 +3,11 @@
 pub mod activations;
 pub mod algebra;
 pub mod attention;
+pub mod causal;
 pub mod commute;
 pub mod constants;
 pub mod conv;
+pub mod gather;
 pub mod groups;
 pub mod layout;
 pub mod matmul;
@@ -30,6 +32,8 @@ pub fn all() -> Vec<&'static Rule> {
         activations::RULES,
         groups::RULES,
         attention::RULES,
+        causal::RULES,
+        gather::RULES,
         rotary::RULES,
     ]
     .into_iter()
@@ -40,6 +44,11 @@ pub fn all() -> Vec<&'static Rule> {
 /// Rules that are explored: whether they pay is for the cost of the whole to say.
 pub fn exploring() -> Vec<&'static Rule> {
     [parallel::RULES, commute::RULES].into_iter().flatten().collect()
+}
+
+/// The exploring rules that merge siblings, which compilers of ordered passes apply wherever they match.
+pub fn merging() -> Vec<&'static Rule> {
+    parallel::RULES.iter().collect()
 }
 
 /// Constants that several nodes share are folded into copies only up to this many elements.

@@ -57,6 +57,7 @@ pub(super) fn select(g: &Graph, node: &Node, op: &Attend, result: ValueId, layou
         sizes: [shape[rank - 2].clone(), keys.clone(), shape[rank - 1].clone(), width],
         scale: op.scale.get(),
         reach: op.reach(&keys),
+        safe: op.safe,
         q,
         k,
         v,
