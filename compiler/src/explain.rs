@@ -6,6 +6,7 @@ use crate::fusion::{self, Cluster};
 use crate::ir::{Graph, NodeId, ValueId};
 use crate::ops::Op;
 use crate::rewrite::rules;
+use crate::target::cpu::rowwise;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -63,7 +64,7 @@ fn paragraph(output: &Output, clusters: &[Cluster], origin: usize) -> String {
     out
 }
 
-/// Which pointwise readers are kernels of their own, and why.
+/// Which readers that could share a kernel are in another, and why.
 fn neighbours(g: &Graph, clusters: &[Cluster], origin: usize) -> BTreeSet<String> {
     let mut readers: BTreeMap<ValueId, Vec<NodeId>> = BTreeMap::new();
     for n in g.live_nodes() {
@@ -72,7 +73,9 @@ fn neighbours(g: &Graph, clusters: &[Cluster], origin: usize) -> BTreeSet<String
     let mut out = BTreeSet::new();
     for c in clusters.iter().filter(|c| c.nodes.iter().any(|n| g[*n].origins.contains(&origin))) {
         let Some(v) = c.outputs.first() else { continue };
-        for r in readers.get(v).into_iter().flatten().filter(|r| matches!(g[**r].op, Op::Pointwise(_))) {
+        // That a product feeds a normalization is no question anybody asks.
+        let rows = |r: &NodeId| c.anchor.is_none() && rowwise::form(g, &g[*r]).is_some();
+        for r in readers.get(v).into_iter().flatten().filter(|r| matches!(g[**r].op, Op::Pointwise(_)) || rows(r)) {
             let Some(into) = clusters.iter().find(|c| c.nodes.contains(r)) else { continue };
             let name = g[*r].origins.first().map_or(String::new(), |o| shown(&g.origins[*o].name));
             out.insert(format!(

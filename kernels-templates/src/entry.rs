@@ -300,9 +300,11 @@ entries! {
     scan::cumsum<T: Num>(out, x, outer, axis, inner, exclusive, reverse);
     scan::cumprod<T: Num>(out, x, outer, axis, inner, exclusive, reverse);
     attention::attend<T: Float>(out, q, k, v, mask, batch, sizes, k_batch, v_batch, mask_dims, scale, reach, safe);
+    rotary::rotate<T: Float>(out, x, cos, sin, x_dims, cos_dims, sin_dims, width, interleaved);
     rows::softmax<T: Float>(out, x, outer, axis, inner, mode);
     rows::layer_norm<T: Float>(out, mean, inverse, x, scale, bias, rows, cols, epsilon, centred);
     rows::instance_norm<T: Float>(out, x, scale, bias, batch, channels, inner, epsilon);
+    rows::group_norm<T: Float>(out, x, scale, bias, batch, channels, inner, groups, epsilon);
     rows::lp_normalize<T: Float>(out, x, outer, axis, inner, p);
     rows::lrn<T: Float>(out, x, batch, channels, inner, size, alpha, beta, bias);
     plain::matmul<T: Num>(out, a, b, batch, m, n, k, a_batch, b_batch);

@@ -23,6 +23,7 @@ pub mod pool;
 pub mod reduce;
 pub mod resize;
 pub mod rnn;
+pub mod rotary;
 pub mod rows;
 pub mod sample;
 pub mod scan;

@@ -25,6 +25,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 pub mod causal;
+pub mod compiled;
 pub mod hostile;
 pub mod models;
 pub mod samples;

@@ -2,14 +2,10 @@
 //! reference evaluator.
 
 use kiln::{Tensor, Value};
-use kiln_compiler::{eval::Evaluator, import, onnx};
 use kiln_kernels::dtype::DType::{Bool, F32, I64};
-use kiln_tests::models::{Dim, ModelBuilder, SCALAR, tensor};
-use kiln_tests::{causal, command, samples};
-use prost::Message as _;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use kiln_tests::compiled::{self, write};
+use kiln_tests::models::{Dim, ModelBuilder, SCALAR};
+use kiln_tests::{causal, samples};
 
 /// Random graphs of each kind.
 const GRAPHS: u64 = 60;
@@ -328,28 +324,6 @@ fn random(seed: u64, open: bool) -> (Vec<u8>, Vec<Vec<Value>>) {
     (model.build(), sets.collect())
 }
 
-fn expected(model: &[u8], inputs: Vec<Value>) -> Vec<Value> {
-    let model = onnx::read(model, None, &Default::default()).unwrap();
-    let graph = import::import(&model, &Default::default()).unwrap();
-    Evaluator::new(&graph, inputs).unwrap().run().unwrap()
-}
-
-fn write(dir: &Path, model: &[u8], sets: Vec<Vec<Value>>) {
-    fs::create_dir_all(dir).unwrap();
-    fs::write(dir.join("model.onnx"), model).unwrap();
-    fs::write(dir.join("tolerance.json"), "{\"rtol\": 1e-4, \"atol\": 1e-5}").unwrap();
-    for (k, inputs) in sets.into_iter().enumerate() {
-        let set = dir.join(format!("test_data_set_{k}"));
-        fs::create_dir_all(&set).unwrap();
-        let outputs = expected(model, inputs.clone());
-        for (kind, values) in [("input", inputs), ("output", outputs)] {
-            for (i, v) in values.iter().enumerate() {
-                fs::write(set.join(format!("{kind}_{i}.pb")), tensor("", v.as_tensor().unwrap()).encode_to_vec()).unwrap();
-            }
-        }
-    }
-}
-
 fn noise(seed: u64, dims: &[usize]) -> Value {
     Tensor::new(dims, &samples::noise(seed, dims.iter().product())).into()
 }
@@ -527,8 +501,7 @@ fn weight(seed: u64, dims: &[usize]) -> Tensor {
 
 #[test]
 fn moved_elements_are_read_and_written_where_they_lie() {
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("views");
-    let _ = fs::remove_dir_all(&dir);
+    let dir = compiled::folder(env!("CARGO_TARGET_TMPDIR"), "views");
     let only: Option<u64> = std::env::var("KILN_SEED").ok().and_then(|s| s.parse().ok());
     for seed in (0..GRAPHS).filter(|s| only.is_none_or(|o| o == *s)) {
         for open in [false, true] {
@@ -541,12 +514,6 @@ fn moved_elements_are_read_and_written_where_they_lie() {
     for (name, model, sets) in chosen().into_iter().chain(masks) {
         write(&dir.join(name.replace(' ', "_")), &model.build(), sets);
     }
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
-    let out = Command::new(command()).args(["test", "--json"]).arg(&dir).env("XDG_CACHE_HOME", cache).output().unwrap();
-    let found: serde_json::Value =
-        serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
-    let cases = found["cases"].as_object().unwrap();
-    let bad: Vec<_> = cases.iter().filter(|(_, reason)| *reason != "ok").collect();
-    assert!(bad.is_empty(), "{bad:#?}");
-    assert!(only.is_some() || cases.len() as u64 > 2 * GRAPHS);
+    let cases = compiled::check(&dir);
+    assert!(only.is_some() || cases as u64 > 2 * GRAPHS);
 }

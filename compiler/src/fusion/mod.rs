@@ -1,30 +1,35 @@
 //! Which nodes share a kernel: every node of a block ends up in exactly one `Cluster`.
 
-use crate::ir::{Block, Graph, NodeId, ValueId};
+use crate::ir::{Block, Graph, Node, NodeId, ValueId};
 use crate::kernel::{At, Expr};
 use crate::ops::Op;
+use crate::target::cpu;
 use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Nodes that become one kernel: an anchor with a pointwise tail, or a pointwise region alone.
+mod rows;
+
+/// Nodes that become one kernel: an anchor with what is pointwise before and behind it, or a pointwise region alone.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     /// The node that is not pointwise, if there is one.
     pub anchor: Option<NodeId>,
     /// All nodes, in execution order.
     pub nodes: Vec<NodeId>,
-    /// The pointwise part, when there is one.
+    /// The pointwise part before the anchor, when there is one: it computes the anchor's first operand.
+    pub head: Option<Tail>,
+    /// The pointwise part behind the anchor, or the whole, when there is one.
     pub tail: Option<Tail>,
-    /// What the cluster hands to others.
+    /// What the cluster hands to others: the result, and where others read it too, what the head computes.
     pub outputs: Vec<ValueId>,
 }
 
-/// The pointwise part of a cluster.
+/// A pointwise part of a cluster.
 #[derive(Clone, Debug)]
 pub struct Tail {
     /// The expression; input `i` is an element of `inputs[i]`.
     pub expr: Expr,
-    /// The values it reads. With an anchor, its result comes first.
+    /// The values it reads. Behind an anchor, its result comes first.
     pub inputs: Vec<ValueId>,
 }
 
@@ -32,6 +37,8 @@ pub struct Tail {
 const MAX_NODES: usize = 48;
 /// A region may read this many values: pointers beyond the general registers are spilled.
 const MAX_INPUTS: usize = 12;
+/// Why rows do not take in what is pointwise around them.
+const FEW: &str = "the rows are few and long, so that a kernel of its own is spread over more threads";
 /// How far back a search for a dependency goes before it gives up and keeps the nodes apart.
 const MAX_SEARCH: usize = 512;
 
@@ -61,21 +68,35 @@ pub fn cluster(g: &Graph, block: &Block, fuse: bool) -> Vec<Cluster> {
         let last = c.nodes.iter().map(|n| cx.position[n]).max().unwrap_or(0);
         out.push((last, c));
     }
+    if fuse {
+        rows::join(&cx, block, &mut out);
+    }
     out.sort_by_key(|(last, _)| *last);
     out.into_iter().map(|(_, c)| c).collect()
 }
 
-/// Why a pointwise reader of a cluster's result is not part of the cluster, but of `into`.
+/// Why a reader of a cluster's result is not part of the cluster, but of `into`: a pointwise one, or one whose kernel is over rows.
 pub fn apart(g: &Graph, c: &Cluster, into: &Cluster, reader: NodeId, readers: usize) -> &'static str {
     let Some(result) = c.outputs.first() else { return "the kernel has no result" };
     let anchored = c.anchor.map(|n| &g[n]);
-    let tail = |n: &crate::ir::Node| matches!(n.op, Op::Conv(_) | Op::MatMul(_)) && crate::target::cpu::packs(g, n);
+    let tiles = |n: &Node| matches!(n.op, Op::Conv(_) | Op::MatMul(_)) && cpu::packs(g, n);
+    let rows = |n: &Node| cpu::rowwise::form(g, n).is_some();
+    if rows(&g[reader]) {
+        return match anchored {
+            Some(_) => "a kernel over rows takes in pointwise operators alone",
+            None if !cpu::rowwise::pays(g, &g[reader]) => FEW,
+            None if g[reader].inputs.first() != Some(&Some(*result)) => "it reads the value beside its rows",
+            None => "others read the value before that kernel has run, or it is not computed from rows",
+        };
+    }
     match anchored {
-        Some(n) if !tail(n) => "that kind of kernel takes no pointwise operators behind it",
+        Some(n) if !tiles(n) && !rows(n) => "that kind of kernel takes no pointwise operators behind it",
         _ if readers > 1 || g.body.outputs.contains(result) => "others need the value too, so that it is stored anyway",
         _ if g[reader].outputs.first().is_some_and(|v| g.shape(*v) != g.shape(*result)) => "its result has another shape",
         _ if into.anchor.is_some() => "it is part of the kernel of another of its operands",
         Some(_) if g.dtype(g[reader].outputs[0]) != DType::F32 => "its result is not f32",
+        Some(n) if rows(n) && !cpu::rowwise::pays(g, n) => FEW,
+        Some(n) if rows(n) => "its operands do not lie in rows, or its kernel has others of another shape or too many",
         Some(_) => "its other operands cannot be read along the rows and columns of the kernel",
         None => "the kernel has as many operators or operands as it may",
     }
@@ -95,7 +116,7 @@ impl Cx<'_> {
     fn takes_tail(&self, n: NodeId) -> bool {
         let node = &self.g[n];
         let is_f32 = node.outputs.len() == 1 && self.g.dtype(node.outputs[0]) == DType::F32;
-        is_f32 && matches!(node.op, Op::Conv(_) | Op::MatMul(_)) && crate::target::cpu::packs(self.g, node)
+        is_f32 && matches!(node.op, Op::Conv(_) | Op::MatMul(_)) && cpu::packs(self.g, node)
     }
     /// Whether computing `v` needs a value of the set.
     fn depends(&self, v: ValueId, set: &BTreeSet<ValueId>, first: usize) -> bool {
@@ -123,6 +144,7 @@ impl Cx<'_> {
         let alone = Cluster {
             anchor: (!pointwise).then_some(start),
             nodes: vec![start],
+            head: None,
             tail: pointwise.then(|| self.tail(&[start], None)),
             outputs: node.outputs.clone(),
         };
@@ -166,7 +188,7 @@ impl Cx<'_> {
                     break;
                 }
                 if only == node.outputs[0] && (pointwise || self.addressable(start, &tail)) {
-                    best = Cluster { anchor, nodes: set.clone(), tail: Some(tail), outputs: vec![only] };
+                    best = Cluster { anchor, nodes: set.clone(), head: None, tail: Some(tail), outputs: vec![only] };
                 }
             }
         }
@@ -232,7 +254,7 @@ impl Cx<'_> {
     }
     /// Whether a tail's other operands can be read from the rows and columns that the anchor's kernel hands to it.
     fn addressable(&self, anchor: NodeId, tail: &Tail) -> bool {
-        tail.inputs[1..].iter().all(|v| crate::target::cpu::tail_operand(self.g, anchor, *v).is_some())
+        tail.inputs[1..].iter().all(|v| cpu::tail_operand(self.g, anchor, *v).is_some())
             && tail.expr.results.iter().all(|r| tail.expr.ty(*r) == DType::F32)
     }
 }
@@ -241,7 +263,7 @@ impl Tail {
     /// Without dead instructions, and with inputs numbered without gaps.
     fn tidied(self, anchored: bool) -> Tail {
         use crate::kernel::Scalar;
-        let mut expr = self.expr.pruned();
+        let mut expr = self.expr.canonical();
         let used: BTreeSet<u32> = expr.code.iter().filter_map(|(s, _)| if let Scalar::In(i) = s { Some(*i) } else { None }).collect();
         let keep: Vec<u32> = (0..self.inputs.len() as u32).filter(|i| used.contains(i) || (anchored && *i == 0)).collect();
         for (s, _) in &mut expr.code {

@@ -1,6 +1,8 @@
 //! `Expr`: the scalar expression of a pointwise kernel, the common tongue of the reference evaluator and of printed code.
 
 use kiln_kernels::dtype::DType;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A literal of any element type. Floats are kept as bits, so that NaN, infinities and -0.0 survive exactly.
@@ -113,6 +115,10 @@ functions! {
 }
 
 impl Binary {
+    /// Whether the operands may change places without a change of any bit of the result, but for those of a NaN.
+    pub fn commutes(self) -> bool {
+        matches!(self, Binary::Add | Binary::Mul | Binary::And | Binary::Or | Binary::Xor | Binary::Eq)
+    }
     /// Whether the result is a bool whatever the operands are.
     pub fn compares(self) -> bool {
         matches!(self, Binary::Eq | Binary::Lt | Binary::Le)
@@ -138,6 +144,19 @@ pub enum Scalar {
     Select(At, At, At),
     /// The operand converted to the instruction's type, as ONNX `Cast` does it (saturating floats to integers as Rust does).
     Cast(At),
+}
+
+impl Scalar {
+    /// The same with other operands.
+    fn with(self, of: impl Fn(At) -> At) -> Scalar {
+        match self {
+            Scalar::In(_) | Scalar::Const(_) => self,
+            Scalar::Unary(f, a) => Scalar::Unary(f, of(a)),
+            Scalar::Binary(f, a, b) => Scalar::Binary(f, of(a), of(b)),
+            Scalar::Select(c, a, b) => Scalar::Select(of(c), of(a), of(b)),
+            Scalar::Cast(a) => Scalar::Cast(of(a)),
+        }
+    }
 }
 
 /// A scalar expression in SSA form: instructions in order, each used by later ones, with one or more results.
@@ -208,18 +227,67 @@ impl Expr {
     pub fn inline(&mut self, other: &Expr, inputs: &[At]) -> Vec<At> {
         let mut map: Vec<At> = Vec::with_capacity(other.code.len());
         for &(s, ty) in &other.code {
-            let m = |a: At| map[a.0 as usize];
             let at = match s {
                 Scalar::In(i) => inputs[i as usize],
-                Scalar::Const(_) => self.push(s, ty),
-                Scalar::Unary(f, a) => self.push(Scalar::Unary(f, m(a)), ty),
-                Scalar::Binary(f, a, b) => self.push(Scalar::Binary(f, m(a), m(b)), ty),
-                Scalar::Select(c, a, b) => self.push(Scalar::Select(m(c), m(a), m(b)), ty),
-                Scalar::Cast(a) => self.push(Scalar::Cast(m(a)), ty),
+                _ => self.push(s.with(|a| map[a.0 as usize]), ty),
             };
             map.push(at);
         }
         other.results.iter().map(|r| map[r.0 as usize]).collect()
+    }
+    /// The same results by instructions in an order that depends on what they compute alone: operands that may change places are sorted,
+    /// and each instruction stands right before its first reader. Instructions that nothing needs are left out.
+    pub fn canonical(&self) -> Expr {
+        let mut sorted = Expr::default();
+        let mut map: Vec<At> = Vec::with_capacity(self.code.len());
+        for &(s, ty) in &self.code {
+            let s = match s.with(|a| map[a.0 as usize]) {
+                Scalar::Binary(f, a, b) if f.commutes() && sorted.order(b, a).is_lt() => Scalar::Binary(f, b, a),
+                s => s,
+            };
+            map.push(sorted.push(s, ty));
+        }
+        let mut out = Expr::default();
+        let mut done: BTreeMap<At, At> = BTreeMap::new();
+        let roots: Vec<At> = self.results.iter().map(|r| map[r.0 as usize]).collect();
+        let mut stack: Vec<At> = roots.iter().rev().copied().collect();
+        while let Some(&a) = stack.last() {
+            let (s, ty) = sorted.code[a.0 as usize];
+            let missing: Vec<At> = operands(s).into_iter().filter(|o| !done.contains_key(o)).collect();
+            if missing.is_empty() {
+                stack.pop();
+                let s = s.with(|a| done[&a]);
+                done.entry(a).or_insert_with(|| out.push(s, ty));
+            }
+            stack.extend(missing.into_iter().rev());
+        }
+        out.results = roots.iter().map(|r| done[r]).collect();
+        out
+    }
+    /// An order of instructions by what they compute: inputs first, literals last. Equal instructions are one, so the first difference is
+    /// down a single path.
+    fn order(&self, a: At, b: At) -> Ordering {
+        if a == b {
+            return Ordering::Equal;
+        }
+        let rank = |s: Scalar| match s {
+            Scalar::In(_) => 0,
+            Scalar::Unary(..) => 1,
+            Scalar::Binary(..) => 2,
+            Scalar::Select(..) => 3,
+            Scalar::Cast(_) => 4,
+            Scalar::Const(_) => 5,
+        };
+        let ((x, x_ty), (y, y_ty)) = (self.code[a.0 as usize], self.code[b.0 as usize]);
+        let own = match (x, y) {
+            (Scalar::In(i), Scalar::In(j)) => i.cmp(&j),
+            (Scalar::Const(c), Scalar::Const(d)) => c.cmp(&d),
+            (Scalar::Unary(f, _), Scalar::Unary(g, _)) => f.cmp(&g),
+            (Scalar::Binary(f, ..), Scalar::Binary(g, ..)) => f.cmp(&g),
+            _ => rank(x).cmp(&rank(y)),
+        };
+        let inner = || operands(x).into_iter().zip(operands(y)).map(|(p, q)| self.order(p, q)).find(|o| o.is_ne());
+        own.then(x_ty.cmp(&y_ty)).then_with(|| inner().unwrap_or(a.cmp(&b)))
     }
     /// The same results without instructions that none of them needs.
     pub fn pruned(&self) -> Expr {
@@ -237,14 +305,7 @@ impl Expr {
         let mut out = Expr::default();
         let mut map = vec![At(0); self.code.len()];
         for (i, &(s, ty)) in self.code.iter().enumerate().filter(|(i, _)| live[*i]) {
-            let m = |a: At| map[a.0 as usize];
-            map[i] = match s {
-                Scalar::In(_) | Scalar::Const(_) => out.push(s, ty),
-                Scalar::Unary(f, a) => out.push(Scalar::Unary(f, m(a)), ty),
-                Scalar::Binary(f, a, b) => out.push(Scalar::Binary(f, m(a), m(b)), ty),
-                Scalar::Select(c, a, b) => out.push(Scalar::Select(m(c), m(a), m(b)), ty),
-                Scalar::Cast(a) => out.push(Scalar::Cast(m(a)), ty),
-            };
+            map[i] = out.push(s.with(|a| map[a.0 as usize]), ty);
         }
         out.results = self.results.iter().map(|r| map[r.0 as usize]).collect();
         out

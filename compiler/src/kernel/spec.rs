@@ -48,6 +48,73 @@ pub struct Epilogue {
     pub operands: Vec<Operand>,
 }
 
+/// A pointwise part of a kernel over rows: of what it reads, or of what it has written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    /// The expression. Behind the rows, input 0 is their result.
+    pub expr: Expr,
+    /// Extents: the first `outer` count rows, the others, at least one, lie inside of a row.
+    pub dims: Vec<Dim>,
+    /// How many axes count rows.
+    pub outer: usize,
+    /// Operands, with a step for each axis; behind the rows, of the inputs from 1 on.
+    pub operands: Vec<Operand>,
+}
+
+/// What a kernel over rows makes of each.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Row {
+    /// A layer normalization.
+    Norm {
+        /// Added to the variance.
+        epsilon: f32,
+        /// Whether the mean is taken off.
+        centred: bool,
+        /// Factors of the elements.
+        scale: ValueId,
+        /// Added to the elements.
+        bias: Option<ValueId>,
+    },
+    /// A normalization of groups of channels.
+    GroupNorm {
+        /// Added to the variance.
+        epsilon: f32,
+        /// Groups of an image.
+        groups: Dim,
+        /// Channels of a group.
+        channels: Dim,
+        /// Factors of the channels.
+        scale: ValueId,
+        /// Added to the channels.
+        bias: ValueId,
+    },
+    /// A softmax, or its logarithm.
+    Softmax {
+        /// Whether its logarithm is wanted.
+        log: bool,
+    },
+    /// A reduction to one element, by a variant of `kiln_kernels::reduce::Fold`.
+    Reduce(&'static str),
+}
+
+impl Row {
+    /// The values it reads beside the rows.
+    fn values(&self) -> Vec<ValueId> {
+        match self {
+            Row::Norm { scale, bias, .. } => std::iter::once(*scale).chain(*bias).collect(),
+            Row::GroupNorm { scale, bias, .. } => vec![*scale, *bias],
+            Row::Softmax { .. } | Row::Reduce(_) => vec![],
+        }
+    }
+    fn values_mut(&mut self) -> Vec<&mut ValueId> {
+        match self {
+            Row::Norm { scale, bias, .. } => std::iter::once(scale).chain(bias).collect(),
+            Row::GroupNorm { scale, bias, .. } => vec![scale, bias],
+            Row::Softmax { .. } | Row::Reduce(_) => vec![],
+        }
+    }
+}
+
 /// How constant bytes become what a kernel reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Recipe {
@@ -234,7 +301,7 @@ pub enum Kernel {
         /// Elements from image to image of the operand.
         x_batch: Dim,
     },
-    /// A softmax along the middle of three axes.
+    /// A softmax along an axis that is not the last: the middle of three.
     Softmax {
         /// Extents before, at and after the axis.
         dims: [Dim; 3],
@@ -266,26 +333,43 @@ pub enum Kernel {
         /// Steps through the result, likewise.
         out: Vec<Stride>,
     },
-    /// A layer normalization of rows.
-    LayerNorm {
+    /// Rows, each read and written once.
+    Rows {
+        /// What is made of each.
+        op: Row,
         /// Rows.
         rows: Dim,
         /// Elements of a row.
         n: Dim,
-        /// Added to the variance.
-        epsilon: f32,
-        /// Whether the mean is taken off first.
-        centred: bool,
-        /// The operand.
-        x: ValueId,
-        /// Elements from row to row of the operand.
+        /// The operand; none where the pointwise part before the rows makes them.
+        x: Option<ValueId>,
+        /// Elements from row to row of the operand, or of the second result, where the step has one: what the part before makes.
         x_row: Dim,
         /// Elements from row to row of the result.
         out_row: Dim,
-        /// The scale.
-        scale: ValueId,
-        /// The bias.
-        bias: Option<ValueId>,
+        /// The pointwise part before.
+        head: Option<Stage>,
+        /// The pointwise part behind.
+        tail: Option<Stage>,
+        /// Pairs of extents that must be equal or 1 at run time.
+        meets: Vec<(Dim, Dim)>,
+    },
+    /// A rotary embedding of rows, whose elements are neighbours.
+    Rotary {
+        /// Extents of the axes that count rows.
+        dims: Vec<Dim>,
+        /// Elements of a row.
+        size: Dim,
+        /// Those that are turned.
+        width: usize,
+        /// Whether pairs are neighbours.
+        interleaved: bool,
+        /// Whether there are cosines, and sines, for each element rather than each pair.
+        each: [bool; 2],
+        /// The rows, the cosines and the sines: steps along the axes.
+        operands: [Operand; 3],
+        /// Steps through the result, likewise.
+        out: Vec<Stride>,
     },
     /// Regions copied.
     Move {
@@ -320,7 +404,11 @@ impl Kernel {
             Kernel::GlobalMean { .. } => "global mean",
             Kernel::Softmax { .. } => "softmax",
             Kernel::Attend { .. } => "attend",
-            Kernel::LayerNorm { .. } => "layer norm",
+            Kernel::Rows { op: Row::Norm { .. }, .. } => "layer norm",
+            Kernel::Rows { op: Row::GroupNorm { .. }, .. } => "group norm",
+            Kernel::Rows { op: Row::Softmax { .. }, .. } => "softmax",
+            Kernel::Rows { op: Row::Reduce(_), .. } => "reduce",
+            Kernel::Rotary { .. } => "rotary",
             Kernel::Move { .. } => "copy",
             Kernel::Call(c) => c.entry,
             Kernel::Dims { .. } => "dims",
@@ -353,6 +441,7 @@ impl Kernel {
         };
         match self {
             Kernel::Map { operands, .. } => operands.iter_mut().for_each(|o| o.value = of(o.value)),
+            Kernel::Rotary { operands, .. } => operands.iter_mut().for_each(|o| o.value = of(o.value)),
             Kernel::Conv { x, epilogue, .. } => {
                 *x = of(*x);
                 operands(epilogue);
@@ -370,12 +459,9 @@ impl Kernel {
             Kernel::Attend { q, k, v, mask, .. } => {
                 [q, k, v].into_iter().chain(mask).for_each(|o| o.value = of(o.value));
             }
-            Kernel::LayerNorm { x, scale, bias, .. } => {
-                *x = of(*x);
-                *scale = of(*scale);
-                if let Some(b) = bias {
-                    *b = of(*b);
-                }
+            Kernel::Rows { op, x, head, tail, .. } => {
+                let stages = head.iter_mut().chain(tail).flat_map(|s| &mut s.operands).map(|o| &mut o.value);
+                x.iter_mut().chain(op.values_mut()).chain(stages).for_each(|v| *v = of(*v));
             }
             Kernel::Move { .. } | Kernel::Call(_) | Kernel::Dims { .. } | Kernel::Host(_) => {}
         }
@@ -385,11 +471,15 @@ impl Kernel {
         let tail = || self.epilogue().into_iter().flat_map(|e| e.operands.iter().map(|o| o.value));
         match self {
             Kernel::Map { operands, .. } => operands.iter().map(|o| o.value).collect(),
+            Kernel::Rotary { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Conv { x, .. } | Kernel::Gemm { a: x, .. } => std::iter::once(*x).chain(tail()).collect(),
             Kernel::MatMul { a, b, .. } => [a.value, b.value].into_iter().chain(tail()).collect(),
             Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } => vec![*x],
             Kernel::Attend { q, k, v, mask, .. } => [q, k, v].into_iter().chain(mask).map(|o| o.value).collect(),
-            Kernel::LayerNorm { x, scale, bias, .. } => [*x, *scale].into_iter().chain(*bias).collect(),
+            Kernel::Rows { op, x, head, tail, .. } => {
+                let stages = head.iter().chain(tail).flat_map(|s| &s.operands).map(|o| o.value);
+                x.iter().copied().chain(op.values()).chain(stages).collect()
+            }
             Kernel::Move { .. } | Kernel::Call(_) | Kernel::Dims { .. } | Kernel::Host(_) => Vec::new(),
         }
     }

@@ -121,6 +121,11 @@ impl Layouts {
     }
 }
 
+/// The values of a block that would have their channels as neighbours, were the clusters those.
+pub fn channels_last(g: &Graph, clusters: &[Cluster]) -> BTreeSet<ValueId> {
+    order::choose(g, clusters).into_keys().collect()
+}
+
 /// The result of a cluster whose kernel writes it channels last or not at all.
 pub fn channels_last_only(g: &Graph, c: &Cluster) -> Option<ValueId> {
     let (Some(n), [v]) = (c.anchor, &c.outputs[..]) else { return None };

@@ -163,7 +163,7 @@ pub(super) const TABLE: &[(&str, usize, Build)] = &[
     }),
     ("Swish", 1, |f| {
         let (x, alpha) = (f.x(0), f.a(0));
-        let ax = f.bin(B::Mul, alpha, x);
+        let ax = if f.attrs[0] == 1.0 { x } else { f.bin(B::Mul, x, alpha) };
         let s = f.un(U::Sigmoid, ax);
         f.bin(B::Mul, x, s)
     }),

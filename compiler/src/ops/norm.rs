@@ -86,6 +86,49 @@ impl Operator for InstanceNorm {
     }
 }
 
+/// [GroupNormalization](https://onnx.ai/onnx/operators/onnx__GroupNormalization.html): operands x `[N, C, ..]`, scale `[C]`, bias `[C]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupNorm {
+    /// Groups of channels that are normalized together; a divisor of C.
+    pub groups: usize,
+    /// Added to the variance.
+    pub epsilon: Real,
+}
+
+impl GroupNorm {
+    /// Channels of a group, of an operand of that shape.
+    pub fn channels(&self, x: &[Dim]) -> Option<Dim> {
+        x.get(1)?.exact_div(&Dim::int(self.groups as i64))
+    }
+}
+
+impl Operator for GroupNorm {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        let x = cx.shape(0);
+        if self.groups == 0 || self.channels(x).is_none() || cx.shape(1) != &x[1..2] || cx.shape(2) != &x[1..2] {
+            let what =
+                format!("GroupNorm of [{}] needs channels in {} groups, with a scale and bias each", super::cx::list(x), self.groups);
+            return Err(Diagnostic::new(what));
+        }
+        Ok(vec![Fact::tensor(cx.dtype(0), x.to_vec())])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        let x = cx.shape(0);
+        Lowering::call(
+            "rows::group_norm",
+            [cx.dtype(0)],
+            3,
+            [
+                CallArg::Dim(x[0].clone()),
+                CallArg::Dim(x[1].clone()),
+                CallArg::Dim(product(&x[2..])),
+                CallArg::Dim(Dim::int(self.groups as i64)),
+                CallArg::Float(self.epsilon.get()),
+            ],
+        )
+    }
+}
+
 /// [LpNormalization](https://onnx.ai/onnx/operators/onnx__LpNormalization.html).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LpNorm {
@@ -317,6 +360,11 @@ pub fn read_group(r: &mut Reader<'_, '_>) -> Read {
     let groups = r.int("num_groups", 0)?;
     if groups < 1 || shape.len() < 3 {
         return Err(Diagnostic::new(format!("GroupNormalization has num_groups = {groups} for rank {}", shape.len())));
+    }
+    let op = GroupNorm { groups: groups as usize, epsilon: r.float("epsilon", 1e-5)?.into() };
+    if r.shape(scale)? == shape[1..2] && r.shape(bias)? == shape[1..2] && op.channels(&shape).is_some() {
+        let y = r.emit(op, &[x, scale, bias])?;
+        return Ok(vec![r.cast(y, dtype)?]);
     }
     let one = vec![Dim::int(1); shape.len() - 2];
     let grouped = vec![shape[0].clone(), Dim::int(groups), product(&shape[1..]).floor_div(&Dim::int(groups))];

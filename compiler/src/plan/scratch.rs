@@ -3,6 +3,7 @@
 use super::{KernelStep, Plan};
 use crate::ir::{Dim, ValueId};
 use crate::kernel::{Kernel, Operand, Stride, Window};
+use crate::target::cpu::rowwise::BLOCK;
 use kiln_kernels::conv::Conv;
 use kiln_kernels::gemm::{Gemm, MatMul};
 
@@ -29,6 +30,11 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
         let n = sizes(g.shape(*v))?.into_iter().try_fold(1usize, |a, b| a.checked_mul(b.max(1)))?;
         (n <= MOST).then_some(())
     };
+    if let Kernel::Rows { n, head: Some(_), .. } = &step.kernel
+        && step.outputs.len() == 1
+    {
+        return size(n).filter(|n| *n <= MOST).map(|n| n.max(BLOCK));
+    }
     if !matches!(&step.kernel, Kernel::Conv { depthwise: false, .. } | Kernel::Gemm { .. } | Kernel::MatMul { .. } | Kernel::Attend { .. })
     {
         return Some(0);

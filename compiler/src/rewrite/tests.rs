@@ -222,10 +222,10 @@ pub(super) fn refused(name: &str, build: fn(&mut Case)) {
 
 fn examples() -> Vec<Example> {
     use rules::{
-        algebra, attention, causal, constants, conv, filters, gather, layout, matmul, pads, quantize, recognise, reductions, slices,
-        transposes,
+        activations, algebra, attention, causal, constants, conv, filters, gather, groups, layout, matmul, pads, quantize, recognise,
+        reductions, rotary, slices, transposes,
     };
-    let tables: [&[Example]; 15] = [
+    let tables: [&[Example]; 18] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -239,6 +239,9 @@ fn examples() -> Vec<Example> {
         quantize::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
         attention::tests::EXAMPLES,
+        activations::tests::EXAMPLES,
+        groups::tests::EXAMPLES,
+        rotary::tests::EXAMPLES,
         causal::tests::EXAMPLES,
         gather::tests::EXAMPLES,
     ];

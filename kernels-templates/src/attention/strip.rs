@@ -134,11 +134,8 @@ kernel_fn! {
                 let v = x.add(c).cast::<[f32; LANES]>().read_unaligned();
                 let mut e = [0f32; LANES];
                 for l in 0..LANES {
-                    e[l] = math::exp::<A>(v[l] - base);
-                }
-                // Subnormal weights say nothing beside one of 1, and slow the products that read them several times.
-                for l in 0..LANES {
-                    e[l] = if e[l] < f32::MIN_POSITIVE { 0.0 } else { e[l] };
+                    // Subnormal weights say nothing beside one of 1, and slow the products that read them several times.
+                    e[l] = math::exp_down::<A>(v[l] - base);
                 }
                 for l in 0..LANES {
                     sums[l] += e[l];

@@ -1,4 +1,4 @@
-//! Normalizations over the last axis: layer norm and RMS norm, by rows.
+//! Normalizations by rows: layer norm and RMS norm over the last axes, and norms of groups of channels.
 
 use crate::isa::Isa;
 use crate::kernel_fn;
@@ -58,7 +58,48 @@ pub unsafe fn rms_norm(isa: Isa, s: Rows, x: *const f32, scale: *const f32, out:
     }
 }
 
+/// `(x - mean) / sqrt(variance + epsilon) * scale + bias` of each row, which is `channels` channels of `s.n / channels` floats:
+/// a group of an image. `scale` and `bias` hold a float for each channel of the image, which has `groups` groups; the first row
+/// is group `first` when they are counted over all images. The mean and the variance are those of [`layer_norm`].
+///
+/// # Safety
+/// As [`layer_norm`]; `scale` and `bias` hold `groups * channels` floats.
+pub unsafe fn group_norm(
+    isa: Isa,
+    s: Rows,
+    [groups, channels, first]: [usize; 3],
+    x: *const f32,
+    scale: *const f32,
+    bias: *const f32,
+    out: *mut f32,
+) {
+    let inner = s.n.checked_div(channels).unwrap_or(0);
+    for r in 0..s.rows {
+        // SAFETY: a row that the caller vouches for, and its channels.
+        unsafe {
+            let (x, out) = (x.add(r * s.x_pitch), out.add(r * s.out_pitch));
+            let n = s.n as f32;
+            let mean = lanes::sum(isa, x, s.n) / n;
+            let inverse = 1.0 / (lanes::squares(isa, x, s.n, mean) / n + s.epsilon).sqrt();
+            let start = (first + r) % groups * channels;
+            channels_of(isa, x, channels, inner, mean, inverse, scale.add(start), bias.add(start), out);
+        }
+    }
+}
+
 kernel_fn! {
+    fn channels_of<A>(
+        x: *const f32, channels: usize, inner: usize, mean: f32, inverse: f32, scale: *const f32, bias: *const f32, out: *mut f32,
+    ) {
+        for c in 0..channels {
+            let (x, out) = (x.add(c * inner), out.add(c * inner));
+            let (scale, bias) = (*scale.add(c), *bias.add(c));
+            for i in 0..inner {
+                *out.add(i) = A::mul_add((*x.add(i) - mean) * inverse, scale, bias);
+            }
+        }
+    }
+
     fn normalize<A>(x: *const f32, n: usize, mean: f32, inverse: f32, scale: *const f32, bias: *const f32, out: *mut f32) {
         if scale.is_null() && bias.is_null() {
             for i in 0..n {
@@ -84,6 +125,43 @@ kernel_fn! {
 mod tests {
     use super::*;
     use crate::support::testing::{Rng, assert_close};
+
+    #[test]
+    fn groups_equal_the_reference() {
+        let mut rng = Rng(8);
+        for _ in 0..60 {
+            let (images, groups) = (rng.int(0, 2), rng.int(1, 4));
+            let (channels, inner) = (rng.int(1, 5), rng.pick(&[1, 2, 15, 16, 64, 131]));
+            let (c, n) = (groups * channels, channels * inner);
+            let offset = rng.pick(&[0.0, 10.0]);
+            let x: Vec<f32> = rng.floats(images * c * inner + 1).iter().map(|v| v + offset).collect();
+            let (scale, bias) = (rng.floats(c), rng.floats(c));
+            let mut want = vec![0.0; images * c * inner];
+            for r in 0..images * groups {
+                let row: Vec<f64> = x[1 + r * n..][..n].iter().map(|&v| v as f64).collect();
+                let mean = row.iter().sum::<f64>() / n as f64;
+                let variance = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n as f64;
+                for (i, v) in row.iter().enumerate() {
+                    let at = r % groups * channels + i / inner;
+                    want[r * n + i] = ((v - mean) / (variance + 1e-5).sqrt() * scale[at] as f64 + bias[at] as f64) as f32;
+                }
+            }
+            // In two calls, as two tasks would make them.
+            let half = images * groups / 2;
+            for isa in Isa::available() {
+                let mut got = vec![0.0; want.len()];
+                for (from, to) in [(0, half), (half, images * groups)] {
+                    let s = Rows { rows: to - from, n, x_pitch: n, out_pitch: n, epsilon: 1e-5 };
+                    // SAFETY: the arrays have the sizes that the kernel asks for.
+                    unsafe {
+                        let (x, out) = (x.as_ptr().add(1 + from * n), got.as_mut_ptr().add(from * n));
+                        group_norm(isa, s, [groups, channels, from], x, scale.as_ptr(), bias.as_ptr(), out);
+                    }
+                }
+                assert_close(&got, &want, 3e-4, &format!("{} {images} x {groups} x {channels} x {inner}", isa.name()));
+            }
+        }
+    }
 
     #[test]
     fn norms_equal_the_reference() {

@@ -1,5 +1,9 @@
 //! Reductions over any axes, and the positions of extremes along one.
 
+mod rows;
+
+pub use rows::{Fold, fold_rows};
+
 use crate::entry::{In, Ints, Out};
 use crate::fault::Fault;
 use crate::index::{for_each, offset};

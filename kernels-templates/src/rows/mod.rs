@@ -97,6 +97,32 @@ pub fn instance_norm<T: Float>(
     }
 }
 
+/// Each group of channels of `[batch, channels, inner]` normalized, then scaled and shifted by channel:
+/// [GroupNormalization](https://onnx.ai/onnx/operators/onnx__GroupNormalization.html).
+pub fn group_norm<T: Float>(
+    out: Out<'_, T>,
+    x: In<'_, T>,
+    scale: In<'_, T>,
+    bias: In<'_, T>,
+    batch: usize,
+    channels: usize,
+    inner: usize,
+    groups: usize,
+    epsilon: f32,
+) {
+    let n = channels.checked_div(groups).unwrap_or(0) * inner;
+    for r in 0..batch * groups {
+        let row = &x.0[r * n..][..n];
+        let m = row.iter().map(|v| v.to_f64()).sum::<f64>() / n as f64;
+        let var = row.iter().map(|v| (v.to_f64() - m) * (v.to_f64() - m)).sum::<f64>() / n as f64;
+        let inv = 1.0 / (var + epsilon as f64).sqrt();
+        for (i, (o, v)) in out.0[r * n..][..n].iter_mut().zip(row).enumerate() {
+            let c = r % groups * (channels / groups) + i / inner;
+            *o = T::from_f64((v.to_f64() - m) * inv).times(scale.0[c]).plus(bias.0[c]);
+        }
+    }
+}
+
 /// `x / ‖x‖_p` along the axis, 0 where the norm is 0:
 /// [LpNormalization](https://onnx.ai/onnx/operators/onnx__LpNormalization.html).
 pub fn lp_normalize<T: Float>(out: Out<'_, T>, x: In<'_, T>, outer: usize, axis: usize, inner: usize, p: i64) {

@@ -53,6 +53,14 @@ pub fn exp<A: Arith>(x: f32) -> f32 {
     p * pow2(half) * pow2(n.wrapping_sub(half))
 }
 
+/// e^x of an x that is not positive, within 1.5 ulp; zero where that is subnormal.
+#[inline(always)]
+pub fn exp_down<A: Arith>(x: f32) -> f32 {
+    let (n, r) = reduce::<A>(clamp(x, -87.0, 0.0));
+    let p = A::mul_add(exp_tail::<A>(r), r * r, r) + 1.0;
+    if x < -87.0 { 0.0 } else { p * pow2(n) }
+}
+
 /// e^x - 1, within 2.5 ulp, also near zero.
 #[inline(always)]
 pub fn exp_m1<A: Arith>(x: f32) -> f32 {

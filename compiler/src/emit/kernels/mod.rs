@@ -4,12 +4,14 @@ mod attend;
 mod call;
 mod host;
 mod moves;
+mod rotary;
 mod rows;
+mod simple;
 mod tiled;
 
 use super::{Printer, dtype_path, element, int};
 use crate::ir::{Dim, ValueId};
-use crate::kernel::{Kernel, Packed, Window};
+use crate::kernel::{Kernel, Packed, Stage, Window};
 use crate::plan::{KernelStep, Place, Plan};
 use kiln_kernels::dtype::DType;
 use proc_macro2::TokenStream;
@@ -57,6 +59,10 @@ impl Printer<'_> {
         let outputs: Vec<String> = step.outputs.iter().map(ty).collect();
         let tail = match &step.kernel {
             Kernel::Map { expr, .. } => format!(": {expr}"),
+            Kernel::Rows { head, tail, .. } => {
+                let part = |s: &Option<Stage>, word: &str| s.as_ref().map_or(String::new(), |s| format!(", {word} {}", s.expr));
+                part(head, "first") + &part(tail, "then")
+            }
             k => k.epilogue().map_or(String::new(), |e| format!(", then {}", e.expr)),
         };
         let mut text = format!("{}: {} -> {}{tail}", step.kernel.name(), inputs.join(", "), outputs.join(", "));
@@ -135,9 +141,8 @@ impl Printer<'_> {
             }
             Kernel::Softmax { dims, log, x } => self.softmax(n, step, dims, *log, *x),
             Kernel::Attend { .. } => self.attend(n, step),
-            Kernel::LayerNorm { rows, n: width, epsilon, centred, x, x_row, out_row, scale, bias } => {
-                self.layer_norm(n, step, [rows, width, x_row, out_row], (*epsilon, *centred), *x, (*scale, *bias))
-            }
+            Kernel::Rotary { .. } => self.rotary(n, step),
+            Kernel::Rows { .. } => self.rows(n, step),
             Kernel::Move { copies, dtype: DType::Str } => self.move_strings(n, step, copies),
             Kernel::Move { copies, dtype } => self.moves(n, step, copies, &element(*dtype)),
             Kernel::Call(c) => self.call(n, step, c),

@@ -1,120 +1,298 @@
-//! Steps of vector kernels with one tensor operand: pools, means, softmax and normalizations, spread over rows.
+//! Steps of kernels over rows: a block of rows at a time goes through the part before, the kernel and the part behind while it is near.
 
-use super::super::{Printer, expr, ident, int, names};
-use crate::ir::{Dim, ValueId, product};
-use crate::kernel::{Literal, Window};
+use super::super::{Printer, element, expr, ident, int, names};
+use crate::ir::{Dim, ValueId};
+use crate::kernel::{Kernel, Literal, Row, Stage, Stride};
 use crate::plan::KernelStep;
+use crate::target::cpu::rowwise::BLOCK;
 use kiln_kernels::dtype::DType;
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
 
+/// Elements that a task computes.
+const TASK: usize = 1 << 14;
+
+/// A pointwise part of a step; all empty where there is none.
+#[derive(Default)]
+struct Part {
+    /// The function, compiled for every instruction set.
+    function: TokenStream,
+    /// Statements of the step: the operands' addresses.
+    lets: TokenStream,
+    /// Its call on the rows `from..to`, given where the first of them is.
+    call: TokenStream,
+}
+
+/// Statements that take `q` apart into indices of axes, the last one first.
+fn split(axes: std::ops::Range<usize>, extent: &dyn Fn(usize) -> TokenStream) -> TokenStream {
+    let first = axes.start;
+    let each = axes.rev().map(|axis| {
+        let (a, d) = (ident("a", axis), extent(axis));
+        if axis == first { quote!(let #a = q;) } else { quote!(let #a = q % #d; let q = q / #d;) }
+    });
+    quote!(#(#each)*)
+}
+
 impl Printer<'_> {
-    /// A step of one operand `x` and one result `o`, both shared, with `isa` at hand.
-    fn simple(&self, n: usize, step: &KernelStep, dims: Vec<&Dim>, x: ValueId, body: TokenStream) -> TokenStream {
-        let name = ident("k", n);
-        let rt = names::rt();
-        let bindings = self.bindings(dims.into_iter().chain(self.result_dims(step)));
-        let (o, x) = (self.result(step.outputs[0], &quote!(f32)), self.pointer(x, &quote!(f32), false));
-        quote! {
-            #[inline(never)]
-            fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
-                #bindings
-                let o = #rt::Shared(#o);
-                let x = #rt::Shared(#x);
-                let isa = f.isa;
-                #body
+    /// A pointwise part over rows, given as arguments: where the first one is, and elements from row to row. `behind` the rows, input 0 is what stands there already.
+    fn stage(&self, name: &Ident, stage: Option<&Stage>, behind: bool, at: &TokenStream) -> Part {
+        let Some(Stage { expr: e, dims, outer, operands }) = stage else { return Part::default() };
+        let (rt, k) = (names::rt(), names::kernels());
+        let last = dims.len() - 1;
+        let (mut params, mut args) = (Vec::new(), Vec::new());
+        // Constant extents and steps are printed in place; run-time ones are passed.
+        let extent = |axis: usize| match dims[axis].as_int() {
+            Some(n) => {
+                let n = int(n.max(0) as usize);
+                quote!(#n)
+            }
+            None => {
+                let d = ident("d", axis);
+                quote!(#d)
+            }
+        };
+        // Nothing is divided where an axis is empty, but rustc looks at the literal.
+        let divisor = |axis: usize| if dims[axis].is(0) { quote!(1) } else { extent(axis) };
+        for (axis, d) in dims.iter().enumerate().filter(|(_, d)| d.as_int().is_none()) {
+            let (name, value) = (ident("d", axis), self.dim(d));
+            params.push(quote!(#name: usize));
+            args.push(value);
+        }
+        let by = |i: usize, axis: usize| match &operands[i].strides[axis] {
+            Stride::By(d) if d.as_int().is_some() => {
+                let n = int(d.as_int().unwrap_or(0).max(0) as usize);
+                quote!(#n)
+            }
+            _ => {
+                let s = ident("p", i * dims.len() + axis);
+                quote!(#s)
+            }
+        };
+        let mut loads = if behind { vec![quote!(*o.add(i))] } else { vec![] };
+        let (mut lets, mut hoisted) = (TokenStream::new(), TokenStream::new());
+        let (mut row_starts, mut line_starts) = (TokenStream::new(), TokenStream::new());
+        for (i, o) in operands.iter().enumerate() {
+            let (x, shared) = (ident("x", i), Ident::new(&format!("{name}_{i}"), Span::call_site()));
+            let ty = element(self.dtype(o.value));
+            for (axis, s) in o.strides.iter().enumerate() {
+                if !matches!(s, Stride::By(d) if d.as_int().is_some()) {
+                    let (name, value) = (ident("p", i * dims.len() + axis), self.stride_of(s));
+                    params.push(quote!(#name: usize));
+                    args.push(value);
+                }
+            }
+            let address = self.pointer(o.value, &ty, false);
+            lets.extend(quote!(let #shared = #rt::Shared(#address);));
+            params.push(quote!(#x: *const #ty));
+            args.push(quote!({ let x = #shared; x.0 }));
+            let start = |axes: std::ops::Range<usize>| {
+                let terms: Vec<TokenStream> = axes
+                    .filter(|a| !o.strides[*a].is(0))
+                    .map(|axis| {
+                        let (a, s) = (ident("a", axis), by(i, axis));
+                        quote!(+ #a * #s)
+                    })
+                    .collect();
+                if terms.is_empty() { quote!() } else { quote!(let #x = #x.add(0 #(#terms)*);) }
+            };
+            row_starts.extend(start(0..*outer));
+            line_starts.extend(start(*outer..last));
+            let stored = match &o.strides[last] {
+                s if s.is(0) => {
+                    let c = ident("c", i);
+                    hoisted.extend(quote!(let #c = *#x;));
+                    quote!(#c)
+                }
+                s if s.is(1) => quote!(*#x.add(i)),
+                _ => {
+                    let s = by(i, last);
+                    quote!(*#x.add(i * #s))
+                }
+            };
+            loads.push(expr::load(self.dtype(o.value), stored));
+        }
+        let (code, results) = expr::print(e, &loads);
+        let (result, width) = (&results[0], extent(last));
+        let line = quote! {
+            #hoisted
+            for i in 0..#width { #code *o.add(i) = #result; }
+        };
+        // Lines are the parts of a row whose elements every operand steps through evenly.
+        let lines = match outer == &last {
+            true => line,
+            false => {
+                let counts = (*outer..last).map(extent);
+                let split = split(*outer..last, &divisor);
+                quote! {
+                    let lines = 1 #(* #counts)*;
+                    for m in 0..lines {
+                        let q = m;
+                        #split
+                        let o = o.add(m * #width);
+                        #line_starts
+                        #line
+                    }
+                }
+            }
+        };
+        let rows = if *outer == 0 { quote!() } else { split(0..*outer, &divisor) };
+        let function = quote! {
+            #k::kernel_fn! {
+                fn #name<A>(o: *mut f32, pitch: usize, #(#params,)* from: usize, to: usize) {
+                    for r in from..to {
+                        let q = r;
+                        #rows
+                        let o = o.add((r - from) * pitch);
+                        #row_starts
+                        #lines
+                    }
+                }
+            }
+        };
+        Part { function, lets, call: quote!(#name(isa, #at, #(#args,)* from, to);) }
+    }
+
+    /// The call that makes rows of rows, from `x` to `o`.
+    fn row_call(&self, op: &Row) -> (TokenStream, TokenStream) {
+        let (rt, k) = (names::rt(), names::kernels());
+        let float = |x: f32| expr::literal(Literal::float(f64::from(x)), DType::F32);
+        let at = |v: ValueId| self.pointer(v, &quote!(f32), false);
+        let both = |scale: TokenStream, bias: TokenStream| quote!(let (scale, bias) = (#rt::Shared(#scale), #rt::Shared(#bias)););
+        let taken = quote!(let (scale, bias) = ({ let s = scale; s.0 }, { let b = bias; b.0 }););
+        let rows = |epsilon: f32| {
+            let epsilon = float(epsilon);
+            quote!(let s = #k::norm::Rows { rows: to - from, n, x_pitch, out_pitch, epsilon: #epsilon };)
+        };
+        match op {
+            Row::Norm { epsilon, centred, scale, bias } => {
+                let bias = bias.map_or(quote!(core::ptr::null::<f32>()), at);
+                let s = rows(*epsilon);
+                let call = match centred {
+                    true => quote!(#k::norm::layer_norm(isa, s, x, scale, bias, o, core::ptr::null_mut());),
+                    false => quote!(let _ = bias; #k::norm::rms_norm(isa, s, x, scale, o);),
+                };
+                (both(at(*scale), bias), quote!(#taken #s #call))
+            }
+            Row::GroupNorm { epsilon, groups, channels, scale, bias } => {
+                let (groups, channels, s) = (self.dim(groups), self.dim(channels), rows(*epsilon));
+                (
+                    both(at(*scale), at(*bias)),
+                    quote!(#taken #s #k::norm::group_norm(isa, s, [#groups, #channels, from], x, scale, bias, o);),
+                )
+            }
+            Row::Softmax { log: false } => (quote!(), quote!(#k::softmax::softmax(isa, x, x_pitch, o, out_pitch, to - from, n);)),
+            Row::Softmax { log: true } => (quote!(), quote!(#k::softmax::log_softmax(isa, x, x_pitch, o, out_pitch, to - from, n);)),
+            Row::Reduce(fold) => {
+                let fold = Ident::new(fold, Span::call_site());
+                (quote!(), quote!(#k::reduce::fold_rows(isa, #k::reduce::Fold::#fold, x, x_pitch, o, out_pitch, to - from, n);))
             }
         }
     }
 
-    /// A max or average pool.
-    pub(super) fn pool(&self, n: usize, step: &KernelStep, w: &Window, kind: &str, x: ValueId) -> TokenStream {
-        let k = names::kernels();
-        let (common, mut dims) = self.window_tokens(w);
-        let kind = Ident::new(kind, Span::call_site());
-        let strides = [0, 2, 3, 4].map(|i| self.dim(&w.x_strides[i]));
-        let pad_end = w.pad_end.iter().map(|p| int(*p));
-        let pixels = product(&w.out_dims);
-        dims.push(pixels.clone());
-        let (pixels, c) = (self.dim(&pixels), self.dim(&w.c));
-        let taps = int(w.kernel.iter().product());
-        let body = quote! {
-            let g = #k::pool::Pool {
-                kind: #k::pool::Kind::#kind, #common, pad_end: [#(#pad_end),*], x_strides: [#(#strides),*]
-            };
-            f.spread(g.tasks(), g.n * #pixels * #c * #taps, &|task, _| {
-                let (x, o) = ({ let x = x; x.0 }, { let o = o; o.0 });
-                // SAFETY: the plan gives both tensors these extents, and tasks write disjoint rows.
-                unsafe { g.run_task(isa, task, x, o) }
-            })
-        };
-        self.simple(n, step, dims.iter().collect(), x, body)
+    /// Scratch bytes that a step's workers need: a block of rows, where the part before makes them and nothing else reads them.
+    pub(super) fn rows_scratch(&self, step: &KernelStep) -> Option<(Vec<Dim>, TokenStream)> {
+        let Kernel::Rows { n, head: Some(_), .. } = &step.kernel else { return None };
+        let (width, block) = (self.dim(n), int(BLOCK));
+        (step.outputs.len() == 1).then(|| (vec![n.clone()], quote!(Ord::max(#width, #block) * 4)))
     }
-    /// The mean over the spatial axes.
-    pub(super) fn global_mean(&self, n: usize, step: &KernelStep, dims: [&Dim; 5], x: ValueId) -> TokenStream {
-        let [images, pixels, c, pitch, batch] = dims.map(|d| self.dim(d));
-        let k = names::kernels();
-        let body = quote! {
-            let (images, pixels, c): (usize, usize, usize) = (#images, #pixels, #c);
-            let (pitch, batch): (usize, usize) = (#pitch, #batch);
-            f.spread(images, images * pixels * c, &|task, _| {
-                let (x, o) = ({ let x = x; x.0 }, { let o = o; o.0 });
-                // SAFETY: each task reads one image and writes its channels.
-                unsafe { #k::pool::global_mean(isa, x.add(task * batch), pitch, pixels, c, o.add(task * c)) }
-            })
-        };
-        self.simple(n, step, dims.to_vec(), x, body)
-    }
-    /// A softmax along the middle of three axes.
-    pub(super) fn softmax(&self, n: usize, step: &KernelStep, dims: &[Dim; 3], log: bool, x: ValueId) -> TokenStream {
-        let [outer, axis, inner] = [0, 1, 2].map(|i| self.dim(&dims[i]));
-        let k = names::kernels();
-        let body = quote! {
-            let s = #k::softmax::Softmax { outer: #outer, n: #axis, inner: #inner, log: #log };
-            f.spread(s.tasks(), s.outer * s.n * s.inner * 8, &|task, _| {
-                let (x, o) = ({ let x = x; x.0 }, { let o = o; o.0 });
-                // SAFETY: the plan gives both tensors these extents, and tasks write disjoint rows.
-                unsafe { s.run_task(isa, task, x, o) }
-            })
-        };
-        self.simple(n, step, dims.iter().collect(), x, body)
-    }
-    /// A layer normalization of `rows` of `width` elements.
-    pub(super) fn layer_norm(
-        &self,
-        n: usize,
-        step: &KernelStep,
-        dims: [&Dim; 4],
-        (epsilon, centred): (f32, bool),
-        x: ValueId,
-        (scale, bias): (ValueId, Option<ValueId>),
-    ) -> TokenStream {
-        let [rows, width, x_row, out_row] = dims.map(|d| self.dim(d));
-        let k = names::kernels();
-        let epsilon = expr::literal(Literal::float(epsilon as f64), DType::F32);
-        let scale = self.pointer(scale, &quote!(f32), false);
-        let bias = bias.map_or(quote!(core::ptr::null::<f32>()), |b| self.pointer(b, &quote!(f32), false));
+
+    /// A kernel over rows.
+    pub(super) fn rows(&self, n: usize, step: &KernelStep) -> TokenStream {
+        let Kernel::Rows { op, rows, n: width, x, x_row, out_row, head, tail, meets } = &step.kernel else { return quote!() };
         let rt = names::rt();
-        let call = match centred {
-            true => {
-                quote!(#k::norm::layer_norm(isa, s, x.add(from * x_pitch), scale, bias, o.add(from * out_pitch), core::ptr::null_mut()))
+        let name = ident("k", n);
+        let f32 = quote!(f32);
+        let kept = step.outputs.get(1);
+        let before = self.stage(&ident("head", n), head.as_ref(), false, &quote!(x, x_pitch));
+        let behind = self.stage(&ident("tail", n), tail.as_ref(), true, &quote!(o, out_pitch));
+        let (row_lets, row_call) = self.row_call(op);
+        let mut dims: Vec<&Dim> = vec![rows, width, x_row, out_row];
+        for s in head.iter().chain(tail) {
+            dims.extend(s.dims.iter().chain(self.stride_dims(&s.operands)));
+        }
+        if let Row::GroupNorm { groups, channels, .. } = op {
+            dims.extend([groups, channels]);
+        }
+        dims.extend(meets.iter().flat_map(|(a, b)| [a, b]));
+        dims.extend(self.result_dims(step));
+        let bindings = self.bindings(dims);
+        let line = proc_macro2::Literal::u32_unsuffixed(step.line as u32);
+        let checks = meets.iter().map(|(a, b)| {
+            let (a, b) = (self.dim(a), self.dim(b));
+            quote!(f.meet(#a, #b, #line)?;)
+        });
+        let o = self.result(step.outputs[0], &f32);
+        // What the rows are read from: an operand, the second result, or scratch.
+        let (from, at) = match (x, kept) {
+            (Some(x), _) => (
+                self.pointer(*x, &f32, false),
+                quote!(
+                    {
+                        let x = x;
+                        x.0
+                    }
+                    .add(from * x_pitch)
+                ),
+            ),
+            (None, Some(v)) => (
+                self.result(*v, &f32),
+                quote!(
+                    {
+                        let x = x;
+                        x.0
+                    }
+                    .add(from * x_pitch)
+                ),
+            ),
+            (None, None) => (
+                quote!(()),
+                quote!({
+                    let s = scratch;
+                    s.at::<f32>(worker)
+                }),
+            ),
+        };
+        // Operations on an element, about.
+        let work = int(if matches!(op, Row::Softmax { .. }) { 8 } else { 4 });
+        let alone = head.is_none() && tail.is_none();
+        let (task, block) = (int(TASK), int(if alone { TASK } else { BLOCK }));
+        let [rows, width, x_row, out_row] = [rows, width, x_row, out_row].map(|d| self.dim(d));
+        let (head_lets, head_call, head_function) = (before.lets, before.call, before.function);
+        let (tail_lets, tail_call, tail_function) = (behind.lets, behind.call, behind.function);
+        quote! {
+            #[inline(never)]
+            fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
+                #bindings
+                #(#checks)*
+                let o = #rt::Shared(#o);
+                let x = #rt::Shared(#from);
+                #row_lets
+                #head_lets
+                #tail_lets
+                let (rows, n): (usize, usize) = (#rows, #width);
+                let (x_pitch, out_pitch): (usize, usize) = (#x_row, #out_row);
+                let chunk = (#task / n.max(1)).max(1);
+                let block = (#block / n.max(1)).max(1);
+                let isa = f.isa;
+                let scratch = f.scratch();
+                f.spread(rows.div_ceil(chunk), rows * n * #work, &|task, worker| {
+                    let o = { let o = o; o.0 };
+                    let _ = (scratch, worker);
+                    for from in (task * chunk..((task + 1) * chunk).min(rows)).step_by(block) {
+                        let to = (from + block).min((task + 1) * chunk).min(rows);
+                        // SAFETY: the plan gives the tensors these extents and a worker this scratch, and tasks write disjoint rows.
+                        unsafe {
+                            let x = #at;
+                            let o = o.add(from * out_pitch);
+                            #head_call
+                            #row_call
+                            #tail_call
+                        }
+                    }
+                })
             }
-            false => quote!({ let _ = bias; #k::norm::rms_norm(isa, s, x.add(from * x_pitch), scale, o.add(from * out_pitch)) }),
-        };
-        let body = quote! {
-            let (rows, n): (usize, usize) = (#rows, #width);
-            let (x_pitch, out_pitch): (usize, usize) = (#x_row, #out_row);
-            let (scale, bias) = (#rt::Shared(#scale), #rt::Shared(#bias));
-            let chunk = (16384 / n.max(1)).max(1);
-            f.spread(rows.div_ceil(chunk), rows * n * 4, &|task, _| {
-                let (x, o) = ({ let x = x; x.0 }, { let o = o; o.0 });
-                let (scale, bias) = ({ let s = scale; s.0 }, { let b = bias; b.0 });
-                let from = task * chunk;
-                let s = #k::norm::Rows { rows: chunk.min(rows - from), n, x_pitch, out_pitch, epsilon: #epsilon };
-                // SAFETY: the plan gives the tensors these extents, and tasks write disjoint rows.
-                unsafe { #call }
-            })
-        };
-        self.simple(n, step, dims.to_vec(), x, body)
+            #head_function
+            #tail_function
+        }
     }
 }

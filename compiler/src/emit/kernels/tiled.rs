@@ -266,6 +266,7 @@ impl Printer<'_> {
                 Some((dims, quote!(#g.scratch_floats() * 4)))
             }
             Kernel::Attend { .. } => self.attend_scratch(step),
+            Kernel::Rows { .. } => self.rows_scratch(step),
             _ => None,
         }
     }

@@ -1,5 +1,6 @@
 //! The rules by theme: one line each, with its equation.
 
+pub mod activations;
 pub mod algebra;
 pub mod attention;
 pub mod causal;
@@ -9,6 +10,7 @@ pub mod conv;
 pub mod exchange;
 pub mod filters;
 pub mod gather;
+pub mod groups;
 pub mod layout;
 pub mod linear;
 pub mod matmul;
@@ -17,6 +19,7 @@ pub mod parallel;
 pub mod quantize;
 pub mod recognise;
 pub mod reductions;
+pub mod rotary;
 pub mod slices;
 pub mod transposes;
 
@@ -40,9 +43,12 @@ pub fn all() -> Vec<&'static Rule> {
         matmul::RULES,
         quantize::RULES,
         recognise::RULES,
+        activations::RULES,
+        groups::RULES,
         attention::RULES,
         causal::RULES,
         gather::RULES,
+        rotary::RULES,
     ]
     .into_iter()
     .flatten()

@@ -3,6 +3,8 @@
 mod attend;
 mod cost;
 mod reach;
+mod rotary;
+pub mod rowwise;
 mod select;
 mod tiled;
 

@@ -1,7 +1,7 @@
 //! The kernel of a cluster on the CPU: a vector kernel where one fits, else the plain lowering.
 
 use super::reach::tail_steps;
-use super::{tail_operand, tiled};
+use super::{rowwise, tail_operand, tiled};
 use crate::eval;
 use crate::fusion::{Cluster, Tail};
 use crate::ir::{Dim, Graph, Node, NodeId, ValueId, product};
@@ -40,6 +40,9 @@ pub fn select(g: &Graph, c: &Cluster, layouts: &Layouts) -> Selected {
     };
     let node = &g[anchor];
     let mut wants: Vec<(ValueId, Layout)> = Vec::new();
+    if let Some(s) = rowwise::select(g, c, node, layouts) {
+        return s;
+    }
     let epilogue = c.tail.as_ref().map(|t| epilogue(g, anchor, t, c.outputs[0], layouts, &mut wants));
     if let Some(mut s) = tiled::select(g, node, epilogue, c.outputs[0], layouts) {
         s.wants.extend(wants);
@@ -166,15 +169,19 @@ fn memory_order(shape: &[Dim], layout: Layout, access: Option<&Access>) -> Vec<u
     order
 }
 
-/// The pointwise kernel of a tail: axes in the order of the result's memory, neighbours merged where every operand allows it.
-fn map(g: &Graph, t: &Tail, out: ValueId, layouts: &Layouts) -> Selected {
-    let shape = g.shape(out);
-    let order = memory_order(shape, layouts.of(out), layouts.shared(out));
-    let mut meets = Vec::new();
-    let mut operands: Vec<Operand> = Vec::new();
-    let mut wants = Vec::new();
+/// The operands of an expression over a shape, with a step for each of its axes in an `order`. Adds extents that must meet at run time to
+/// `meets`, and views that are better copied first to `wants`.
+pub(super) fn operands(
+    g: &Graph,
+    inputs: &[ValueId],
+    (shape, order): (&[Dim], &[usize]),
+    layouts: &Layouts,
+    meets: &mut Vec<(Dim, Dim)>,
+    wants: &mut Vec<(ValueId, Layout)>,
+) -> Vec<Operand> {
     let inner = order.iter().rev().find(|i| !shape[**i].is(1));
-    for v in &t.inputs {
+    let mut operands: Vec<Operand> = Vec::new();
+    for v in inputs {
         let own = g.shape(*v);
         let skip = shape.len() - own.len();
         let mut steps = layouts.strides(g, *v);
@@ -201,36 +208,47 @@ fn map(g: &Graph, t: &Tail, out: ValueId, layouts: &Layouts) -> Selected {
             .collect();
         operands.push(Operand { value: *v, strides });
     }
-    let result = layouts.strides(g, out);
-    let mut to: Vec<Dim> = order.iter().map(|a| result[*a].clone()).collect();
-    let mut dims: Vec<Dim> = order.iter().map(|a| shape[*a].clone()).collect();
-    for axis in (0..dims.len()).rev() {
-        if dims[axis].is(1) {
-            dims.remove(axis);
-            to.remove(axis);
-            operands.iter_mut().for_each(|o| {
-                o.strides.remove(axis);
-            });
-        }
+    operands
+}
+
+/// Drops axes of one element, and joins neighbours that every operand steps through as if they were one axis; never across `outer`, the
+/// number of axes before a border. Gives what that number has become.
+pub(super) fn join(dims: &mut Vec<Dim>, operands: &mut [Operand], mut outer: usize) -> usize {
+    for axis in (0..dims.len()).rev().filter(|i| dims[*i].is(1)).collect::<Vec<_>>() {
+        dims.remove(axis);
+        operands.iter_mut().for_each(|o| drop(o.strides.remove(axis)));
+        outer -= usize::from(axis < outer);
     }
-    let mut axis = dims.len().saturating_sub(1);
-    while axis > 0 {
-        let joins = to[axis - 1] == to[axis].clone() * dims[axis].clone()
+    for axis in (1..dims.len()).rev() {
+        let joins = axis != outer
             && operands.iter().all(|o| match (&o.strides[axis - 1], &o.strides[axis]) {
                 (Stride::By(outer), Stride::By(inner)) => *outer == inner.clone() * dims[axis].clone(),
                 _ => false,
             });
         if joins {
-            dims[axis - 1] = dims[axis - 1].clone() * dims[axis].clone();
-            dims.remove(axis);
-            to[axis - 1] = to.remove(axis);
+            dims[axis - 1] = dims[axis - 1].clone() * dims.remove(axis);
             operands.iter_mut().for_each(|o| {
                 let inner = o.strides.remove(axis);
                 o.strides[axis - 1] = inner;
             });
+            outer -= usize::from(axis < outer);
         }
-        axis -= 1;
     }
+    outer
+}
+
+/// The pointwise kernel of a tail: axes in the order of the result's memory, neighbours merged where every operand allows it.
+fn map(g: &Graph, t: &Tail, out: ValueId, layouts: &Layouts) -> Selected {
+    let shape = g.shape(out);
+    let order = memory_order(shape, layouts.of(out), layouts.shared(out));
+    let (mut meets, mut wants) = (Vec::new(), Vec::new());
+    let mut all = operands(g, &t.inputs, (shape, &order), layouts, &mut meets, &mut wants);
+    let result = layouts.strides(g, out);
+    all.push(Operand { value: out, strides: order.iter().map(|a| Stride::By(result[*a].clone())).collect() });
+    let mut dims: Vec<Dim> = order.iter().map(|a| shape[*a].clone()).collect();
+    join(&mut dims, &mut all, 0);
+    let to: Vec<Dim> =
+        all.pop().into_iter().flat_map(|o| o.strides).filter_map(|s| if let Stride::By(d) = s { Some(d) } else { None }).collect();
     let places = is_forward(g, &to) && to.last().is_none_or(|s| s.is(1));
-    Selected::new(Kernel::Map { expr: t.expr.clone(), dims, operands, to, meets }, wants, places)
+    Selected::new(Kernel::Map { expr: t.expr.clone(), dims, operands: all, to, meets }, wants, places)
 }

@@ -1,4 +1,4 @@
-//! The vector kernels: convolutions, matrix products, pools, normalizations and softmax, with the steps they take through memory.
+//! The vector kernels of tiles and columns: convolutions, matrix products, pools and softmax, with the steps they take through memory.
 
 use super::reach::{pixel_pitch, row_pitch};
 use super::select::{Selected, moves};
@@ -179,20 +179,7 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             selected(kernel, vec![(x, Layout::RowMajor)], dense())
         }
         Op::Attend(op) if f32 => super::attend::select(g, node, op, v, layouts),
-        Op::LayerNorm(l) if f32 && node.outputs.len() == 1 && (l.centred || node.inputs.get(2).copied().flatten().is_none()) => {
-            let shape = g.shape(x);
-            let (scale, bias) = (node.inputs[1]?, node.inputs.get(2).copied().flatten());
-            let (x_row, mut wants) = rows_of(x, l.axis);
-            let n = product(&shape[l.axis..]);
-            let to = row_pitch(g, layouts, v, l.axis);
-            let places = to.is_some();
-            let out_row = to.unwrap_or_else(|| n.clone());
-            let rows = product(&shape[..l.axis]);
-            let kernel = Kernel::LayerNorm { rows, n, epsilon: l.epsilon.get(), centred: l.centred, x, x_row, out_row, scale, bias };
-            wants.push((scale, Layout::RowMajor));
-            wants.extend(bias.map(|b| (b, Layout::RowMajor)));
-            selected(kernel, wants, places)
-        }
+        Op::Rotary(op) if f32 => super::rotary::select(g, node, op, v, layouts),
         Op::Resize(r) => {
             let parts = r.copies(g.shape(x), g.shape(out))?;
             selected(moves(g, node, &parts, layouts), vec![], true)
