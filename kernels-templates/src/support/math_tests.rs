@@ -18,7 +18,7 @@ macro_rules! mapped {
         }
     )*};
 }
-mapped!(exp, exp_m1, ln, ln_1p, tanh, sigmoid, erf, gelu, gelu_tanh, silu, softplus);
+mapped!(exp, exp_down, exp_m1, ln, ln_1p, tanh, sigmoid, erf, gelu, gelu_tanh, silu, softplus);
 
 /// erf in f64 by its series and its continued fraction.
 fn erf64(x: f64) -> f64 {
@@ -97,6 +97,9 @@ fn worst(case: Case, lo: f32, hi: f32, error: impl Fn(f32, f64) -> f64) -> f64 {
 fn errors_are_within_their_bounds() {
     let all = (f32::NEG_INFINITY, f32::INFINITY);
     assert!(worst(("exp", exp::map, f64::exp), all.0, all.1, ulps) <= 1.5);
+    assert!(worst(("exp_down", exp_down::map, f64::exp), -87.0, 0.0, ulps) <= 1.5);
+    let none = |y: f32, _: f64| if y.to_bits() == 0 { 0.0 } else { 1.0 };
+    assert!(worst(("exp_down", exp_down::map, f64::exp), all.0, -87.1, none) == 0.0);
     assert!(worst(("exp_m1", exp_m1::map, f64::exp_m1), all.0, all.1, ulps) <= 2.5);
     assert!(worst(("ln", ln::map, f64::ln), 0.0, all.1, ulps) <= 1.5);
     assert!(worst(("ln_1p", ln_1p::map, f64::ln_1p), -1.0, all.1, ulps) <= 3.0);
@@ -118,8 +121,9 @@ fn special_values() {
     let xs = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-40, -1e-40];
     let nan = f32::NAN;
     let inf = f32::INFINITY;
-    let rows: [(Case, [f32; 7]); 9] = [
+    let rows: [(Case, [f32; 7]); 10] = [
         (("exp", exp::map, f64::exp), [nan, inf, 0.0, 1.0, 1.0, 1.0, 1.0]),
+        (("exp_down", exp_down::map, f64::exp), [nan, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0]),
         (("exp_m1", exp_m1::map, f64::exp_m1), [nan, inf, -1.0, 0.0, -0.0, 1e-40, -1e-40]),
         (("ln", ln::map, f64::ln), [nan, inf, nan, -inf, -inf, -92.1034, nan]),
         (("tanh", tanh::map, f64::tanh), [nan, 1.0, -1.0, 0.0, -0.0, 1e-40, -1e-40]),
