@@ -191,6 +191,8 @@ impl Expr {
     pub fn constant(&mut self, x: f64, ty: DType) -> At {
         let literal = match ty {
             DType::Bool => Literal::Bool(x != 0.0),
+            // Rounded here, so that equal numbers are equal literals.
+            DType::F32 => Literal::float(f64::from(x as f32)),
             t if t.is_float() => Literal::float(x),
             _ => Literal::Int(x as i64),
         };

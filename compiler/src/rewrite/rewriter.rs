@@ -106,7 +106,10 @@ impl<'g> Rewriter<'g> {
         };
         let handed: Vec<ValueId> = rw.graph.blocks().iter().flat_map(|b| b.outputs.clone()).collect();
         handed.into_iter().for_each(|v| rw.handed[v.0 as usize] += 1);
-        live.into_iter().for_each(|n| rw.register(n));
+        for n in live {
+            rw.register(n);
+            rw.enqueue(n);
+        }
         rw
     }
     /// A rewriter over a part of an e-graph.
@@ -117,7 +120,7 @@ impl<'g> Rewriter<'g> {
     pub(super) fn asked(&self) -> Vec<Ask> {
         self.part.as_ref().map_or(vec![], |p| p.asked.take())
     }
-    /// Makes a node of the graph known and due for a visit.
+    /// Makes a node of the graph known.
     fn register(&mut self, n: NodeId) {
         self.dead[n.0 as usize] = false;
         for v in self.graph[n].inputs.iter().flatten() {
@@ -127,7 +130,6 @@ impl<'g> Rewriter<'g> {
         for v in &self.graph[n].outputs {
             self.producer[v.0 as usize] = Some(n);
         }
-        self.enqueue(n);
     }
     fn enqueue(&mut self, n: NodeId) {
         if !self.dead[n.0 as usize] && !std::mem::replace(&mut self.queued[n.0 as usize], true) {
@@ -324,6 +326,11 @@ impl<'g> Rewriter<'g> {
         for &m in &added {
             self.register(m);
             self.before[n.0 as usize].push(m);
+        }
+        // What was made is settled before its readers are looked at again.
+        for &m in added.iter().rev() {
+            self.queued[m.0 as usize] = true;
+            self.queue.push_front(m);
         }
         for (a, b) in old.iter().zip(by) {
             self.replace(*a, *b);

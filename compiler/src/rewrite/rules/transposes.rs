@@ -1,9 +1,10 @@
 //! Permutations behind reductions and concatenations, where there are fewer of them or fewer elements to move.
 
-use crate::ir::{NodeId, ValueId};
+use crate::ir::{Dim, NodeId, ValueId};
 use crate::ops::Op;
 use crate::ops::movement::{Concat, Transpose};
 use crate::ops::reduce::Reduce;
+use crate::ops::shape::Reshape;
 use crate::rewrite::{Class, Found, Rewriter, Rule};
 
 /// Rules that move permutations towards results.
@@ -11,6 +12,7 @@ use crate::rewrite::{Class, Found, Rewriter, Rule};
 pub const RULES: &[Rule] = &[
     Rule { name: "reduce-transpose", on: &["Reduce"], equation: "Reduce(Transpose(x; p); a) => Transpose(Reduce(x; p(a)); p')  where nothing else reads the transposed", class: Class::Reassociating, apply: reduce_transpose },
     Rule { name: "concat-transposes", on: &["Concat"], equation: "Concat(Transpose(x; p), Transpose(y; p), ..; a) => Transpose(Concat(x, y, ..; p(a)); p)  where nothing else reads the transposed", class: Class::Exact, apply: concat_transposes },
+    Rule { name: "transpose-units-transpose", on: &["Transpose"], equation: "Transpose(Reshape(Transpose(x; q), s); p) => Reshape(Transpose(x; r))  where s only adds or drops axes of extent 1, and nothing else reads what is between", class: Class::Exact, apply: transpose_units_transpose },
 ];
 
 /// The operand of a Transpose that one node alone reads, and its permutation.
@@ -42,6 +44,32 @@ fn reduce_transpose(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
         return Some(vec![y]);
     }
     Some(vec![rw.add(Transpose { perm }, &[y])?])
+}
+
+/// The axes that stay when axes of extent 1 are added or dropped: where those of `to` are in `from`; `None` when it is another reshape.
+fn kept(from: &[Dim], to: &[Dim]) -> Option<Vec<Option<usize>>> {
+    let mut wide = (0..from.len()).filter(|i| !from[*i].is(1));
+    let mut place = Vec::new();
+    for d in to {
+        place.push(if d.is(1) { None } else { Some(wide.next().filter(|i| from[*i] == *d)?) });
+    }
+    wide.next().is_none().then_some(place)
+}
+
+fn transpose_units_transpose(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let Op::Transpose(outer) = rw.node(n).op.clone() else { return None };
+    let y = rw.input(n, 0)?;
+    let reshape = rw.made_by(y, "Reshape").filter(|_| rw.used_once(y))?;
+    let inner = rw.input(reshape, 0)?;
+    let (x, q) = transposed(rw, inner)?;
+    let places = kept(rw.shape(inner), rw.shape(y))?;
+    // The wide axes of the inner result in the order that the outer permutation gives them; those of extent 1 stay in front.
+    let wide: Vec<usize> = outer.perm.iter().filter_map(|p| places[*p]).collect();
+    let units = (0..q.len()).filter(|a| !wide.contains(a));
+    let perm: Vec<usize> = units.chain(wide.iter().copied()).map(|a| q[a]).collect();
+    let shape = rw.shape(*rw.node(n).outputs.first()?).to_vec();
+    let y = if perm.is_sorted() { x } else { rw.add(Transpose { perm }, &[x])? };
+    Some(vec![rw.add(Reshape { shape }, &[y])?])
 }
 
 fn concat_transposes(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
@@ -87,6 +115,19 @@ pub(in crate::rewrite) mod tests {
     }
 
     pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
+        ("transpose-units-transpose", |c| {
+            let shape: Vec<usize> = (0..3).map(|_| c.rng.pick(&[1, 2, 3, 5])).collect();
+            let d = c.float();
+            let x = c.input(d, &shape);
+            let q = c.rng.pick(&[[0, 2, 1], [2, 0, 1], [1, 0, 2]]);
+            let y = c.op(Transpose { perm: q.to_vec() }, &[x]);
+            let mut units: Vec<Dim> = q.iter().map(|a| shape[*a].into()).collect();
+            units.insert(c.rng.below(4), Dim::int(1));
+            let y = c.op(Reshape { shape: units }, &[y]);
+            let p = c.rng.pick(&[[0, 1, 3, 2], [3, 1, 0, 2], [1, 0, 2, 3]]);
+            let y = c.op(Transpose { perm: p.to_vec() }, &[y]);
+            c.output(y);
+        }),
         ("reduce-transpose", |c| {
             let (y, _) = reduced(c);
             c.output(y);
