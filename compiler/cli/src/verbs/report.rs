@@ -152,8 +152,8 @@ fn memory(out: &mut String, o: &Output, steps: &[&KernelStep]) {
 }
 
 fn kernels(out: &mut String, o: &Output, steps: &[&KernelStep], costs: &[(u64, u64)]) {
-    let all = costs.iter().map(|c| c.0).fold(0, u64::saturating_add).max(1);
-    out.push_str("<h2>Kernels</h2><table><tr><th>#<th>kernel<th>ONNX nodes<th>result<th class=\"n\">operations<th class=\"n\">bytes<th>share of operations\n");
+    let most = costs.iter().map(|c| c.0).max().unwrap_or(0).max(1);
+    out.push_str("<h2>Kernels</h2><table><tr><th>#<th>kernel<th>ONNX nodes<th>result<th class=\"n\">operations<th class=\"n\">bytes<th>operations beside the most\n");
     for (k, (s, (flops, bytes))) in steps.iter().zip(costs).enumerate() {
         let names: Vec<String> = s.origins.iter().map(|i| label(o, *i)).collect();
         let result = s.outputs.iter().map(|v| o.plan.graph.ty(*v).to_string()).collect::<Vec<_>>().join(", ");
@@ -169,7 +169,7 @@ fn kernels(out: &mut String, o: &Output, steps: &[&KernelStep], costs: &[(u64, u
             html(&result),
             si(*flops, ""),
             si(*bytes, "B"),
-            *flops as f64 * 100.0 / all as f64
+            *flops as f64 * 100.0 / most as f64
         );
     }
     out.push_str("</table>\n");
