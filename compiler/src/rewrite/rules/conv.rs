@@ -34,6 +34,8 @@ fn filter(rw: &Rewriter<'_>, n: NodeId) -> Option<Filter> {
     if !matches!(op, Op::Conv(_) | Op::ConvTranspose(_)) {
         return None;
     }
+    // What is multiplied with or added to a computed value all but matches nothing.
+    rw.constant(rw.input(n, 1)?)?;
     if !rw.used_once(y) {
         return rw.refuse("others read the convolution's result too");
     }
@@ -51,8 +53,7 @@ fn filter(rw: &Rewriter<'_>, n: NodeId) -> Option<Filter> {
 
 /// The other operand of a node, as one number for each output channel.
 fn by_channel(rw: &Rewriter<'_>, n: NodeId, k: &Filter) -> Option<Vec<f64>> {
-    let Some(c) = rw.constant(rw.input(n, 1)?) else { return rw.refuse("the other operand is computed") };
-    along(c, k.rank, 1, k.channels).or_else(|| rw.refuse("the other operand differs within a channel"))
+    along(rw.constant(rw.input(n, 1)?)?, k.rank, 1, k.channels).or_else(|| rw.refuse("the other operand differs within a channel"))
 }
 
 /// The weights as a function of each and its output channel.

@@ -25,15 +25,16 @@ fn matrix(rw: &Rewriter<'_>, w: ValueId) -> Option<Tensor> {
 
 fn scale(rw: &mut Rewriter<'_>, n: NodeId, f: fn(f64, f64) -> f64) -> Found {
     let y = rw.input(n, 0)?;
-    let product = rw.made_by(y, "MatMul")?;
+    let product = rw.made_by(y, "MatMul").filter(|_| rw.input(n, 1).is_some_and(|c| rw.constant(c).is_some()))?;
     if !rw.used_once(y) {
         return rw.refuse("others read the product too");
     }
     let (x, w) = (rw.input(product, 0)?, matrix(rw, rw.input(product, 1)?)?);
     let rank = rw.shape(y).len();
     let columns = w.dims[w.dims.len() - 1];
-    let Some(c) = rw.constant(rw.input(n, 1)?) else { return rw.refuse("the factor is computed") };
-    let Some(c) = along(c, rank, rank - 1, columns) else { return rw.refuse("the factor differs from row to row") };
+    let Some(c) = along(rw.constant(rw.input(n, 1)?)?, rank, rank - 1, columns) else {
+        return rw.refuse("the factor differs from row to row");
+    };
     let mut v = w.to_f64s()?;
     v.iter_mut().enumerate().for_each(|(i, x)| *x = f(*x, c[i % columns]));
     let w = rounded(&w.dims, &v, w.dtype)?;

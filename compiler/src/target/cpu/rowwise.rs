@@ -50,7 +50,9 @@ pub fn form(g: &Graph, node: &Node) -> Option<Form> {
         Op::LayerNorm(l) => (l.centred || node.inputs.get(2).copied().flatten().is_none()).then(|| from(l.axis)),
         Op::InstanceNorm(_) => Some(from(2)),
         Op::GroupNorm(n) => Some(Form { axis: 2, groups: Some([Dim::int(n.groups as i64), n.channels(shape)?]) }),
-        Op::Softmax(s) => (matches!(s.mode, "softmax" | "log_softmax") && shape[s.axis + 1..].iter().all(|d| d.is(1))).then(|| from(s.axis)),
+        Op::Softmax(s) => {
+            (matches!(s.mode, "softmax" | "log_softmax") && shape[s.axis + 1..].iter().all(|d| d.is(1))).then(|| from(s.axis))
+        }
         Op::Reduce(r) => {
             let first = *r.axes.first()?;
             (fold(r.mode).is_some() && r.axes == (first..shape.len()).collect::<Vec<_>>()).then(|| from(first))
