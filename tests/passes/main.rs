@@ -104,6 +104,17 @@ fn equal_layers_are_explored_once() {
     assert_eq!((few.len(), terms(&few)), (many.len(), terms(&many)), "but none that differ from those before");
 }
 
+#[test]
+fn work_grows_no_faster_than_depth() {
+    for spelling in [Spelling::Whole, Spelling::Spelled] {
+        let [half, whole] = [16, 32].map(|layers| optimized(&decoder(layers, spelling)).1);
+        // What stands around the layers is there once, so that twice as many cost less than twice the work.
+        assert!(whole.work < 2 * half.work, "{spelling:?}: {} for sixteen layers, {} for thirty-two", half.work, whole.work);
+        let terms = |r: &Report| r.explored.iter().map(|e| e.terms).sum::<usize>();
+        assert_eq!((half.explored.len(), terms(&half)), (whole.explored.len(), terms(&whole)), "{spelling:?}");
+    }
+}
+
 /// The kernels of a plan with all that they compute, but for the names of values.
 fn computed(p: &Plan) -> Vec<String> {
     let expr = |k: &Kernel| match k {
