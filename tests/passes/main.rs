@@ -1,5 +1,6 @@
 //! What the optimizer makes of whole networks: one plan whatever the spelling, few kernels, and work that does not grow with depth.
 
+mod detector;
 mod less;
 mod shapes;
 
