@@ -183,7 +183,7 @@ impl Problem {
     }
 
     /// Changes one choice at a time, or all choices that can take a result of the same operator together: merging pays only when
-    /// every part is taken from the whole, and parting again only when none is.
+    /// every part is taken from the whole.
     fn search(&self, eg: &EGraph, chosen: &mut [usize], best: &mut u64) {
         let mut joint: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
         for (c, of) in self.choices.iter().enumerate() {
@@ -199,14 +199,6 @@ impl Problem {
                 for k in 0..self.choices[*whole].len() {
                     let mut changes = parts.clone();
                     changes.push((*whole, k));
-                    better |= self.attempt(chosen, best, &changes);
-                }
-                let taken = parts.iter().filter(|(c, k)| chosen[*c] == *k);
-                let other = |c: usize| {
-                    let own = |choice: &Choice| !matches!(eg.analysis.head(&choice.term), Head::Result(_));
-                    self.choices[c].iter().position(own).map(|k| (c, k))
-                };
-                if let Some(changes) = taken.map(|(c, _)| other(*c)).collect::<Option<Vec<_>>>() {
                     better |= self.attempt(chosen, best, &changes);
                 }
             }
