@@ -40,6 +40,9 @@ fn a_detector_is_its_convolutions_and_pools_and_a_decoding_of_few_kernels() {
         let p = plan(&detector(s));
         let copies = p.kernels().iter().filter(|k| k.origins.is_empty()).count();
         let kernels = p.kernels().len() - copies;
+        // Each convolution has its activation, and a residual sum, in it; the two that read one image become one, for which the other
+        // half of that stage is copied beside the residual. A head's sigmoid is part of its convolution: what is left for each scale
+        // are places, sizes, and the scores that go beside them as they are.
         assert!(kernels <= CONVOLUTIONS + POOLS + RESIZES + 3 * HEADS, "{s:?}: {kernels} kernels {:#?}", outline(&p));
         assert_eq!(copies, 0, "{s:?}: {:#?}", outline(&p));
         let Arena::Fixed { bytes, bound, .. } = p.arena else { panic!("every extent is closed") };

@@ -25,7 +25,7 @@ pub const ANCHORS: usize = 3;
 pub const NUMBERS: usize = 9;
 /// Boxes in all.
 pub const BOXES: usize = ANCHORS * (8 * 8 + 4 * 4 + 2 * 2);
-/// Convolutions, of which two read one image with kernels of one size.
+/// Convolutions: those that make an image smaller, those of the stage, around the pyramid, in the neck, and of the heads.
 pub const CONVOLUTIONS: usize = 5 + 4 + 2 + 4 + 3;
 /// Max pools.
 pub const POOLS: usize = 3;
