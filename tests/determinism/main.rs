@@ -2,6 +2,8 @@
 
 use kiln_compiler::emit::{Interface, Names, WeightsAt};
 use kiln_compiler::{Options, compile};
+use kiln_tests::detector::{self, detector};
+use kiln_tests::transformers::{self, decoder, encoder};
 use kiln_tests::{hostile, models::ModelBuilder, samples};
 use proc_macro2::{TokenStream, TokenTree};
 use std::path::{Path, PathBuf};
@@ -27,6 +29,25 @@ fn equal_models_give_equal_bytes_in_any_folder() {
         let a = compiled(&build(), &folder("here").join("a.onnx"));
         let b = compiled(&build(), &folder("elsewhere, with a space").join("b.onnx"));
         assert_eq!(a, b, "{name}");
+    }
+}
+
+#[test]
+fn networks_compile_to_equal_bytes_again() {
+    use {detector::Spelling as Detector, transformers::Spelling as Transformer};
+    let networks: [(&str, Vec<u8>); 6] = [
+        ("encoder", encoder(3, Transformer::Whole)),
+        ("encoder, spelled", encoder(3, Transformer::Spelled)),
+        ("decoder", decoder(3, Transformer::Whole)),
+        ("decoder, spelled", decoder(3, Transformer::Spelled)),
+        ("detector, traced", detector(Detector::Traced)),
+        ("detector, captured", detector(Detector::Captured)),
+    ];
+    for (name, model) in networks {
+        let a = compiled(&model, &folder("first").join("a.onnx"));
+        let b = compiled(&model, &folder("second").join("b.onnx"));
+        // What is compared is long: a difference is best looked for with `kiln compile`.
+        assert!(a == b, "two compilations of the {name} differ");
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the optimizer makes of whole networks: one plan whatever the spelling, few kernels, and work that does not grow with depth.
 
+mod detector;
 mod less;
 mod shapes;
 
@@ -102,6 +103,17 @@ fn equal_layers_are_explored_once() {
     let count = |e: &[rewrite::Explored]| e.iter().map(|e| e.count).sum::<usize>();
     assert!(count(&many) > count(&few), "deeper networks have more regions");
     assert_eq!((few.len(), terms(&few)), (many.len(), terms(&many)), "but none that differ from those before");
+}
+
+#[test]
+fn work_grows_no_faster_than_depth() {
+    for spelling in [Spelling::Whole, Spelling::Spelled] {
+        let [half, whole] = [16, 32].map(|layers| optimized(&decoder(layers, spelling)).1);
+        // What stands around the layers is there once, so that twice as many cost less than twice the work.
+        assert!(whole.work < 2 * half.work, "{spelling:?}: {} for sixteen layers, {} for thirty-two", half.work, whole.work);
+        let terms = |r: &Report| r.explored.iter().map(|e| e.terms).sum::<usize>();
+        assert_eq!((half.explored.len(), terms(&half)), (whole.explored.len(), terms(&whole)), "{spelling:?}");
+    }
 }
 
 /// The kernels of a plan with all that they compute, but for the names of values.

@@ -26,8 +26,10 @@ use std::sync::OnceLock;
 
 pub mod causal;
 pub mod compiled;
+pub mod detector;
 pub mod hostile;
 pub mod models;
+pub mod plans;
 pub mod samples;
 pub mod transformers;
 pub use kiln_cli::suite;

@@ -1,6 +1,9 @@
 //! The ONNX backend suite, compiled: makes its own Python environment, writes the suite out, runs `kiln test` on it, and holds the
-//! result of every case against the expectation that is checked in. `BLESS=1` writes the expectations and the table of support.
+//! result of every case against the expectation that is checked in, and the plans of whole networks against a table of them. `BLESS=1`
+//! writes the expectations, the table of plans and the table of support.
 
+use kiln_compiler::{Options, compile};
+use kiln_tests::plans::{self, Line, Table};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,6 +13,8 @@ use std::process::{Command, ExitCode};
 /// The version whose suite the expectations are of.
 const ONNX: &str = "onnx==1.23.2";
 const FOLDERS: [&str; 5] = ["simple", "pytorch-operator", "pytorch-converted", "light", "node"];
+/// The folder of whole networks, whose plans are held against the table.
+const NETWORKS: &str = "light";
 /// Longer reasons are cut: the expectation is for people to read.
 const MAX_REASON: usize = 160;
 
@@ -40,7 +45,7 @@ fn run() -> Result<bool, String> {
     prepare(&here, &work, &suite)?;
     let bless = std::env::var_os("BLESS").is_some();
     let only: Vec<String> = std::env::args().skip(1).collect();
-    let mut drift = 0;
+    let (mut drift, mut worse) = (0, 0);
     let (mut passed, mut failed) = (0, 0);
     let mut all: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
     for folder in FOLDERS.iter().filter(|f| only.is_empty() || only.iter().any(|o| o == *f)) {
@@ -57,13 +62,38 @@ fn run() -> Result<bool, String> {
             drift += compare(&file, &got)?;
         }
         all.insert(folder, got);
+        if *folder == NETWORKS {
+            worse += planned(&suite.join(folder), &here.join("expected/plans.txt"), bless)?;
+        }
     }
     if bless && only.is_empty() {
         let path = here.join("../../docs/operators.md");
         std::fs::write(&path, support(&suite, &all)).map_err(|e| e.to_string())?;
     }
     println!("suite: {passed} passed, {failed} failed as expected, {drift} differ from what is checked in");
-    Ok(drift == 0)
+    Ok(drift == 0 && worse == 0)
+}
+
+/// Compiles the networks of a folder and holds their plans against the table, or writes it; gives how much is worse.
+fn planned(folder: &Path, table: &Path, bless: bool) -> Result<usize, String> {
+    let mut found = Table::new();
+    let cases = std::fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(|e| e.to_string())?;
+    for case in cases {
+        let model = case.path().join("model.onnx");
+        let name = case.file_name().to_string_lossy().into_owned();
+        let report = compile(&Options { model, ..Options::default() }).map_err(|d| d.to_string())?.report;
+        found.insert(name.clone(), Line::of(&report).map_err(|e| format!("{name}: {e}"))?);
+    }
+    print!("{}", plans::print(&found));
+    if bless {
+        std::fs::write(table, plans::print(&found)).map_err(|e| e.to_string())?;
+    }
+    let text = std::fs::read_to_string(table).map_err(|e| format!("{}: {e}", table.display()))?;
+    let difference = plans::compare(&plans::parse(&text)?, &found);
+    difference.worse.iter().for_each(|line| println!("  worse: {line}"));
+    difference.better.iter().for_each(|line| println!("  better than what is checked in (BLESS=1 takes it over): {line}"));
+    println!("plans: {} networks, {} numbers worse, {} better", found.len(), difference.worse.len(), difference.better.len());
+    Ok(difference.worse.len())
 }
 
 fn prepare(here: &Path, work: &Path, suite: &Path) -> Result<(), String> {

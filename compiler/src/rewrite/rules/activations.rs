@@ -16,6 +16,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "gelu", on: &["Mul", "Div"], equation: "x * 0.5 * (1 + erf(x / sqrt(2))) => Gelu(x)  however it is bracketed", class: Class::Reassociating, apply: gelu },
     Rule { name: "gelu-tanh", on: &["Mul", "Div"], equation: "x * 0.5 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) => GeluTanh(x)  however it is bracketed", class: Class::Reassociating, apply: gelu_tanh },
     Rule { name: "hard-swish", on: &["Mul", "Div"], equation: "x * Clip(x + 3, 0, 6) / 6 => HardSwish(x);  x * HardSigmoid(x; 1/6, 1/2) => HardSwish(x)", class: Class::Reassociating, apply: hard_swish },
+    Rule { name: "swish", on: &["Mul"], equation: "x * Sigmoid(x) => Swish(x);  x * Sigmoid(c * x) => Swish(x; c)  where c is a number of f32", class: Class::Reassociating, apply: swish },
     Rule { name: "softplus", on: &["Log"], equation: "log(1 + exp(x)) => Softplus(x)", class: Class::Reassociating, apply: softplus },
     Rule { name: "mish", on: &["Mul"], equation: "x * tanh(Softplus(x)) => Mish(x)", class: Class::Exact, apply: mish },
 ];
@@ -108,10 +109,16 @@ fn pairs(rw: &Rewriter<'_>, n: NodeId, number: f64) -> Vec<(ValueId, ValueId)> {
 
 /// The activation of `x`, when that has the type of the node's result.
 fn activation(rw: &mut Rewriter<'_>, n: NodeId, name: &'static str, x: ValueId) -> Found {
+    with_attributes(rw, n, name, &[], x)
+}
+
+/// The same, of an activation that has attributes.
+fn with_attributes(rw: &mut Rewriter<'_>, n: NodeId, name: &'static str, attrs: &[f32], x: ValueId) -> Found {
     if !rw.dtype(x).is_float() || rw.ty(x) != rw.ty(*rw.node(n).outputs.first()?) {
         return None;
     }
-    Some(vec![rw.pointwise(name, &[x])?])
+    let op = Pointwise::of(name, attrs, &[rw.dtype(x)]).ok()?;
+    Some(vec![rw.add(op, &[x])?])
 }
 
 fn gelu(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
@@ -165,6 +172,21 @@ fn hard_swish(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let x = pairs(rw, n, 1.0 / 6.0).into_iter().find_map(|p| clipped(rw, p));
     let x = x.or_else(|| pairs(rw, n, 1.0).into_iter().find_map(|p| sigmoid(rw, p)))?;
     activation(rw, n, "HardSwish", x)
+}
+
+/// One operator, so that exploration sees that it joins the kernel before it: the two of the original both read `x`.
+fn swish(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (x, alpha) = orders(rw, n)?.into_iter().find_map(|(x, f)| {
+        let arg = inside(rw, f, "Sigmoid")?;
+        if arg == x {
+            return Some((x, 1.0));
+        }
+        let p = Product::value(rw, arg);
+        // The attribute is an f32.
+        let kept = rw.dtype(x) != DType::F64 || f64::from(p.number as f32) == p.number;
+        (p.factors == [x] && kept).then_some((x, p.number as f32))
+    })?;
+    with_attributes(rw, n, "Swish", &[alpha], x)
 }
 
 fn softplus(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
@@ -266,6 +288,14 @@ pub(in crate::rewrite) mod tests {
                     both(c, "Mul", x, h)
                 }
             };
+            c.output(y);
+        }),
+        ("swish", |c| {
+            let x = x(c);
+            let by = c.rng.pick(&[1.0, 0.5, if c.g.dtype(x) == DType::F64 { 0.25 } else { 1.702 }]);
+            let arg = if by == 1.0 { x } else { times(c, x, by) };
+            let s = c.pointwise("Sigmoid", &[arg]);
+            let y = both(c, "Mul", x, s);
             c.output(y);
         }),
         ("softplus", |c| {

@@ -1,4 +1,5 @@
-//! Permutations behind reductions and concatenations, where there are fewer of them or fewer elements to move.
+//! Permutations behind reductions and concatenations, where there are fewer of them or fewer elements to move, and behind functions
+//! that a kernel before them takes in.
 
 use crate::ir::{Dim, NodeId, ValueId};
 use crate::ops::Op;
@@ -6,6 +7,7 @@ use crate::ops::movement::{Concat, Transpose};
 use crate::ops::reduce::Reduce;
 use crate::ops::shape::Reshape;
 use crate::rewrite::{Class, Found, Rewriter, Rule};
+use kiln_kernels::dtype::DType;
 
 /// Rules that move permutations towards results.
 #[rustfmt::skip]
@@ -13,6 +15,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "reduce-transpose", on: &["Reduce"], equation: "Reduce(Transpose(x; p); a) => Transpose(Reduce(x; p(a)); p')  where nothing else reads the transposed", class: Class::Reassociating, apply: reduce_transpose },
     Rule { name: "concat-transposes", on: &["Concat"], equation: "Concat(Transpose(x; p), Transpose(y; p), ..; a) => Transpose(Concat(x, y, ..; p(a)); p)  where nothing else reads the transposed", class: Class::Exact, apply: concat_transposes },
     Rule { name: "transpose-units-transpose", on: &["Transpose"], equation: "Transpose(Reshape(Transpose(x; q), s); p) => Reshape(Transpose(x; r))  where s only adds or drops axes of extent 1, and nothing else reads what is between", class: Class::Exact, apply: transpose_units_transpose },
+    Rule { name: "function-transpose", on: &["Pointwise"], equation: "f(Transpose(x; p)) => Transpose(f(x); p)  where x comes out of a kernel that f can join, perhaps in another shape, and nothing else reads what is between", class: Class::Exact, apply: function_transpose },
 ];
 
 /// The operand of a Transpose that one node alone reads, and its permutation.
@@ -72,6 +75,28 @@ fn transpose_units_transpose(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     Some(vec![rw.add(Reshape { shape }, &[y])?])
 }
 
+fn function_transpose(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let ([Some(y)], [out]) = (&rw.node(n).inputs[..], &rw.node(n).outputs[..]) else { return None };
+    let (y, out) = (*y, *out);
+    // What joins kernels of tiles is f32.
+    if rw.dtype(y) != DType::F32 || rw.dtype(out) != DType::F32 {
+        return None;
+    }
+    let (x, perm) = transposed(rw, y)?;
+    let mut from = x;
+    loop {
+        let maker = rw.producer(from).filter(|_| rw.used_once(from))?;
+        match rw.node(maker).op {
+            Op::Reshape(_) => from = rw.input(maker, 0)?,
+            Op::Conv(_) | Op::MatMul(_) | Op::Pointwise(_) => break,
+            _ => return None,
+        }
+    }
+    let op = rw.node(n).op.clone();
+    let f = rw.add(op, &[x])?;
+    Some(vec![rw.add(Transpose { perm }, &[f])?])
+}
+
 fn concat_transposes(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let Op::Concat(Concat { axis }) = rw.node(n).op else { return None };
     let mut perm: Option<Vec<usize>> = None;
@@ -91,8 +116,8 @@ fn concat_transposes(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 #[cfg(test)]
 pub(in crate::rewrite) mod tests {
     use super::*;
+    use crate::ops::matmul::MatMul;
     use crate::rewrite::tests::{Case, Example, refused};
-    use kiln_kernels::dtype::DType;
 
     fn shuffled(c: &mut Case, rank: usize) -> Vec<usize> {
         let mut perm: Vec<usize> = (0..rank).collect();
@@ -114,7 +139,31 @@ pub(in crate::rewrite) mod tests {
         (c.op(Reduce { mode, axes, keep }, &[t]), t)
     }
 
+    /// A function of a permuted result of a product or another function, and the permuted.
+    fn behind(c: &mut Case) -> (ValueId, ValueId) {
+        let [m, k, n] = [1 + c.rng.below(4), 1 + c.rng.below(3), 2 * (1 + c.rng.below(2))];
+        let x = c.input(DType::F32, &[m, k]);
+        let w = c.factor(DType::F32, &[k, n]);
+        let mut y = c.op(MatMul, &[x, w]);
+        if c.rng.below(2) == 0 {
+            y = c.pointwise("Neg", &[y]);
+        }
+        let mut rank = 2;
+        if c.rng.below(2) == 0 {
+            y = c.op(Reshape { shape: vec![m.into(), 2.into(), (n / 2).into()] }, &[y]);
+            rank = 3;
+        }
+        let perm: Vec<usize> = (0..rank).rev().collect();
+        let t = c.op(Transpose { perm }, &[y]);
+        let name = c.rng.pick(&["Sigmoid", "Exp", "Relu"]);
+        (c.pointwise(name, &[t]), t)
+    }
+
     pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
+        ("function-transpose", |c| {
+            let (y, _) = behind(c);
+            c.output(y);
+        }),
         ("transpose-units-transpose", |c| {
             let shape: Vec<usize> = (0..3).map(|_| c.rng.pick(&[1, 2, 3, 5])).collect();
             let d = c.float();
@@ -151,6 +200,11 @@ pub(in crate::rewrite) mod tests {
     fn permutations_that_others_need_stay() {
         refused("reduce-transpose", |c| {
             let (y, t) = reduced(c);
+            c.output(y);
+            c.output(t);
+        });
+        refused("function-transpose", |c| {
+            let (y, t) = behind(c);
             c.output(y);
             c.output(t);
         });
