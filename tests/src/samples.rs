@@ -229,7 +229,8 @@ pub fn tied() -> Vec<u8> {
 }
 
 /// Dynamic quantization as quantizers write it: one operand by its range, multiplied with i8 and with u8 that have zero points by
-/// column, scaled and biased; beside them sums that stay integers, and a product with static scales.
+/// column, scaled and biased; beside them sums that stay integers, a product with static scales, and one of i8, which has no kernel of its
+/// own: its sums are scaled where they lie.
 pub fn quantized() -> Vec<u8> {
     let bytes = |seed: u64, n: usize| noise(seed, n).into_iter().map(|x| (x * 128.0) as i8).collect::<Vec<i8>>();
     let unsigned = |seed: u64, n: usize| bytes(seed, n).into_iter().map(|x| x as u8 ^ 0x80).collect::<Vec<u8>>();
@@ -261,6 +262,11 @@ pub fn quantized() -> Vec<u8> {
     m.node("Add", &["w_scaled", "bias"], &["w_sum"])
         .node("Relu", &["w_sum"], &["y"])
         .node("MatMulInteger", &["q", "v", "zero"], &["plain"])
+        .node("QuantizeLinear", &["x", "a_scale", "w_zero"], &["signed"])
+        .node("MatMulInteger", &["signed", "w"], &["signed_sums"])
+        .node("Cast", &["signed_sums"], &["signed_wide"])
+        .attr("to", 1i64)
+        .node("Mul", &["signed_wide", "w_scale"], &["signed_scaled"])
         .node("QuantizeLinear", &["x", "a_scale", "a_zero"], &["a"])
         .node("QLinearMatMul", &["a", "a_scale", "a_zero", "w", "w_scale", "w_zero", "y_scale", "y_zero"], &["z"])
         .output("y")
@@ -270,6 +276,7 @@ pub fn quantized() -> Vec<u8> {
         .output("scale")
         .output("zero")
         .output("z")
+        .output("signed_scaled")
         .build()
 }
 
