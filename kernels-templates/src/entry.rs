@@ -135,6 +135,8 @@ pub enum Class {
     Float,
     /// i32 and i64.
     Index,
+    /// i8 and u8.
+    Byte,
 }
 
 impl Class {
@@ -146,6 +148,7 @@ impl Class {
             Class::Num => matches!(d, F32 | F64 | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64),
             Class::Float => matches!(d, F32 | F64),
             Class::Index => matches!(d, I32 | I64),
+            Class::Byte => matches!(d, I8 | U8),
         }
     }
 }
@@ -244,6 +247,19 @@ macro_rules! with_type {
             other => panic!("no such kernel for {other}; this is a bug"),
         }
     };
+    (Byte, $d:expr, $t:ident => $body:expr) => {
+        match $d {
+            DType::I8 => {
+                type $t = i8;
+                $body
+            }
+            DType::U8 => {
+                type $t = u8;
+                $body
+            }
+            other => panic!("no such kernel for {other}; this is a bug"),
+        }
+    };
     (Index, $d:expr, $t:ident => $body:expr) => {
         match $d {
             DType::I32 => {
@@ -308,6 +324,8 @@ entries! {
     rows::lp_normalize<T: Float>(out, x, outer, axis, inner, p);
     rows::lrn<T: Float>(out, x, batch, channels, inner, size, alpha, beta, bias);
     plain::matmul<T: Num>(out, a, b, batch, m, n, k, a_batch, b_batch);
+    igemm::multiply<T: Byte>(out, a, b, a_zero, b_zero, m, n, k);
+    quantize::parameters<>(scale, zero, x);
     plain::conv<T: Num>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
     plain::conv_transpose<T: Float>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
     plain::pool<T: Num>(out, indices, x, x_dims, out_dims, kernel, strides, pads, dilations, mode, column_major);

@@ -33,6 +33,30 @@ impl Isa {
     pub fn capped(self, max: Isa) -> Isa {
         self.min(max)
     }
+    /// Whether this machine, under this instruction set, adds products of bytes by fours in one instruction (AVX512-VNNI). It is a
+    /// property of machines, not an instruction set to choose: integer sums are the same with and without.
+    pub fn adds_fours(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            self >= Isa::Avx512 && std::arch::is_x86_feature_detected!("avx512vnni")
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            false
+        }
+    }
+    /// Whether this machine, under this instruction set, has matrix registers of bytes (AMX) that the system lets the process use;
+    /// the first call asks for that. A property of machines as [`Self::adds_fours`] is.
+    pub fn has_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            self >= Isa::Avx512 && crate::igemm::tiles_available()
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            false
+        }
+    }
     /// The instruction sets this machine can run, the least capable first.
     pub fn available() -> impl Iterator<Item = Isa> {
         let best = Isa::detect();

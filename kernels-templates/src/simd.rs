@@ -4,15 +4,26 @@ use crate::isa::{Arith, Portable};
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::*;
 
-/// Vectors of `W` floats. Every method must run where the instruction set is available.
-pub(crate) trait Simd: Copy {
+/// What register tiles ask of vectors of `W` elements of four bytes. Every method must run where the instruction set is available.
+pub(crate) trait Products: Copy {
     type V: Copy;
     const W: usize;
     unsafe fn zero() -> Self::V;
+    /// Initial values of sums.
+    unsafe fn start(p: *const f32) -> Self::V;
+    /// Elements of the right side.
     unsafe fn load(p: *const f32) -> Self::V;
-    unsafe fn store(p: *mut f32, v: Self::V);
-    unsafe fn splat(x: f32) -> Self::V;
+    /// The element of the left side at `p`, which may have any alignment, as often as there are elements.
+    unsafe fn repeat(p: *const f32) -> Self::V;
+    /// `c` with the products of `a`, which is repeated, and `b` added.
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Writes sums.
+    unsafe fn store(p: *mut f32, v: Self::V);
+}
+
+/// Vectors of `W` floats. Every method must run where the instruction set is available.
+pub(crate) trait Simd: Products {
+    unsafe fn splat(x: f32) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// `a` where it is above `b`, else `b`: NaN in `a` is passed over.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
@@ -24,7 +35,7 @@ pub(crate) trait Simd: Copy {
 #[derive(Copy, Clone)]
 pub(crate) struct Scalar<A>(core::marker::PhantomData<A>);
 
-impl<A: Arith> Simd for Scalar<A> {
+impl<A: Arith> Products for Scalar<A> {
     type V = f32;
     const W: usize = 1;
     #[inline(always)]
@@ -42,12 +53,25 @@ impl<A: Arith> Simd for Scalar<A> {
         unsafe { p.write_unaligned(v) }
     }
     #[inline(always)]
-    unsafe fn splat(x: f32) -> f32 {
-        x
-    }
-    #[inline(always)]
     unsafe fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         A::mul_add(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn start(p: *const f32) -> Self::V {
+        // SAFETY: passed on from the caller.
+        unsafe { Self::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn repeat(p: *const f32) -> Self::V {
+        // SAFETY: the caller vouches for a float at `p`.
+        unsafe { Self::splat(p.read_unaligned()) }
+    }
+}
+
+impl<A: Arith> Simd for Scalar<A> {
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> f32 {
+        x
     }
     #[inline(always)]
     unsafe fn add(a: f32, b: f32) -> f32 {
@@ -67,7 +91,7 @@ impl<A: Arith> Simd for Scalar<A> {
 #[derive(Copy, Clone)]
 pub(crate) struct Lanes;
 
-impl Simd for Lanes {
+impl Products for Lanes {
     type V = [f32; 8];
     const W: usize = 8;
     #[inline(always)]
@@ -85,16 +109,29 @@ impl Simd for Lanes {
         unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
     }
     #[inline(always)]
-    unsafe fn splat(x: f32) -> [f32; 8] {
-        [x; 8]
-    }
-    #[inline(always)]
     unsafe fn mul_add(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
         let mut r = c;
         for i in 0..8 {
             r[i] = Portable::mul_add(a[i], b[i], c[i]);
         }
         r
+    }
+    #[inline(always)]
+    unsafe fn start(p: *const f32) -> Self::V {
+        // SAFETY: passed on from the caller.
+        unsafe { Self::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn repeat(p: *const f32) -> Self::V {
+        // SAFETY: the caller vouches for a float at `p`.
+        unsafe { Self::splat(p.read_unaligned()) }
+    }
+}
+
+impl Simd for Lanes {
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> [f32; 8] {
+        [x; 8]
     }
     #[inline(always)]
     unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
@@ -125,7 +162,7 @@ impl Simd for Lanes {
 pub(crate) struct Avx2;
 
 #[cfg(target_arch = "x86_64")]
-impl Simd for Avx2 {
+impl Products for Avx2 {
     type V = __m256;
     const W: usize = 8;
     #[inline(always)]
@@ -144,14 +181,28 @@ impl Simd for Avx2 {
         unsafe { _mm256_storeu_ps(p, v) }
     }
     #[inline(always)]
-    unsafe fn splat(x: f32) -> __m256 {
-        // SAFETY: as in `zero`.
-        unsafe { _mm256_set1_ps(x) }
-    }
-    #[inline(always)]
     unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
         // SAFETY: as in `zero`.
         unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn start(p: *const f32) -> Self::V {
+        // SAFETY: passed on from the caller.
+        unsafe { Self::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn repeat(p: *const f32) -> Self::V {
+        // SAFETY: the caller vouches for a float at `p`.
+        unsafe { Self::splat(p.read_unaligned()) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Simd for Avx2 {
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> __m256 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm256_set1_ps(x) }
     }
     #[inline(always)]
     unsafe fn add(a: __m256, b: __m256) -> __m256 {
@@ -180,7 +231,7 @@ impl Simd for Avx2 {
 pub(crate) struct Avx512;
 
 #[cfg(target_arch = "x86_64")]
-impl Simd for Avx512 {
+impl Products for Avx512 {
     type V = __m512;
     const W: usize = 16;
     #[inline(always)]
@@ -199,14 +250,28 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_ps(p, v) }
     }
     #[inline(always)]
-    unsafe fn splat(x: f32) -> __m512 {
-        // SAFETY: as in `zero`.
-        unsafe { _mm512_set1_ps(x) }
-    }
-    #[inline(always)]
     unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: as in `zero`.
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn start(p: *const f32) -> Self::V {
+        // SAFETY: passed on from the caller.
+        unsafe { Self::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn repeat(p: *const f32) -> Self::V {
+        // SAFETY: the caller vouches for a float at `p`.
+        unsafe { Self::splat(p.read_unaligned()) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Simd for Avx512 {
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> __m512 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm512_set1_ps(x) }
     }
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {

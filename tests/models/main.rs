@@ -39,6 +39,13 @@ kiln::model! {
     dims { n in 1..=9 }
 }
 kiln::model! {
+    struct Quantized = "models/quantized.onnx";
+    dims { batch in 1..=3, s in 0..=50 }
+}
+kiln::model! {
+    struct OpenQuantized = "models/quantized.onnx";
+}
+kiln::model! {
     struct ClosedProduct = "models/product.onnx";
     dims { m in 1..=37, k = 70, j = 70, n = 33 }
 }
@@ -217,6 +224,29 @@ fn a_table_that_is_also_a_factor_is_stored_once() {
     let compiled = compile::compile(&options).unwrap();
     let panels = 517usize.next_multiple_of(16) * 33 * 4;
     assert!(compiled.report.weights_bytes < panels + 64, "{} bytes of weights for panels of {panels}", compiled.report.weights_bytes);
+}
+
+#[test]
+fn quantized_products_are_the_evaluators_bits() {
+    for isa in kiln::Isa::available() {
+        for threads in [1, 3] {
+            let options = Options::default().threads(Threads::new(threads)).isa(isa);
+            let (mut closed, mut open) = (Quantized::with(&options).unwrap(), OpenQuantized::with(&options).unwrap());
+            for (batch, s) in [(1, 1), (3, 50), (2, 17), (1, 0)] {
+                let x: Value = Tensor::new(&[batch, s, 21], &samples::noise(s as u64, batch * s * 21)).into();
+                let want = reference(&samples::quantized(), vec![x.clone()]);
+                for got in [closed.run_dyn(&[("x", &x)]).unwrap(), open.run_dyn(&[("x", &x)]).unwrap()] {
+                    assert_eq!(got, want, "{batch} times {s} rows, {} with {threads} threads", isa.name());
+                }
+            }
+        }
+    }
+    let options = compile::Options { model: concat!(env!("CARGO_MANIFEST_DIR"), "/models/quantized.onnx").into(), ..Default::default() };
+    let plan = compile::compile(&options).unwrap().plan;
+    let count = |name: &str| plan.kernels().iter().filter(|s| s.kernel.name() == name).count();
+    assert_eq!([count("range"), count("integer gemm"), count("igemm::multiply"), count("plain::matmul")], [1, 4, 0, 1]);
+    let with_tail = plan.kernels().iter().filter(|s| s.kernel.name() == "integer gemm" && s.kernel.epilogue().is_some()).count();
+    assert_eq!(with_tail, 3, "all but the sums that the model hands out are scaled, biased and clipped by the product's kernel");
 }
 
 #[test]

@@ -228,6 +228,58 @@ pub fn tied() -> Vec<u8> {
         .build()
 }
 
+/// Dynamic quantization as quantizers write it: one operand by its range, multiplied with i8 and with u8 that have zero points by
+/// column, scaled and biased; beside them sums that stay integers, a product with static scales, and one of i8, which has no kernel of its
+/// own: its sums are scaled where they lie.
+pub fn quantized() -> Vec<u8> {
+    let bytes = |seed: u64, n: usize| noise(seed, n).into_iter().map(|x| (x * 128.0) as i8).collect::<Vec<i8>>();
+    let unsigned = |seed: u64, n: usize| bytes(seed, n).into_iter().map(|x| x as u8 ^ 0x80).collect::<Vec<u8>>();
+    let mut m = ModelBuilder::new()
+        .opset(17)
+        .input("x", F32, ["batch", "s", "21"])
+        .initializer("w", Tensor::new(&[21, 37], &bytes(1, 21 * 37)))
+        .initializer("w_zero", Tensor::new(&[], &[0i8]))
+        .initializer("w_scale", Tensor::scalar(0.01f32))
+        .initializer("v", Tensor::new(&[21, 18], &unsigned(2, 21 * 18)))
+        .initializer("v_zero", Tensor::new(&[18], &unsigned(3, 18)))
+        .initializer("v_scale", Tensor::new(&[18], &noise(4, 18)))
+        .initializer("bias", Tensor::new(&[37], &noise(5, 37)))
+        .initializer("a_scale", Tensor::scalar(0.02f32))
+        .initializer("a_zero", Tensor::scalar(117u8))
+        .initializer("y_scale", Tensor::scalar(0.7f32))
+        .initializer("y_zero", Tensor::scalar(100u8));
+    m = m.node("DynamicQuantizeLinear", &["x"], &["q", "scale", "zero"]);
+    for side in ["w", "v"] {
+        let [sums, wide, scales, scaled] = ["sums", "wide", "scales", "scaled"].map(|part| format!("{side}_{part}"));
+        let (zero, scale) = (format!("{side}_zero"), format!("{side}_scale"));
+        m = m
+            .node("MatMulInteger", &["q", side, "zero", zero.as_str()], &[sums.as_str()])
+            .node("Cast", &[sums.as_str()], &[wide.as_str()])
+            .attr("to", 1i64)
+            .node("Mul", &["scale", scale.as_str()], &[scales.as_str()])
+            .node("Mul", &[wide.as_str(), scales.as_str()], &[scaled.as_str()]);
+    }
+    m.node("Add", &["w_scaled", "bias"], &["w_sum"])
+        .node("Relu", &["w_sum"], &["y"])
+        .node("MatMulInteger", &["q", "v", "zero"], &["plain"])
+        .node("QuantizeLinear", &["x", "a_scale", "w_zero"], &["signed"])
+        .node("MatMulInteger", &["signed", "w"], &["signed_sums"])
+        .node("Cast", &["signed_sums"], &["signed_wide"])
+        .attr("to", 1i64)
+        .node("Mul", &["signed_wide", "w_scale"], &["signed_scaled"])
+        .node("QuantizeLinear", &["x", "a_scale", "a_zero"], &["a"])
+        .node("QLinearMatMul", &["a", "a_scale", "a_zero", "w", "w_scale", "w_zero", "y_scale", "y_zero"], &["z"])
+        .output("y")
+        .output("v_scaled")
+        .output("plain")
+        .output("q")
+        .output("scale")
+        .output("zero")
+        .output("z")
+        .output("signed_scaled")
+        .build()
+}
+
 /// Strings moved by every operator that moves numbers: transposed, reversed, joined, repeated, cut, picked.
 pub fn strings() -> Vec<u8> {
     let list = |v: &[i64]| Tensor::new(&[v.len()], v);
@@ -283,7 +335,7 @@ pub fn strings() -> Vec<u8> {
 pub type Sample = (&'static str, fn() -> Vec<u8>);
 
 /// Every sample.
-pub const ALL: [Sample; 8] = [
+pub const ALL: [Sample; 9] = [
     ("mlp", mlp),
     ("convnet", convnet),
     ("control", control),
@@ -291,6 +343,7 @@ pub const ALL: [Sample; 8] = [
     ("extents", extents),
     ("attention", attention),
     ("tied", tied),
+    ("quantized", quantized),
     ("strings", strings),
 ];
 

@@ -228,6 +228,16 @@ fn cast(a: Ident, from: DType, to: DType) -> TokenStream {
         (DType::Bool, d) if d.is_float() => quote!((#a as u8) as #t),
         (f, DType::Bool) if f.is_float() => return quote!(#a != 0.0),
         (_, DType::Bool) => return quote!(#a != 0),
+        (f, DType::U8 | DType::I8 | DType::U16 | DType::I16) if is_small_float(f) => {
+            let k = names::kernels();
+            let (least, most) = match to {
+                DType::U8 => (quote!(0), quote!(255)),
+                DType::I8 => (quote!(-128), quote!(127)),
+                DType::U16 => (quote!(0), quote!(65535)),
+                _ => (quote!(-32768), quote!(32767)),
+            };
+            quote!(#k::support::scalar::saturate(#a, #least, #most) as #t)
+        }
         _ => quote!(#a as #t),
     };
     rounded(to, value)

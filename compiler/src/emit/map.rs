@@ -125,10 +125,17 @@ impl Printer<'_> {
             .enumerate()
             .map(|(i, o)| {
                 let x = &pointers[i];
+                // The result may be of another type of that size.
+                let own = if self.dtype(o.value) == self.dtype(out) {
+                    quote!(o)
+                } else {
+                    let ty = &types[i];
+                    quote!(o.cast::<#ty>())
+                };
                 let stored = match inner {
-                    None if in_place(o.value) => quote!(*o),
+                    None if in_place(o.value) => quote!(*#own),
                     None => quote!(*#x),
-                    Some(_) if in_place(o.value) => quote!(*o.add(i)),
+                    Some(_) if in_place(o.value) => quote!(*#own.add(i)),
                     Some(axis) => match &o.strides[axis] {
                         s if s.is(0) => {
                             let c = ident("c", i);

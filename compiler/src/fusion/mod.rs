@@ -79,7 +79,7 @@ pub fn cluster(g: &Graph, block: &Block, fuse: bool) -> Vec<Cluster> {
 pub fn apart(g: &Graph, c: &Cluster, into: &Cluster, reader: NodeId, readers: usize) -> &'static str {
     let Some(result) = c.outputs.first() else { return "the kernel has no result" };
     let anchored = c.anchor.map(|n| &g[n]);
-    let tiles = |n: &Node| matches!(n.op, Op::Conv(_) | Op::MatMul(_)) && cpu::packs(g, n);
+    let tiles = |n: &Node| matches!(n.op, Op::Conv(_) | Op::MatMul(_) | Op::MatMulInteger(_)) && cpu::packs(g, n);
     let rows = |n: &Node| cpu::rowwise::form(g, n).is_some();
     if rows(&g[reader]) {
         return match anchored {
@@ -115,8 +115,13 @@ impl Cx<'_> {
     /// Whether an anchor's kernel takes a pointwise tail.
     fn takes_tail(&self, n: NodeId) -> bool {
         let node = &self.g[n];
-        let is_f32 = node.outputs.len() == 1 && self.g.dtype(node.outputs[0]) == DType::F32;
-        is_f32 && matches!(node.op, Op::Conv(_) | Op::MatMul(_)) && cpu::packs(self.g, node)
+        let dtype = match node.op {
+            Op::Conv(_) | Op::MatMul(_) => DType::F32,
+            // Sums of four bytes, which a tail of f32 replaces in their place.
+            Op::MatMulInteger(_) => DType::I32,
+            _ => return false,
+        };
+        node.outputs.len() == 1 && self.g.dtype(node.outputs[0]) == dtype && cpu::packs(self.g, node)
     }
     /// Whether computing `v` needs a value of the set.
     fn depends(&self, v: ValueId, set: &BTreeSet<ValueId>, first: usize) -> bool {

@@ -129,6 +129,18 @@ pub enum Recipe {
         /// Columns.
         n: usize,
     },
+    /// A `[k, n]` matrix of i8 or u8 as `kiln_kernels::igemm::pack_rows` packs it.
+    IntGemm {
+        /// Rows.
+        k: usize,
+        /// Columns.
+        n: usize,
+    },
+    /// Zero points of such a matrix, as `kiln_kernels::igemm::pack_zeros` packs them.
+    Zeros {
+        /// Columns.
+        n: usize,
+    },
     /// Convolution weights as `kiln_kernels::conv::Conv::pack_weights` wants them.
     Conv {
         /// Input channels.
@@ -257,6 +269,36 @@ pub enum Kernel {
         bias: Option<Packed>,
         /// The pointwise tail.
         epilogue: Option<Epilogue>,
+    },
+    /// An integer product of u8 with a packed constant right side of bytes.
+    IntGemm {
+        /// Rows.
+        m: Dim,
+        /// Columns.
+        n: usize,
+        /// Depth.
+        k: usize,
+        /// The left side, whose columns are neighbours.
+        a: ValueId,
+        /// Elements from row to row of the left side.
+        a_row: Dim,
+        /// The zero point of the left side.
+        a_zero: ValueId,
+        /// Elements from row to row of the result.
+        out_row: Dim,
+        /// The right side.
+        b: Packed,
+        /// Zero points of its columns, where one is not zero.
+        zeros: Option<Packed>,
+        /// The pointwise tail.
+        epilogue: Option<Epilogue>,
+    },
+    /// The scale and the zero point of values that are quantized by their range.
+    Calibrate {
+        /// The values.
+        x: ValueId,
+        /// How many.
+        n: Dim,
     },
     /// Matrix products of two computed operands.
     MatMul {
@@ -399,6 +441,8 @@ impl Kernel {
             Kernel::Conv { depthwise: true, .. } => "depthwise conv",
             Kernel::Conv { .. } => "conv",
             Kernel::Gemm { .. } => "gemm",
+            Kernel::IntGemm { .. } => "integer gemm",
+            Kernel::Calibrate { .. } => "range",
             Kernel::MatMul { .. } => "matmul",
             Kernel::Pool { .. } => "pool",
             Kernel::GlobalMean { .. } => "global mean",
@@ -418,14 +462,19 @@ impl Kernel {
     /// The packed constants it reads.
     pub fn packed(&self) -> Vec<&Packed> {
         match self {
-            Kernel::Conv { weights, bias, .. } | Kernel::Gemm { b: weights, bias, .. } => std::iter::once(weights).chain(bias).collect(),
+            Kernel::Conv { weights, bias, .. }
+            | Kernel::Gemm { b: weights, bias, .. }
+            | Kernel::IntGemm { b: weights, zeros: bias, .. } => std::iter::once(weights).chain(bias).collect(),
             _ => Vec::new(),
         }
     }
     /// The pointwise tail.
     pub fn epilogue(&self) -> Option<&Epilogue> {
         match self {
-            Kernel::Conv { epilogue, .. } | Kernel::Gemm { epilogue, .. } | Kernel::MatMul { epilogue, .. } => epilogue.as_ref(),
+            Kernel::Conv { epilogue, .. }
+            | Kernel::Gemm { epilogue, .. }
+            | Kernel::IntGemm { epilogue, .. }
+            | Kernel::MatMul { epilogue, .. } => epilogue.as_ref(),
             _ => None,
         }
     }
@@ -450,12 +499,16 @@ impl Kernel {
                 *a = of(*a);
                 operands(epilogue);
             }
+            Kernel::IntGemm { a, a_zero, epilogue, .. } => {
+                (*a, *a_zero) = (of(*a), of(*a_zero));
+                operands(epilogue);
+            }
             Kernel::MatMul { a, b, epilogue, .. } => {
                 a.value = of(a.value);
                 b.value = of(b.value);
                 operands(epilogue);
             }
-            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } => *x = of(*x),
+            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => *x = of(*x),
             Kernel::Attend { q, k, v, mask, .. } => {
                 [q, k, v].into_iter().chain(mask).for_each(|o| o.value = of(o.value));
             }
@@ -473,8 +526,9 @@ impl Kernel {
             Kernel::Map { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Rotary { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Conv { x, .. } | Kernel::Gemm { a: x, .. } => std::iter::once(*x).chain(tail()).collect(),
+            Kernel::IntGemm { a, a_zero, .. } => [*a, *a_zero].into_iter().chain(tail()).collect(),
             Kernel::MatMul { a, b, .. } => [a.value, b.value].into_iter().chain(tail()).collect(),
-            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } => vec![*x],
+            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => vec![*x],
             Kernel::Attend { q, k, v, mask, .. } => [q, k, v].into_iter().chain(mask).map(|o| o.value).collect(),
             Kernel::Rows { op, x, head, tail, .. } => {
                 let stages = head.iter().chain(tail).flat_map(|s| &s.operands).map(|o| o.value);

@@ -55,6 +55,50 @@ impl Operator for MatMul {
     }
 }
 
+/// Products of matrices of u8, in the last two axes, by one matrix of i8 or u8, each less its zero point: one for all on the left, one for
+/// all or one a column on the right. Sums are i32, modulo 2^32.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MatMulInteger;
+
+impl Operator for MatMulInteger {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        let (a, b) = (cx.shape(0), cx.shape(1));
+        let types = cx.dtype(0) == DType::U8 && matches!(cx.dtype(1), DType::U8 | DType::I8);
+        if a.len() < 2 || b.len() != 2 || !types || cx.dtype(2) != cx.dtype(0) || cx.dtype(3) != cx.dtype(1) {
+            return Err(Diagnostic::new(format!(
+                "an integer product needs matrices of u8, one matrix of bytes, and zero points of these types, found {}[{}] and {}[{}]",
+                cx.dtype(0),
+                super::cx::list(a),
+                cx.dtype(1),
+                super::cx::list(b)
+            )));
+        }
+        let (k, l) = (&a[a.len() - 1], &b[0]);
+        let zeros = cx.shape(3);
+        if matches!((k.as_int(), l.as_int()), (Some(x), Some(y)) if x != y)
+            || !cx.shape(2).is_empty()
+            || !(zeros.is_empty() || *zeros == b[1..])
+        {
+            return Err(Diagnostic::new(format!(
+                "the matrices [{}] and [{}] with zero points [{}] and [{}] do not fit",
+                super::cx::list(a),
+                super::cx::list(b),
+                super::cx::list(cx.shape(2)),
+                super::cx::list(zeros)
+            )));
+        }
+        let mut shape = a[..a.len() - 1].to_vec();
+        shape.push(b[1].clone());
+        Ok(vec![Fact::tensor(DType::I32, shape)])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        let (a, b) = (cx.shape(0), cx.shape(1));
+        let rows = crate::ir::product(&a[..a.len() - 1]);
+        let [m, n, k] = [rows, b[1].clone(), b[0].clone()].map(CallArg::Dim);
+        Lowering::call("igemm::multiply", [cx.dtype(1)], 4, [m, n, k])
+    }
+}
+
 /// Strides in matrices along `rank` batch axes, 0 where the operand is repeated.
 pub fn batch_strides(dims: &[Dim], rank: usize) -> Vec<Dim> {
     let mut out = vec![Dim::int(0); rank];
@@ -130,8 +174,40 @@ pub fn read_gemm(r: &mut Reader<'_, '_>) -> Read {
     Ok(vec![y])
 }
 
+/// The product of bytes as [`MatMulInteger`], where operands and zero points have its types and shapes.
+pub fn integer(
+    r: &mut Reader<'_, '_>,
+    (a, a_zero): (ValueId, Option<ValueId>),
+    (b, b_zero): (ValueId, Option<ValueId>),
+) -> Result<Option<ValueId>, Diagnostic> {
+    let fits = r.dtype(a) == DType::U8 && matches!(r.dtype(b), DType::U8 | DType::I8) && r.rank(a)? >= 2 && r.rank(b)? == 2;
+    let columns = r.shape(b)?.last().cloned();
+    // One zero point as a scalar, none as zero.
+    let zero = |r: &mut Reader<'_, '_>, of: ValueId, zero: Option<ValueId>, each: Option<&Dim>| {
+        let dtype = r.dtype(of);
+        let Some(z) = zero else { return Ok(Some(r.scalar(0.0, dtype))) };
+        let shape = r.shape(z)?;
+        Ok::<_, Diagnostic>(match &shape[..] {
+            _ if r.dtype(z) != dtype => None,
+            [] => Some(z),
+            [one] if one.is(1) => Some(r.reshape(z, vec![])?),
+            [n] if Some(n) == each => Some(z),
+            _ => None,
+        })
+    };
+    if !fits {
+        return Ok(None);
+    }
+    let (Some(x), Some(y)) = (zero(r, a, a_zero, None)?, zero(r, b, b_zero, columns.as_ref())?) else { return Ok(None) };
+    Ok(Some(r.emit(MatMulInteger, &[a, b, x, y])?))
+}
+
 /// Reads `MatMulInteger`: zero points subtracted, products summed in i32.
 pub fn read_matmul_integer(r: &mut Reader<'_, '_>) -> Read {
+    let (a, b) = (r.input(0)?, r.input(1)?);
+    if let Some(y) = integer(r, (a, r.opt(2)), (b, r.opt(3)))? {
+        return Ok(vec![y]);
+    }
     let mut sides = Vec::new();
     for i in 0..2 {
         let x = r.input(i)?;

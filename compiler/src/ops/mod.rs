@@ -134,6 +134,7 @@ operators! {
     Pad: pad::Pad { pads, mode in pad::MODES };
     Tile: pad::Tile { repeats };
     MatMul: matmul::MatMul {};
+    MatMulInteger: matmul::MatMulInteger {};
     Conv: conv::Conv { strides, pads, dilations, groups };
     ConvTranspose: conv::ConvTranspose { strides, pads, dilations, output_padding, groups };
     Pool: pool::Pool { mode in pool::MODES, kernel, strides, pads, dilations, ceil, column_major };
@@ -142,6 +143,7 @@ operators! {
     Softmax: softmax::Softmax { axis, mode in &["softmax", "softmax_f16", "softmax_bf16", "log_softmax", "hardmax"] };
     Attend: attend::Attend { scale, causal, safe };
     Rotary: rotary::Rotary { width, interleaved };
+    Calibrate: quantize::Calibrate {};
     Widen: narrow::Widen {};
     Narrow: narrow::Narrow { to, saturate, round in &["up", "down", "nearest"] };
     LayerNorm: norm::LayerNorm { axis, epsilon, centred };

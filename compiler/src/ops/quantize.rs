@@ -2,9 +2,9 @@
 
 use super::narrow::{is_narrow, narrow, widen};
 use super::pointwise::Pointwise;
-use super::{Reader, reduce::Reduce};
+use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
-use crate::ir::{Dim, ValueId};
+use crate::ir::{Dim, Fact, ValueId};
 use crate::kernel::{Binary as B, Expr, Unary as U};
 use kiln_kernels::dtype::DType;
 
@@ -206,8 +206,13 @@ pub fn read_matmul(r: &mut Reader<'_, '_>) -> Read {
         let zero = single(r, zero)?;
         r.sub(x, zero)
     };
-    let (a, b) = (subtract(r, v[0], a_zero)?, subtract(r, v[3], v[5])?);
-    let sums = r.matmul(a, b)?;
+    let sums = match super::matmul::integer(r, (v[0], Some(v[2])), (v[3], Some(v[5])))? {
+        Some(sums) => sums,
+        None => {
+            let (a, b) = (subtract(r, v[0], a_zero)?, subtract(r, v[3], v[5])?);
+            r.matmul(a, b)?
+        }
+    };
     let scale = joint_scale(r, a_scale, v[4], y_scale)?;
     Ok(vec![requantize(r, sums, scale, y_zero)?])
 }
@@ -228,27 +233,28 @@ pub fn read_conv(r: &mut Reader<'_, '_>) -> Read {
     Ok(vec![requantize(r, sums, scale, v[7])?])
 }
 
+/// The scale and the zero point by which all values of a tensor of f32, and 0, are told apart best as u8.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Calibrate;
+
+impl Operator for Calibrate {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        if cx.dtype(0) != DType::F32 {
+            return Err(Diagnostic::new(format!("values are quantized by their range from f32, found {}", cx.dtype(0))));
+        }
+        Ok(vec![Fact::tensor(DType::F32, vec![]), Fact::tensor(DType::U8, vec![])])
+    }
+    fn lower(&self, _: &Facts<'_>) -> Lowering {
+        let args = vec![CallArg::Out(0), CallArg::Out(1), CallArg::In(0)];
+        Lowering::Call(Call { entry: "quantize::parameters", types: vec![], args })
+    }
+}
+
 /// Reads `DynamicQuantizeLinear`: the scale and zero point from the range of the data, widened to hold 0.
 pub fn read_dynamic(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
-    let rank = r.rank(x)?;
-    let extreme = |r: &mut Reader<'_, '_>, mode| -> Result<ValueId, Diagnostic> {
-        let y = r.emit(Reduce { mode, axes: (0..rank).collect(), keep: false }, &[x])?;
-        let zero = r.scalar(0.0, DType::F32);
-        r.pointwise(if mode == "max" { "Max" } else { "Min" }, &[y, zero])
-    };
-    let (hi, lo) = (extreme(r, "max")?, extreme(r, "min")?);
-    let span = r.pointwise("Sub", &[hi, lo])?;
-    let steps = r.scalar(255.0, DType::F32);
-    let scale = r.pointwise("Div", &[span, steps])?;
-    let quotient = r.pointwise("Div", &[lo, scale])?;
-    let zero = r.pointwise("Neg", &[quotient])?;
-    let (least, most) = (r.scalar(0.0, DType::F32), r.scalar(255.0, DType::F32));
-    let zero = r.pointwise("Clip", &[zero, least, most])?;
-    let zero = r.pointwise("Round", &[zero])?;
-    let q = r.pointwise("Div", &[x, scale])?;
-    let q = r.pointwise("Round", &[q])?;
-    let q = r.pointwise("Add", &[q, zero])?;
-    let q = r.pointwise("Clip", &[q, least, most])?;
-    Ok(vec![r.cast(q, DType::U8)?, scale, r.cast(zero, DType::U8)?])
+    let parameters = r.emit_all(Calibrate, vec![Some(x)], 2)?;
+    let (scale, zero) = (parameters[0], parameters[1]);
+    let q = r.emit(quantizer(DType::F32, DType::F32, Some(DType::U8), DType::U8)?, &[x, scale, zero])?;
+    Ok(vec![q, scale, zero])
 }

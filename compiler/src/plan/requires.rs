@@ -57,6 +57,7 @@ pub(super) fn of(g: &Graph, node: &Node) -> Vec<Check> {
                 }
             }
         }
+        Op::MatMulInteger(_) => checks.push(Check::Equal(shape(0)[shape(0).len() - 1].clone(), shape(1)[0].clone())),
         Op::Conv(c) => checks.push(Check::Equal(shape(0)[1].clone(), shape(1)[1].clone() * Dim::int(c.groups))),
         Op::Concat(c) => {
             for i in 0..node.inputs.len() {

@@ -6,6 +6,7 @@ use crate::kernel::{Kernel, Operand, Stride, Window};
 use crate::target::cpu::rowwise::BLOCK;
 use kiln_kernels::conv::Conv;
 use kiln_kernels::gemm::{Gemm, MatMul};
+use kiln_kernels::igemm::IntGemm;
 
 /// The runtime gives each worker a multiple of this many bytes.
 const ALIGN: usize = 64;
@@ -35,8 +36,14 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
     {
         return size(n).filter(|n| *n <= MOST).map(|n| n.max(BLOCK));
     }
-    if !matches!(&step.kernel, Kernel::Conv { depthwise: false, .. } | Kernel::Gemm { .. } | Kernel::MatMul { .. } | Kernel::Attend { .. })
-    {
+    if !matches!(
+        &step.kernel,
+        Kernel::Conv { depthwise: false, .. }
+            | Kernel::Gemm { .. }
+            | Kernel::IntGemm { .. }
+            | Kernel::MatMul { .. }
+            | Kernel::Attend { .. }
+    ) {
         return Some(0);
     }
     step.inputs.iter().flatten().chain(&step.outputs).try_for_each(fits)?;
@@ -48,6 +55,9 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
         Kernel::Conv { window, k, groups, .. } => Some(conv(window, *k, *groups, &size)?.scratch_floats()),
         Kernel::Gemm { m, n, k, a_row, out_row, .. } => {
             Some(Gemm { m: size(m)?, n: *n, k: *k, a_row: size(a_row)?, a_col: 1, ldc: size(out_row)? }.scratch_floats())
+        }
+        Kernel::IntGemm { m, n, k, a_row, out_row, .. } => {
+            Some(IntGemm { m: size(m)?, n: *n, k: *k, a_row: size(a_row)?, ldc: size(out_row)? }.scratch_floats())
         }
         Kernel::MatMul { m, n, k, a, b, .. } => {
             let (m, n, k) = (size(m)?, size(n)?, size(k)?);

@@ -4,8 +4,9 @@ use crate::ir::Graph;
 use crate::kernel::{Packed, Recipe};
 use kiln_kernels::conv::Conv;
 use kiln_kernels::depthwise::Depthwise;
-use kiln_kernels::gemm;
+use kiln_kernels::dtype::DType;
 use kiln_kernels::value::Tensor;
+use kiln_kernels::{gemm, igemm};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -81,7 +82,7 @@ impl Weights {
             let Some(t) = &g[b.packed.value].constant else { continue };
             match &b.packed.recipe {
                 Recipe::Raw => out.write_all(t.bytes())?,
-                recipe => out.write_all(&bytes_of(&pack(t, recipe)))?,
+                recipe => out.write_all(&pack(t, recipe))?,
             }
             at = b.offset + b.bytes;
         }
@@ -116,6 +117,8 @@ fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
         Recipe::Raw => return t.bytes().len(),
         Recipe::Padded(to) => t.len().next_multiple_of(*to),
         Recipe::Gemm { k, n } => gemm::packed_len(*k, *n),
+        Recipe::IntGemm { k, n } => return igemm::packed_len(*k, *n),
+        Recipe::Zeros { n } => n.next_multiple_of(gemm::PANEL),
         Recipe::Conv { c, k, kernel, groups, depthwise } => {
             let conv = geometry(*c, *k, *kernel, *groups);
             if *depthwise { Depthwise(conv).packed_len() } else { conv.packed_len() }
@@ -123,12 +126,26 @@ fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
     }
 }
 
+/// Carries a recipe out on a constant.
+fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
+    let unsigned = t.dtype == DType::U8;
+    match recipe {
+        Recipe::IntGemm { k, n } => {
+            let mut out = vec![0; igemm::packed_len(*k, *n)];
+            igemm::pack_rows(*k, *n, t.bytes(), unsigned, &mut out);
+            out
+        }
+        Recipe::Zeros { n } => igemm::pack_zeros(*n, t.bytes(), unsigned).into_iter().flat_map(i32::to_le_bytes).collect(),
+        _ => bytes_of(&pack_floats(t, recipe)),
+    }
+}
+
 /// Carries a recipe out on a constant of f32.
-fn pack(t: &Tensor, recipe: &Recipe) -> Vec<f32> {
+fn pack_floats(t: &Tensor, recipe: &Recipe) -> Vec<f32> {
     let x: &[f32] = t.slice();
     let mut out = vec![0f32; packed_bytes(t, recipe) / 4];
     match recipe {
-        Recipe::Raw | Recipe::Padded(_) => out[..x.len()].copy_from_slice(x),
+        Recipe::Raw | Recipe::Padded(_) | Recipe::IntGemm { .. } | Recipe::Zeros { .. } => out[..x.len()].copy_from_slice(x),
         Recipe::Gemm { k, n } => gemm::pack_rows(*k, *n, x, &mut out),
         Recipe::Conv { c, k, kernel, groups, depthwise } => {
             let conv = geometry(*c, *k, *kernel, *groups);

@@ -1,6 +1,6 @@
-//! The register tile that every matrix product and convolution runs, over a small vector trait.
+//! The register tile that every matrix product and convolution runs, over a small vector trait: of floats, or of bytes by fours.
 
-use crate::simd::Simd;
+use crate::simd::Products;
 
 /// Columns of one panel of packed B; the layout is the same for every instruction set.
 pub const PANEL: usize = 16;
@@ -85,7 +85,7 @@ fn opaque_ptr(mut p: *const f32) -> *const f32 {
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn step<S: Simd, const MR: usize, const NV: usize>(
+unsafe fn step<S: Products, const MR: usize, const NV: usize>(
     acc: &mut [[S::V; NV]; MR],
     base: [*const f32; 3],
     one: usize,
@@ -108,7 +108,7 @@ unsafe fn step<S: Simd, const MR: usize, const NV: usize>(
         macro_rules! row {
             ($i:literal: $p:literal + $offset:expr) => {
                 if MR > $i {
-                    let x = S::splat(*base[$p].byte_add($offset).add(u));
+                    let x = S::repeat(base[$p].byte_add($offset).add(u));
                     for j in 0..NV {
                         acc[$i % MR][j] = S::mul_add(x, bv[j], acc[$i % MR][j]);
                     }
@@ -138,13 +138,13 @@ unsafe fn step<S: Simd, const MR: usize, const NV: usize>(
 /// # Safety
 /// The rows, panels and outputs that `t` describes are valid, and the instruction set of `S` is available.
 #[inline(always)]
-pub(crate) unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(t: &Tile) {
+pub(crate) unsafe fn tile<S: Products, const MR: usize, const NV: usize>(t: &Tile) {
     // SAFETY: the caller vouches for the addresses and for the instruction set.
     unsafe {
         let mut acc = [[S::zero(); NV]; MR];
         if !t.bias.is_null() {
             for j in 0..NV {
-                let v = S::load(t.bias.add(j * S::W));
+                let v = S::start(t.bias.add(j * S::W));
                 for row in &mut acc {
                     row[j] = v;
                 }

@@ -20,9 +20,9 @@ pub use kernel::PANEL;
 pub use matmul::MatMul;
 pub use pack::{pack_b, pack_rows, packed_len};
 
-pub(crate) use kernel::Tile;
+pub(crate) use kernel::{Tile, Width, tile};
 pub(crate) use pack::{a_pitch, pack_a};
-pub(crate) use sweep::{B_FLOATS, Sweep, sweep};
+pub(crate) use sweep::{B_FLOATS, Sweep, sweep, sweep_with};
 
 use crate::isa::Isa;
 
@@ -68,11 +68,11 @@ pub struct Gemm {
 
 impl Gemm {
     /// Whether rows of A are copied first: its columns are apart, or many rows fall into one set of the first-level cache.
-    const fn copies_a(&self) -> bool {
+    pub(crate) const fn copies_a(&self) -> bool {
         (self.a_col != 1 && self.k > 1) || (self.m > 6 && self.k > 32 && self.a_row.is_multiple_of(512))
     }
     /// Columns and rows of one task.
-    const fn cut(&self) -> (usize, usize) {
+    pub(crate) const fn cut(&self) -> (usize, usize) {
         let panels = self.n.div_ceil(PANEL);
         let per_panel = if self.k == 0 { 1 } else { self.k } * PANEL;
         // Columns first: a block of B that fits the cache, but no less than what pays for reading A.

@@ -32,22 +32,25 @@ pub(crate) fn widths(isa: Isa) -> &'static [Width] {
     }
 }
 
-/// Rows of the tallest tile of an instruction set.
-pub(crate) fn tallest(isa: Isa) -> usize {
-    widths(isa).iter().map(|w| w.rows.len()).max().unwrap_or(1)
-}
-
 /// Computes a block.
 ///
 /// # Safety
 /// The operands and the output that `s` describes are valid, the output is not aliased, and the machine has `isa`.
-#[inline(never)]
 pub(crate) unsafe fn sweep(isa: Isa, s: &Sweep) {
+    // SAFETY: passed on from the caller.
+    unsafe { sweep_with(widths(isa), s) }
+}
+
+/// Computes a block by micro-kernels of which the last width takes any height up to the tallest.
+///
+/// # Safety
+/// As [`sweep`], and the machine has what the micro-kernels are compiled for.
+#[inline(never)]
+pub(crate) unsafe fn sweep_with(widths: &[Width], s: &Sweep) {
     if s.rows == 0 || s.cols == 0 {
         return;
     }
-    let widths = widths(isa);
-    let tall = tallest(isa).min(s.rows);
+    let tall = widths.iter().map(|w| w.rows.len()).max().unwrap_or(1).min(s.rows);
     // Tiles of nearly equal height: 49 rows are 13 + 12 + 12 + 12, not 14 + 14 + 14 + 7.
     let tiles = s.rows.div_ceil(tall);
     let (height, taller) = (s.rows / tiles, s.rows % tiles);
@@ -64,7 +67,6 @@ pub(crate) unsafe fn sweep(isa: Isa, s: &Sweep) {
             let mut p = first;
             while p < last {
                 let left = last - p;
-                // The last width takes any height up to the tallest.
                 let (n, kernel) = match widths.iter().find(|w| w.panels <= left && w.rows.len() >= rows) {
                     Some(w) => (w.panels, w.rows[rows - 1]),
                     None => unreachable!("a width of one panel has every height; this is a bug"),

@@ -3,6 +3,7 @@
 mod attend;
 mod call;
 mod host;
+mod integer;
 mod moves;
 mod rotary;
 mod rows;
@@ -93,12 +94,16 @@ impl Printer<'_> {
     }
     /// The address of a packed constant.
     fn packed(&self, p: &Packed) -> TokenStream {
+        self.packed_as(p, &quote!(f32))
+    }
+    /// The address of a packed constant, whose elements are of a type.
+    fn packed_as(&self, p: &Packed, ty: &TokenStream) -> TokenStream {
         let same = |b: &&crate::plan::Blob| {
             let constant = |v: ValueId| self.plan.graph[v].constant.as_ref().map(|t| t.bytes());
             b.packed.recipe == p.recipe && (b.packed.value == p.value || constant(b.packed.value) == constant(p.value))
         };
         let offset = int(self.plan.weights.blobs.iter().find(same).map_or(0, |b| b.offset));
-        quote!(f.weight::<f32>(#offset))
+        quote!(f.weight::<#ty>(#offset))
     }
     /// The fields that the geometries of convolutions and pools share, and the extents in them.
     fn window_tokens(&self, w: &Window) -> (TokenStream, Vec<Dim>) {
@@ -132,6 +137,8 @@ impl Printer<'_> {
             Kernel::Gemm { m, n: columns, k, a, a_row, out_row, b, bias, epilogue } => {
                 self.gemm(n, step, (m, *columns, *k), (*a, a_row, out_row), (b, bias.as_ref()), epilogue.as_ref())
             }
+            Kernel::IntGemm { .. } => self.int_gemm(n, step),
+            Kernel::Calibrate { x, n: elements } => self.calibrate(n, step, *x, elements),
             Kernel::MatMul { batch, m, n: columns, k, a, b, to, epilogue } => {
                 self.matmul(n, step, batch, [m, columns, k], [a, b], to, epilogue.as_ref())
             }

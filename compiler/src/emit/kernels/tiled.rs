@@ -2,8 +2,9 @@
 
 use super::super::{Printer, element, expr, ident, int, names};
 use crate::ir::{Dim, ValueId};
-use crate::kernel::{Epilogue, Kernel, Operand, Packed, Stride, Window};
+use crate::kernel::{Epilogue, Kernel, Operand, Packed, Scalar, Stride, Window};
 use crate::plan::KernelStep;
+use kiln_kernels::dtype::DType;
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
 
@@ -24,15 +25,15 @@ struct Tiles<'d> {
 }
 
 /// The parts of a step that computes a pointwise tail; all empty, and `None` for the argument, where there is none.
-struct Tail {
+pub(super) struct Tail {
     /// The function, compiled for every instruction set.
-    function: TokenStream,
+    pub(super) function: TokenStream,
     /// Statements of the step: the operands' addresses.
-    lets: TokenStream,
+    pub(super) lets: TokenStream,
     /// The closure `tail` over blocks; it finds the addresses of the operands in `y0`, `y1` ..
-    closure: TokenStream,
+    pub(super) closure: TokenStream,
     /// What the kernel takes.
-    arg: TokenStream,
+    pub(super) arg: TokenStream,
 }
 
 /// Statements that take the matrix number `q` apart into indices `b0`, `b1` .. of the batch axes.
@@ -123,13 +124,15 @@ impl Printer<'_> {
         self.tiled(n, step, tiles, epilogue)
     }
 
-    /// The function of a pointwise tail on one block, compiled for every instruction set; its operands' pointers follow the block.
+    /// The function of a pointwise tail on one block, compiled for every instruction set; its operands' pointers follow the block. Where
+    /// its first input is i32, the block has such elements, and f32 replace them.
     fn tail_function(&self, n: usize, e: &Epilogue) -> (TokenStream, Vec<Ident>) {
         let k = names::kernels();
         let name = ident("tail", n);
         let axes = e.operands.first().map_or(0, |o| o.strides.len());
         let (row, column) = (axes.saturating_sub(2), axes.saturating_sub(1));
-        let mut loads = vec![quote!(*o.add(c))];
+        let sums = e.expr.code.iter().any(|(s, ty)| matches!(s, Scalar::In(0)) && *ty == DType::I32);
+        let mut loads = vec![if sums { quote!(*o.add(c).cast::<i32>()) } else { quote!(*o.add(c)) }];
         let (mut params, mut rows, mut hoisted) = (Vec::new(), Vec::new(), Vec::new());
         let mut names_ = Vec::new();
         for (i, o) in e.operands.iter().enumerate() {
@@ -170,7 +173,7 @@ impl Printer<'_> {
     }
 
     /// A step's pointwise tail. `shift` gives how far an operand lies behind its start where the kernel works on one matrix of a batch.
-    fn tail(&self, n: usize, epilogue: Option<&Epilogue>, shift: Option<&dyn Fn(&Operand) -> TokenStream>) -> Tail {
+    pub(super) fn tail(&self, n: usize, epilogue: Option<&Epilogue>, shift: Option<&dyn Fn(&Operand) -> TokenStream>) -> Tail {
         let Some(e) = epilogue else {
             return Tail { function: quote!(), lets: quote!(), closure: quote!(), arg: quote!(None) };
         };
@@ -258,6 +261,7 @@ impl Printer<'_> {
                 let g = self.gemm_geometry(m, *n, *k, [a_row, out_row]);
                 Some((vec![m.clone(), a_row.clone(), out_row.clone()], quote!(#g.scratch_floats() * 4)))
             }
+            Kernel::IntGemm { .. } => self.int_gemm_scratch(step),
             Kernel::MatMul { m, n, k, a, b, to, .. } => {
                 let g = self.matmul_geometry([m, n, k], [a, b], to);
                 let mut dims = vec![m.clone(), n.clone(), k.clone()];

@@ -53,6 +53,8 @@ pub fn cost(rates: &Rates, symbols: &[Symbol], p: &Priced<'_>) -> Price {
             let rows = out / shape(1).last().map_or(1.0, extent).max(1.0);
             moved + out * depth * if rows < 4.0 { rates.loose } else { rates.multiply_add }
         }
+        // Four products of bytes take the time of one of floats.
+        Op::MatMulInteger(_) => moved + out * shape(0).last().map_or(1.0, extent) * rates.multiply_add / 4.0,
         Op::Attend(_) => {
             // Both products; what happens to the scores between them costs about a fifth more.
             let keys = shape(1).iter().rev().nth(1).map_or(1.0, extent);
@@ -79,7 +81,8 @@ pub fn cost(rates: &Rates, symbols: &[Symbol], p: &Priced<'_>) -> Price {
         p.op,
         Op::Conv(_) | Op::MatMul(_) | Op::LayerNorm(_) | Op::InstanceNorm(_) | Op::GroupNorm(_) | Op::Softmax(_) | Op::Reduce(_)
     );
-    let takes_more = takes && p.results.iter().all(|f| f.ty.dtype() == Some(DType::F32)) || matches!(p.op, Op::Pointwise(_));
+    let takes_more =
+        takes && p.results.iter().all(|f| f.ty.dtype() == Some(DType::F32)) || matches!(p.op, Op::Pointwise(_) | Op::MatMulInteger(_));
     let whole = |x: f64| x.clamp(0.0, 1e15) as u64;
     Price { alone: whole(total), joined: whole(joined), takes_more }
 }

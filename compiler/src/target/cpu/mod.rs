@@ -20,6 +20,9 @@ use kiln_kernels::dtype::DType;
 pub fn packs(g: &Graph, node: &Node) -> bool {
     let constant = |i: usize| node.inputs.get(i).copied().flatten().is_none_or(|v| g[v].constant.is_some());
     let Some(x) = node.inputs[0] else { return false };
+    if matches!(node.op, Op::MatMulInteger(_)) {
+        return constant(1) && constant(3);
+    }
     if g.dtype(x) != DType::F32 {
         return false;
     }
@@ -89,7 +92,7 @@ pub fn tail_operand(g: &Graph, anchor: NodeId, v: ValueId) -> Option<Vec<Stride>
                 None
             }
         }
-        Op::MatMul(_) if constant_right(g, node).is_some() => {
+        Op::MatMul(_) | Op::MatMulInteger(_) if constant_right(g, node).is_some() => {
             let n = &out[rank - 1];
             let column = if padded[rank - 1].is(1) && !n.is(1) { Dim::int(0) } else { Dim::int(1) };
             if ones(0..rank - 1) {

@@ -54,6 +54,11 @@ pub fn select(g: &Graph, c: &Cluster, layouts: &Layouts) -> Selected {
     match (&node.op, node.op.lower(&facts)) {
         (_, Lowering::Move(parts)) => Selected::new(moves(g, node, &parts, layouts), vec![], true),
         (Op::Host(h), _) => Selected::new(Kernel::Host(h.clone()), all(), false),
+        (Op::Calibrate(_), _) => {
+            let x = node.inputs[0];
+            let kernel = x.map(|x| Kernel::Calibrate { x, n: product(g.shape(x)) });
+            Selected::new(kernel.unwrap_or_else(nothing), all(), dense())
+        }
         (_, Lowering::Dims) => {
             let elements = g[node.outputs[0]].fact.dims.clone().unwrap_or_default();
             Selected::new(Kernel::Dims { elements, dtype: g.dtype(node.outputs[0]) }, vec![], dense())

@@ -97,6 +97,21 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             let kernel = Kernel::Conv { window, k, groups, depthwise, x, weights: Packed { value: w, recipe }, bias, epilogue };
             selected(kernel, wants, places)
         }
+        Op::MatMulInteger(_) if packs(g, node) => {
+            let (k, n) = constant_right(g, node)?;
+            let [b, a_zero, b_zero] = [node.inputs[1]?, node.inputs[2]?, node.inputs[3]?];
+            let b = Packed { value: b, recipe: Recipe::IntGemm { k, n } };
+            // The packed bytes are signed: 128 is what u8 have for zero there.
+            let zero = if g.dtype(b_zero) == DType::U8 { 128 } else { 0 };
+            let shifted = g[b_zero].constant.as_ref()?.bytes().iter().any(|z| *z != zero);
+            let zeros = shifted.then_some(Packed { value: b_zero, recipe: Recipe::Zeros { n } });
+            let (a_row, mut wants) = rows_of(x, g.shape(x).len() - 1);
+            wants.push((a_zero, Layout::RowMajor));
+            let to = row_pitch(g, layouts, v, g.shape(v).len() - 1);
+            let places = to.is_some();
+            let out_row = to.unwrap_or_else(|| Dim::int(n as i64));
+            selected(Kernel::IntGemm { m: rows(g, x), n, k, a: x, a_row, a_zero, out_row, b, zeros, epilogue }, wants, places)
+        }
         Op::MatMul(_) if packs(g, node) => {
             let b = node.inputs[1]?;
             if let Some((k, n)) = constant_right(g, node) {

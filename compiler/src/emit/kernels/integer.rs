@@ -1,0 +1,90 @@
+//! Steps of quantized values: integer products with pointwise tails, and the range that values are quantized by.
+
+use super::super::{Printer, element, ident, int, names};
+use super::tiled::Tail;
+use crate::ir::{Dim, ValueId};
+use crate::kernel::Kernel;
+use crate::plan::KernelStep;
+use proc_macro2::TokenStream;
+use quote::quote;
+
+impl Printer<'_> {
+    fn int_gemm_geometry(&self, m: &Dim, n: usize, k: usize, [a_row, out_row]: [&Dim; 2]) -> TokenStream {
+        let kernels = names::kernels();
+        let (m, n, k, a_row, ldc) = (self.dim(m), int(n), int(k), self.dim(a_row), self.dim(out_row));
+        quote!(#kernels::igemm::IntGemm { m: #m, n: #n, k: #k, a_row: #a_row, ldc: #ldc })
+    }
+
+    /// An integer product with packed constant right side.
+    pub(super) fn int_gemm(&self, n: usize, step: &KernelStep) -> TokenStream {
+        let Kernel::IntGemm { m, n: columns, k, a, a_row, a_zero, out_row, b, zeros, epilogue } = &step.kernel else {
+            return quote!();
+        };
+        let (name, rt) = (ident("k", n), names::rt());
+        let tail_dims = epilogue.as_ref().map_or(vec![], |e| self.stride_dims(&e.operands));
+        let bindings = self.bindings([m, a_row, out_row].into_iter().chain(tail_dims).chain(self.result_dims(step)));
+        let g = self.int_gemm_geometry(m, *columns, *k, [a_row, out_row]);
+        let Tail { function, lets, closure, arg } = self.tail(n, epilogue.as_ref(), None);
+        let o = self.result(step.outputs[0], &element(self.dtype(step.outputs[0])));
+        let (x, zero) = (self.pointer(*a, &quote!(u8), false), self.pointer(*a_zero, &quote!(u8), false));
+        let weights = self.packed_as(b, &quote!(u8));
+        let zeros = zeros.as_ref().map_or(quote!(core::ptr::null()), |z| self.packed_as(z, &quote!(i32)));
+        quote! {
+            #[inline(never)]
+            fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
+                #bindings
+                let g = #g;
+                let o = #rt::Shared((#o).cast::<i32>());
+                let (x, w, zeros) = (#rt::Shared(#x), #rt::Shared(#weights), #rt::Shared(#zeros));
+                // SAFETY: the plan gives the zero point one element.
+                let zero: u8 = unsafe { *#zero };
+                let isa = f.isa;
+                let scratch = f.scratch();
+                #lets
+                #closure
+                f.parallel(g.tasks(), &|task, worker| {
+                    let (x, w, zeros, o) = ({ let x = x; x.0 }, { let w = w; w.0 }, { let z = zeros; z.0 }, { let o = o; o.0 });
+                    let s = { let s = scratch; s.at::<f32>(worker) };
+                    // SAFETY: the plan gives every tensor these extents, weights are packed for them, and tasks write disjoint blocks.
+                    unsafe { g.run_task(isa, task, x, zero, w, zeros, o, s, #arg) }
+                })
+            }
+            #function
+        }
+    }
+    /// Scratch of an integer product, as `Printer::scratch` gives it.
+    pub(super) fn int_gemm_scratch(&self, step: &KernelStep) -> Option<(Vec<Dim>, TokenStream)> {
+        let Kernel::IntGemm { m, n, k, a_row, out_row, .. } = &step.kernel else { return None };
+        let g = self.int_gemm_geometry(m, *n, *k, [a_row, out_row]);
+        Some((vec![m.clone(), a_row.clone(), out_row.clone()], quote!(#g.scratch_floats() * 4)))
+    }
+
+    /// The scale and the zero point of values.
+    pub(super) fn calibrate(&self, n: usize, step: &KernelStep, x: ValueId, elements: &Dim) -> TokenStream {
+        let (name, rt, k) = (ident("k", n), names::rt(), names::kernels());
+        let bindings = self.bindings([elements].into_iter().chain(self.result_dims(step)));
+        let (scale, zero) = (self.result(step.outputs[0], &quote!(f32)), self.result(step.outputs[1], &quote!(u8)));
+        let (x, elements) = (self.pointer(x, &quote!(f32), false), self.dim(elements));
+        quote! {
+            #[inline(never)]
+            fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
+                #bindings
+                let n: usize = #elements;
+                let scale: *mut f32 = #scale;
+                let zero: *mut u8 = #zero;
+                let x = #rt::Shared(#x);
+                let isa = f.isa;
+                let range = #k::quantize::Range::default();
+                f.spread(n.div_ceil(#k::quantize::TASK), n, &|task, _| {
+                    let from = task * #k::quantize::TASK;
+                    let x = { let x = x; x.0 };
+                    // SAFETY: the plan gives the operand as many elements.
+                    range.add(unsafe { #k::quantize::extremes(isa, x.add(from), (n - from).min(#k::quantize::TASK)) });
+                })?;
+                // SAFETY: both results have one element of memory of their own.
+                unsafe { (*scale, *zero) = range.parameters() };
+                Ok(())
+            }
+        }
+    }
+}
