@@ -55,7 +55,7 @@ pub fn print(table: &Table) -> String {
     out
 }
 
-/// Reads what [`print`] wrote.
+/// Reads what [`print()`] wrote.
 ///
 /// # Errors
 /// The first line that is none of a table.
