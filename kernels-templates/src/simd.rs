@@ -9,8 +9,12 @@ pub(crate) trait Products: Copy {
     type V: Copy;
     const W: usize;
     unsafe fn zero() -> Self::V;
-    /// Initial values of sums.
-    unsafe fn start(p: *const f32) -> Self::V;
+    /// Initial values of sums, which are of another type than elements where those are bytes.
+    #[inline(always)]
+    unsafe fn start(p: *const f32) -> Self::V {
+        // SAFETY: passed on from the caller.
+        unsafe { Self::load(p) }
+    }
     /// Elements of the right side.
     unsafe fn load(p: *const f32) -> Self::V;
     /// The element of the left side at `p`, which may have any alignment, as often as there are elements.
@@ -55,11 +59,6 @@ impl<A: Arith> Products for Scalar<A> {
     #[inline(always)]
     unsafe fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         A::mul_add(a, b, c)
-    }
-    #[inline(always)]
-    unsafe fn start(p: *const f32) -> Self::V {
-        // SAFETY: passed on from the caller.
-        unsafe { Self::load(p) }
     }
     #[inline(always)]
     unsafe fn repeat(p: *const f32) -> Self::V {
@@ -115,11 +114,6 @@ impl Products for Lanes {
             r[i] = Portable::mul_add(a[i], b[i], c[i]);
         }
         r
-    }
-    #[inline(always)]
-    unsafe fn start(p: *const f32) -> Self::V {
-        // SAFETY: passed on from the caller.
-        unsafe { Self::load(p) }
     }
     #[inline(always)]
     unsafe fn repeat(p: *const f32) -> Self::V {
@@ -186,11 +180,6 @@ impl Products for Avx2 {
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
-    unsafe fn start(p: *const f32) -> Self::V {
-        // SAFETY: passed on from the caller.
-        unsafe { Self::load(p) }
-    }
-    #[inline(always)]
     unsafe fn repeat(p: *const f32) -> Self::V {
         // SAFETY: the caller vouches for a float at `p`.
         unsafe { Self::splat(p.read_unaligned()) }
@@ -253,11 +242,6 @@ impl Products for Avx512 {
     unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: as in `zero`.
         unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    unsafe fn start(p: *const f32) -> Self::V {
-        // SAFETY: passed on from the caller.
-        unsafe { Self::load(p) }
     }
     #[inline(always)]
     unsafe fn repeat(p: *const f32) -> Self::V {

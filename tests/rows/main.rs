@@ -6,31 +6,20 @@ use kiln_compiler::plan::schedule;
 use kiln_compiler::{import, onnx};
 use kiln_kernels::dtype::DType::F32;
 use kiln_tests::models::{Dim, ModelBuilder};
+use kiln_tests::samples::Rng;
+use kiln_tests::writer::Writer;
 use kiln_tests::{compiled, samples};
 
 /// Random graphs of each kind.
 const GRAPHS: u64 = 56;
 
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % n.max(1)
-    }
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}
-
 /// A graph while it grows. Where the first axis is open, operands share its symbol or have one element there.
 struct Growing {
     rng: Rng,
-    model: ModelBuilder,
+    w: Writer,
     open: bool,
     /// Shapes of the inputs, and whether the first axis is open.
     inputs: Vec<(Vec<usize>, bool)>,
-    count: usize,
 }
 
 impl Growing {
@@ -39,23 +28,8 @@ impl Growing {
         let open = self.open && batch;
         let dim = |(i, d): (usize, &usize)| if open && i == 0 { Dim::from("b") } else { Dim::from(*d) };
         let dims: Vec<Dim> = shape.iter().enumerate().map(dim).collect();
-        self.model = self.model.clone().input(&name, F32, dims);
+        self.w.change(|b| b.input(&name, F32, dims));
         self.inputs.push((shape.to_vec(), open));
-        name
-    }
-    fn node(&mut self, op: &str, inputs: &[&str]) -> String {
-        self.count += 1;
-        let name = format!("v{}", self.count);
-        self.model = self.model.clone().node(op, inputs, &[&name]);
-        name
-    }
-    fn attr(&mut self, name: &str, value: impl kiln_tests::models::IntoAttribute) {
-        self.model = self.model.clone().attr(name, value);
-    }
-    fn ints(&mut self, x: &[i64]) -> String {
-        self.count += 1;
-        let name = format!("i{}", self.count);
-        self.model = self.model.clone().initializer(&name, Tensor::new(&[x.len()], x));
         name
     }
     /// A tensor that broadcasts to a shape: dense, or the transpose or an odd slice of another.
@@ -72,16 +46,16 @@ impl Growing {
                 own.reverse();
                 let x = self.input(&own, batch);
                 let perm: Vec<i64> = (0..rank as i64).rev().collect();
-                let y = self.node("Transpose", &[&x]);
-                self.attr("perm", perm);
+                let y = self.w.node("Transpose", &[&x]);
+                self.w.attr("perm", perm);
                 y
             }
             1 if rank > 1 || rank > 0 && !self.open => {
                 let last = own[rank - 1] as i64;
                 own[rank - 1] += 3;
                 let x = self.input(&own, batch);
-                let args = [self.ints(&[1]), self.ints(&[1 + last]), self.ints(&[rank as i64 - 1])];
-                self.node("Slice", &[&x, &args[0], &args[1], &args[2]])
+                let args = [self.w.list(&[1]), self.w.list(&[1 + last]), self.w.list(&[rank as i64 - 1])];
+                self.w.node("Slice", &[&x, &args[0], &args[1], &args[2]])
             }
             _ => self.input(&own, batch),
         }
@@ -91,19 +65,19 @@ impl Growing {
         let mut v = v.to_string();
         for _ in 0..self.rng.below(most + 1) {
             v = match self.rng.below(6) {
-                0 => self.node("Tanh", &[&v]),
-                1 => self.node("Mul", &[&v, &v]),
+                0 => self.w.node("Tanh", &[&v]),
+                1 => self.w.node("Mul", &[&v, &v]),
                 2 => {
                     let y = self.operand(shape);
-                    self.node("Sub", &[&y, &v])
+                    self.w.node("Sub", &[&y, &v])
                 }
                 3 => {
                     let y = self.operand(shape);
-                    self.node("Max", &[&v, &y])
+                    self.w.node("Max", &[&v, &y])
                 }
                 _ => {
                     let (op, y) = (self.rng.pick(&["Add", "Mul"]), self.operand(shape));
-                    self.node(op, &[&v, &y])
+                    self.w.node(op, &[&v, &y])
                 }
             };
         }
@@ -116,37 +90,31 @@ impl Growing {
         let row = &shape[axis..];
         match self.rng.below(7) {
             6 => {
-                let name = format!("scale{}", self.count);
-                self.model = self.model.clone().initializer(&name, Tensor::new(row, &samples::noise(4, row.iter().product())));
-                let y = self.node("RMSNormalization", &[v, &name]);
-                self.attr("axis", axis as i64);
+                let name = self.w.noise(row, |x| x);
+                let y = self.w.node("RMSNormalization", &[v, &name]);
+                self.w.attr("axis", axis as i64);
                 (y, shape.to_vec())
             }
             kind @ (0 | 1) => {
-                let count = row.iter().product();
                 let mut names = vec![v.to_string()];
-                for name in ["scale", "bias"].into_iter().take(1 + kind) {
-                    let name = format!("{name}{}", self.count);
-                    self.model = self.model.clone().initializer(&name, Tensor::new(row, &samples::noise(3, count)));
-                    names.push(name);
-                }
+                names.extend((0..=kind).map(|_| self.w.noise(row, |x| x)));
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                let y = self.node("LayerNormalization", &names);
-                self.attr("axis", axis as i64);
-                self.attr("epsilon", 0.25);
+                let y = self.w.node("LayerNormalization", &names);
+                self.w.attr("axis", axis as i64);
+                self.w.attr("epsilon", 0.25);
                 (y, shape.to_vec())
             }
             kind @ (2 | 3) => {
-                let y = self.node(["Softmax", "LogSoftmax"][kind - 2], &[v]);
-                self.attr("axis", -1);
+                let y = self.w.node(["Softmax", "LogSoftmax"][kind - 2], &[v]);
+                self.w.attr("axis", -1);
                 (y, shape.to_vec())
             }
             _ => {
                 let modes = ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare"];
                 let (mode, keep) = (self.rng.pick(&modes), self.rng.below(2));
-                let axes = self.ints(&(axis as i64..rank as i64).collect::<Vec<_>>());
-                let y = self.node(mode, &[v, &axes]);
-                self.attr("keepdims", keep as i64);
+                let axes = self.w.list(&(axis as i64..rank as i64).collect::<Vec<_>>());
+                let y = self.w.node(mode, &[v, &axes]);
+                self.w.attr("keepdims", keep as i64);
                 let ones = if keep == 1 { vec![1; rank - axis] } else { vec![] };
                 (y, [&shape[..axis], &ones].concat())
             }
@@ -166,13 +134,12 @@ fn data(seed: u64, shape: &[usize], special: bool) -> Value {
 
 /// A graph, and its inputs for each data set.
 fn random(seed: u64, open: bool) -> (Vec<u8>, Vec<Vec<Value>>) {
-    let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    rng.below(1);
+    let mut rng = Rng::new(seed);
     let shapes: [&[usize]; 9] =
         [&[1, 1], &[2, 5, 33], &[3, 16], &[2, 3, 4, 9], &[7, 1, 20], &[40, 600], &[2, 0, 6], &[3, 0], &[2, 2, 3000]];
     // An open extent of 1 could not be told from one that is repeated.
     let shape = rng.pick(if open { &shapes[1..] } else { &shapes }).to_vec();
-    let mut g = Growing { rng, model: ModelBuilder::new().opset(23), open, inputs: vec![], count: 0 };
+    let mut g = Growing { rng, w: Writer::new(ModelBuilder::new().opset(23), (), seed), open, inputs: vec![] };
     let x = g.input(&shape, true);
     let before = g.pointwise(&x, &shape, 4);
     let (y, result) = g.rows(&before, &shape);
@@ -181,11 +148,11 @@ fn random(seed: u64, open: bool) -> (Vec<u8>, Vec<Vec<Value>>) {
     match g.rng.below(4) {
         // The operand of the rows is handed out, or read again.
         0 if before != x => outputs.push(before),
-        1 if before != x => outputs.push(g.node("Neg", &[&before])),
-        2 if result == shape => outputs.push(g.node("Add", &[&before, &behind])),
+        1 if before != x => outputs.push(g.w.node("Neg", &[&before])),
+        2 if result == shape => outputs.push(g.w.node("Add", &[&before, &behind])),
         _ => {}
     }
-    let model = outputs.iter().fold(g.model.clone(), |m, o| m.output(o));
+    let model = outputs.iter().fold(g.w.into_builder(), |m, o| m.output(o));
     let batches = if open { vec![shape[0], 1, 5] } else { vec![shape[0]] };
     let special = seed % 4 == 3;
     let sets = batches.into_iter().map(|b| {
@@ -203,8 +170,7 @@ fn random(seed: u64, open: bool) -> (Vec<u8>, Vec<Vec<Value>>) {
 
 /// A rotary embedding in one of its spellings, of heads as a projection leaves them: `[batch, tokens, heads, width]`, read transposed.
 fn rotary(seed: u64) -> (ModelBuilder, Vec<Value>) {
-    let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    rng.below(1);
+    let mut rng = Rng::new(seed);
     let [interleaved, each, partial] = [0, 1, 2].map(|i| seed >> i & 1 == 1);
     let (batch, tokens, heads, half) = (1 + rng.below(2), rng.pick(&[1, 5, 40]), 1 + rng.below(3), rng.pick(&[1usize, 3, 16, 32]));
     let rest = if partial { 1 + rng.below(6) } else { 0 };
@@ -258,8 +224,7 @@ fn rotary(seed: u64) -> (ModelBuilder, Vec<Value>) {
 
 /// A normalization of groups as exporters spell it, with an activation behind it, and perhaps a sum before.
 fn groups(seed: u64) -> (ModelBuilder, Vec<Value>) {
-    let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    rng.below(1);
+    let mut rng = Rng::new(seed);
     let (groups, each) = (1 + rng.below(4), 1 + rng.below(3));
     let sizes = [1 + rng.below(2), groups * each, rng.pick(&[1, 4, 17]), rng.pick(&[1, 5, 16])];
     let by_channel = [1, sizes[1], 1, 1];

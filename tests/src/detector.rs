@@ -4,7 +4,7 @@
 //! the coarsest sees; a neck hands it to the finer ones; and a head for each scale reads boxes off the pixels.
 
 use crate::models::ModelBuilder;
-use crate::samples::noise;
+use crate::writer::Writer;
 use kiln_kernels::dtype::DType::F32;
 use kiln_kernels::value::Tensor;
 
@@ -34,40 +34,21 @@ pub const RESIZES: usize = 2;
 /// Heads.
 pub const HEADS: usize = 3;
 
-struct Writer {
-    b: ModelBuilder,
-    spelling: Spelling,
-    seed: u64,
-    names: usize,
-}
-
-impl Writer {
-    fn change(&mut self, f: impl FnOnce(ModelBuilder) -> ModelBuilder) {
-        self.b = f(std::mem::take(&mut self.b));
-    }
+impl Writer<Spelling> {
     fn traced(&self) -> bool {
         self.spelling == Spelling::Traced
-    }
-    fn name(&mut self) -> String {
-        self.names += 1;
-        format!("t{}", self.names)
-    }
-    fn node(&mut self, op: &str, inputs: &[&str]) -> String {
-        let out = self.name();
-        self.change(|b| b.node(op, inputs, &[out.as_str()]));
-        out
     }
     /// A node of two operands that may change places, each spelling with another of them first.
     fn swapped(&mut self, op: &str, a: &str, b: &str) -> String {
         if self.traced() { self.node(op, &[a, b]) } else { self.node(op, &[b, a]) }
     }
     fn constant(&mut self, t: Tensor) -> String {
-        let name = self.name();
-        match self.spelling {
-            Spelling::Traced => self.change(|b| b.node("Constant", &[], &[name.as_str()]).attr("value", t)),
-            Spelling::Captured => self.change(|b| b.initializer(&name, t)),
+        if !self.traced() {
+            return self.initializer(t);
         }
-        name
+        let y = self.node("Constant", &[]);
+        self.attr("value", t);
+        y
     }
     fn scalar(&mut self, x: f32) -> String {
         self.constant(Tensor::scalar(x))
@@ -77,11 +58,7 @@ impl Writer {
     }
     /// A weight, whose numbers do not depend on the spelling.
     fn weight(&mut self, dims: &[usize], by: f32) -> String {
-        self.seed += 1;
-        let x: Vec<f32> = noise(self.seed, dims.iter().product()).into_iter().map(|v| v * by).collect();
-        let name = self.name();
-        self.change(|b| b.initializer(&name, Tensor::new(dims, &x)));
-        name
+        self.noise(dims, |v| v * by)
     }
     /// A convolution of windows of `k` by `k` that keeps the extents, or halves them.
     fn conv(&mut self, x: &str, from: usize, to: usize, k: usize, stride: i64) -> String {
@@ -150,7 +127,7 @@ impl Writer {
             });
         }
         let sizes = self.ints(&[2, 2, NUMBERS as i64 - 4]);
-        let parts = [(); 3].map(|_| self.name());
+        let parts = [(); 3].map(|_| self.name("t"));
         let names: Vec<&str> = parts.iter().map(String::as_str).collect();
         self.change(|b| b.node("Split", &[x, &sizes], &names).attr("axis", -1));
         parts
@@ -213,7 +190,7 @@ impl Writer {
 /// An image to [`BOXES`] boxes of [`NUMBERS`] numbers.
 pub fn detector(spelling: Spelling) -> Vec<u8> {
     let b = ModelBuilder::new().opset(18).input("image", F32, [1, 3, SIDE, SIDE]);
-    let mut w = Writer { b, spelling, seed: 300, names: 0 };
+    let mut w = Writer::new(b, spelling, 300);
     let x = w.layer("image", 3, 8, 3, 2);
     let x = w.layer(&x, 8, 16, 3, 2);
     let fine = w.layer(&x, 16, 24, 3, 2);
@@ -233,5 +210,5 @@ pub fn detector(spelling: Spelling) -> Vec<u8> {
     let boxes: Vec<String> = scales.iter().rev().map(|(x, channels, side)| w.head(x, *channels, *side)).collect();
     let boxes: Vec<&str> = boxes.iter().map(String::as_str).collect();
     let y = w.concat(&boxes, 1);
-    w.b.output(&y).build()
+    w.into_builder().output(&y).build()
 }

@@ -32,6 +32,7 @@ pub mod models;
 pub mod plans;
 pub mod samples;
 pub mod transformers;
+pub mod writer;
 pub use kiln_cli::suite;
 
 /// The command `kiln`, built beside the test that asks for it.

@@ -4,15 +4,33 @@ use crate::models::{ModelBuilder, SCALAR, sequence_type, tensor_type};
 use kiln_kernels::dtype::DType::{Bool, F32, I64, Str};
 use kiln_kernels::value::Tensor;
 
+/// Numbers that look random and are the same on every machine.
+pub struct Rng(u64);
+
+impl Rng {
+    /// Numbers that differ with the seed.
+    pub fn new(seed: u64) -> Rng {
+        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+    /// Sixty-four bits, of which the upper ones are the better.
+    fn step(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0
+    }
+    /// A number below `n`, or 0.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.step() >> 33) as usize % n.max(1)
+    }
+    /// One of several.
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+}
+
 /// Numbers between -1 and 1 that look random and are the same on every machine.
 pub fn noise(seed: u64, n: usize) -> Vec<f32> {
-    let mut s = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..n)
-        .map(|_| {
-            s = s.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            ((s >> 40) as f32 / (1u64 << 23) as f32) - 1.0
-        })
-        .collect()
+    let mut rng = Rng::new(seed);
+    (0..n).map(|_| ((rng.step() >> 40) as f32 / (1u64 << 23) as f32) - 1.0).collect()
 }
 
 fn weight(seed: u64, dims: &[usize]) -> Tensor {

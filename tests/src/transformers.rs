@@ -1,7 +1,7 @@
 //! Transformer blocks as exporters write them: one network, several spellings.
 
 use crate::models::ModelBuilder;
-use crate::samples::noise;
+use crate::writer::Writer;
 use kiln_kernels::dtype::DType::{F32, I64};
 use kiln_kernels::value::Tensor;
 
@@ -23,57 +23,22 @@ pub const HEADS: usize = 3;
 /// Tokens.
 pub const VOCABULARY: usize = 50;
 
-struct Writer {
-    b: ModelBuilder,
-    spelling: Spelling,
-    seed: u64,
-    names: usize,
-}
-
-impl Writer {
-    fn node(&mut self, op: &str, inputs: &[&str]) -> String {
-        self.names += 1;
-        let out = format!("t{}", self.names);
-        let b = std::mem::take(&mut self.b);
-        self.b = b.node(op, inputs, &[out.as_str()]);
-        out
-    }
-    fn attr(&mut self, name: &str, v: Vec<i64>) {
-        let b = std::mem::take(&mut self.b);
-        self.b = b.attr(name, v);
-    }
-    fn int(&mut self, name: &str, v: i64) {
-        let b = std::mem::take(&mut self.b);
-        self.b = b.attr(name, v);
-    }
-    fn constant(&mut self, t: Tensor) -> String {
-        self.names += 1;
-        let name = format!("c{}", self.names);
-        let b = std::mem::take(&mut self.b);
-        self.b = b.initializer(&name, t);
-        name
-    }
+impl Writer<Spelling> {
     fn scalar(&mut self, x: f32) -> String {
-        self.constant(Tensor::scalar(x))
+        self.initializer(Tensor::scalar(x))
     }
     fn weight(&mut self, dims: &[usize]) -> String {
-        self.seed += 1;
-        let x: Vec<f32> = noise(self.seed, dims.iter().product()).into_iter().map(|v| v * 0.3 + 0.01).collect();
-        self.constant(Tensor::new(dims, &x))
-    }
-    fn shape(&mut self, dims: &[i64]) -> String {
-        self.constant(Tensor::new(&[dims.len()], dims))
+        self.noise(dims, |v| v * 0.3 + 0.01)
     }
     fn mean(&mut self, x: &str) -> String {
-        let axes = self.shape(&[-1]);
+        let axes = self.list(&[-1]);
         self.node("ReduceMean", &[x, &axes])
     }
     fn norm(&mut self, x: &str) -> String {
         let (g, b) = (self.weight(&[WIDTH]), self.weight(&[WIDTH]));
         if self.spelling == Spelling::Whole {
             let y = self.node("LayerNormalization", &[x, &g, &b]);
-            let w = std::mem::take(&mut self.b);
-            self.b = w.attr("epsilon", 1e-5);
+            self.attr("epsilon", 1e-5);
             return y;
         }
         let m = self.mean(x);
@@ -107,7 +72,7 @@ impl Writer {
         }
     }
     fn heads(&mut self, x: &str, perm: [i64; 4]) -> String {
-        let shape = self.shape(&[1, SEQ as i64, HEADS as i64, (WIDTH / HEADS) as i64]);
+        let shape = self.list(&[1, SEQ as i64, HEADS as i64, (WIDTH / HEADS) as i64]);
         let y = self.node("Reshape", &[x, &shape]);
         let y = self.node("Transpose", &[&y]);
         self.attr("perm", perm.to_vec());
@@ -116,10 +81,10 @@ impl Writer {
     fn softmax(&mut self, x: &str) -> String {
         if self.spelling == Spelling::Whole {
             let y = self.node("Softmax", &[x]);
-            self.int("axis", -1);
+            self.attr("axis", -1);
             return y;
         }
-        let axes = self.shape(&[-1]);
+        let axes = self.list(&[-1]);
         let top = self.node("ReduceMax", &[x, &axes]);
         let d = self.node("Sub", &[x, &top]);
         let e = self.node("Exp", &[&d]);
@@ -155,7 +120,7 @@ impl Writer {
         let y = self.node("MatMul", &[&p, &v]);
         let y = self.node("Transpose", &[&y]);
         self.attr("perm", vec![0, 2, 1, 3]);
-        let shape = self.shape(&[1, SEQ as i64, WIDTH as i64]);
+        let shape = self.list(&[1, SEQ as i64, WIDTH as i64]);
         let y = self.node("Reshape", &[&y, &shape]);
         self.linear(&y, WIDTH, WIDTH)
     }
@@ -164,12 +129,12 @@ impl Writer {
         let cells = (0..SEQ).flat_map(|i| (0..SEQ).map(move |j| may(i, j)));
         if self.spelling == Spelling::Whole {
             let mask: Vec<u8> = cells.map(u8::from).collect();
-            let mask = self.constant(Tensor::with_dtype(kiln_kernels::dtype::DType::Bool, &[1, 1, SEQ, SEQ], &mask));
+            let mask = self.initializer(Tensor::with_dtype(kiln_kernels::dtype::DType::Bool, &[1, 1, SEQ, SEQ], &mask));
             let least = self.scalar(f32::MIN);
             self.node("Where", &[&mask, scores, &least])
         } else {
             let mask: Vec<f32> = cells.map(|may| if may { 0.0 } else { f32::MIN }).collect();
-            let mask = self.constant(Tensor::new(&[1, 1, SEQ, SEQ], &mask));
+            let mask = self.initializer(Tensor::new(&[1, 1, SEQ, SEQ], &mask));
             self.node("Add", &[scores, &mask])
         }
     }
@@ -179,13 +144,13 @@ impl Writer {
         self.linear(&y, 2 * WIDTH, WIDTH)
     }
     fn done(self, output: &str) -> Vec<u8> {
-        self.b.output(output).build()
+        self.into_builder().output(output).build()
     }
 }
 
-fn writer(spelling: Spelling) -> Writer {
+fn writer(spelling: Spelling) -> Writer<Spelling> {
     let b = ModelBuilder::new().opset(18).input("ids", I64, [1, SEQ]);
-    Writer { b, spelling, seed: 100, names: 0 }
+    Writer::new(b, spelling, 100)
 }
 
 /// Tokens to vectors through layers of attention and feed-forward networks, each with its normalization behind it (BERT's order).
@@ -229,7 +194,7 @@ pub fn decoder(layers: usize, spelling: Spelling) -> Vec<u8> {
 /// A feed-forward network alone, for what needs no more.
 pub fn perceptron(spelling: Spelling) -> Vec<u8> {
     let b = ModelBuilder::new().opset(18).input("x", F32, [SEQ, WIDTH]);
-    let mut w = Writer { b, spelling, seed: 7, names: 0 };
+    let mut w = Writer::new(b, spelling, 7);
     let y = w.norm("x");
     let y = w.feed_forward(&y);
     let y = w.softmax(&y);

@@ -5,6 +5,8 @@ use kiln::{Tensor, Value};
 use kiln_kernels::dtype::DType::{Bool, F32, I64};
 use kiln_tests::compiled::{self, write};
 use kiln_tests::models::{Dim, ModelBuilder, SCALAR};
+use kiln_tests::samples::Rng;
+use kiln_tests::writer::Writer;
 use kiln_tests::{causal, samples};
 
 /// Random graphs of each kind.
@@ -13,18 +15,6 @@ const GRAPHS: u64 = 60;
 const NODES: usize = 14;
 /// Values of more elements are not read on.
 const MOST: usize = 30_000;
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % n.max(1)
-    }
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}
 
 /// A value while a graph grows: its extents with the open one as it is in the first data set, and which one that is.
 #[derive(Clone)]
@@ -36,37 +26,24 @@ struct V {
 
 struct Growing {
     rng: Rng,
-    model: ModelBuilder,
+    w: Writer,
     values: Vec<V>,
     used: Vec<String>,
-    count: usize,
 }
 
 impl Growing {
-    fn ints(&mut self, x: &[i64]) -> String {
-        self.count += 1;
-        let name = format!("i{}", self.count);
-        self.model = self.model.clone().initializer(&name, Tensor::new(&[x.len()], x));
-        name
-    }
     fn floats(&mut self, dims: &[usize]) -> String {
-        self.count += 1;
-        let name = format!("w{}", self.count);
         let scale = 1.0 / (dims.iter().product::<usize>() as f32).sqrt();
-        let data: Vec<f32> = samples::noise(self.count as u64, dims.iter().product()).iter().map(|x| x * scale).collect();
-        self.model = self.model.clone().initializer(&name, Tensor::new(dims, &data));
-        name
+        self.w.noise(dims, |x| x * scale)
     }
     fn node(&mut self, op: &str, inputs: &[&str], shape: Vec<usize>, open: Option<usize>) -> &mut Self {
-        self.count += 1;
-        let name = format!("v{}", self.count);
+        let name = self.w.node(op, inputs);
         self.used.extend(inputs.iter().map(|s| s.to_string()));
-        self.model = self.model.clone().node(op, inputs, &[&name]);
         self.values.push(V { name, shape, open });
         self
     }
     fn attr(&mut self, name: &str, value: impl kiln_tests::models::IntoAttribute) -> &mut Self {
-        self.model = self.model.clone().attr(name, value);
+        self.w.attr(name, value);
         self
     }
     fn value(&mut self) -> V {
@@ -100,7 +77,7 @@ impl Growing {
         let (start, end) = if step > 0 { (low, high + 1) } else { (high, low - 1) };
         let size = (high - low) / step.abs() + 1;
         let end = if end < 0 { i64::MIN } else { end };
-        let args = [self.ints(&[start]), self.ints(&[end]), self.ints(&[axis as i64]), self.ints(&[step])];
+        let args = [self.w.list(&[start]), self.w.list(&[end]), self.w.list(&[axis as i64]), self.w.list(&[step])];
         let mut shape = v.shape.clone();
         shape[axis] = size as usize;
         self.node("Slice", &[&v.name, &args[0], &args[1], &args[2], &args[3]], shape, v.open);
@@ -113,10 +90,9 @@ impl Growing {
         }
         // A piece may be empty.
         let first = self.rng.below(n + 1);
-        let sizes = self.ints(&[first as i64, (n - first) as i64]);
-        self.count += 1;
-        let names = [format!("v{}a", self.count), format!("v{}b", self.count)];
-        self.model = self.model.clone().node("Split", &[&v.name, &sizes], &[&names[0], &names[1]]).attr("axis", axis as i64);
+        let sizes = self.w.list(&[first as i64, (n - first) as i64]);
+        let names = [(); 2].map(|_| self.w.name("t"));
+        self.w.change(|b| b.node("Split", &[&v.name, &sizes], &[&names[0], &names[1]]).attr("axis", axis as i64));
         self.used.push(v.name.clone());
         for (name, n) in names.into_iter().zip([first, n - first]) {
             let mut shape = v.shape.clone();
@@ -141,7 +117,7 @@ impl Growing {
             open = open.map(|o| if o > axis { o + 1 } else { o });
         }
         let dims: Vec<i64> = shape.iter().enumerate().map(|(i, d)| if open == Some(i) { -1 } else { *d as i64 }).collect();
-        let to = self.ints(&dims);
+        let to = self.w.list(&dims);
         self.node("Reshape", &[&v.name, &to], shape, open);
     }
     fn expand(&mut self, v: &V) {
@@ -151,7 +127,7 @@ impl Growing {
         if v.shape[axis] == 1 && v.open != Some(axis) {
             (dims[axis], shape[axis]) = (3, 3);
         }
-        let to = self.ints(&dims);
+        let to = self.w.list(&dims);
         self.node("Expand", &[&v.name, &to], shape, v.open);
     }
     fn concat(&mut self, v: &V) {
@@ -229,7 +205,7 @@ impl Growing {
                 self.node("LayerNormalization", &[&v.name, &scale], v.shape.clone(), v.open).attr("epsilon", 0.5);
             }
             _ => {
-                let (mut shape, axes) = (v.shape.clone(), self.ints(&[last as i64]));
+                let (mut shape, axes) = (v.shape.clone(), self.w.list(&[last as i64]));
                 if v.open != Some(last) {
                     shape[last] = 1;
                     self.node("ReduceMean", &[&v.name, &axes], shape, v.open);
@@ -263,9 +239,7 @@ impl Growing {
                 self.node("GlobalAveragePool", &[&v.name], shape, v.open);
             }
             _ => {
-                self.count += 1;
-                let scales = format!("s{}", self.count);
-                self.model = self.model.clone().initializer(&scales, Tensor::new(&[4], &[1f32, 1., 2., 2.]));
+                let scales = self.w.initializer(Tensor::new(&[4], &[1f32, 1., 2., 2.]));
                 shape[2..].iter_mut().for_each(|n| *n *= 2);
                 self.node("Resize", &[&v.name, "", &scales], shape, v.open).attr("mode", "nearest");
                 self.attr("nearest_mode", "floor").attr("coordinate_transformation_mode", "asymmetric");
@@ -294,14 +268,13 @@ impl Growing {
 
 /// A graph, and its inputs for each data set.
 fn random(seed: u64, open: bool) -> (Vec<u8>, Vec<Vec<Value>>) {
-    let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    rng.below(1);
+    let mut rng = Rng::new(seed);
     let shapes: [&[usize]; 5] = [&[2, 6, 5, 8], &[3, 12, 16], &[2, 16, 4, 4], &[1, 24, 9, 10], &[4, 30, 24]];
     let shape = rng.pick(&shapes).to_vec();
     let dims: Vec<Dim> = shape.iter().enumerate().map(|(i, d)| if open && i == 0 { Dim::from("b") } else { Dim::from(*d) }).collect();
     let model = ModelBuilder::new().opset(18).input("x", F32, dims);
     let values = vec![V { name: "x".into(), shape: shape.clone(), open: open.then_some(0) }];
-    let mut g = Growing { rng, model, values, used: vec![], count: 0 };
+    let mut g = Growing { rng, w: Writer::new(model, (), seed), values, used: vec![] };
     // Most graphs start from something computed, so that buffers are shared and not inputs.
     if g.rng.below(4) > 0 {
         g.node("Tanh", &["x"], shape.clone(), open.then_some(0));
@@ -309,7 +282,7 @@ fn random(seed: u64, open: bool) -> (Vec<u8>, Vec<Vec<Value>>) {
     for _ in 0..NODES {
         g.grow();
     }
-    let mut model = g.model.clone();
+    let mut model = g.w.into_builder();
     for (i, v) in g.values.iter().enumerate().skip(1) {
         if !g.used.contains(&v.name) || (i % 5 == 0 && v.shape.iter().product::<usize>() < MOST) {
             model = model.output(&v.name);
