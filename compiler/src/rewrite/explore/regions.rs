@@ -65,16 +65,25 @@ pub(super) enum Stretch {
     Alone(NodeId),
 }
 
-/// Cuts a block into stretches, in order.
+/// Cuts a block into stretches, in order: where a residual is added, and where too many nodes stand together, at the narrowest place.
 pub(super) fn cut(g: &Graph, b: &Block, uses: &BTreeMap<ValueId, usize>) -> Vec<Stretch> {
     let position: BTreeMap<ValueId, usize> =
         b.nodes.iter().enumerate().flat_map(|(i, n)| g[*n].outputs.iter().map(move |v| (*v, i))).collect();
+    let mut last_read: BTreeMap<ValueId, usize> = BTreeMap::new();
+    for (i, n) in b.nodes.iter().enumerate() {
+        last_read.extend(g[*n].inputs.iter().flatten().map(|v| (*v, i)));
+    }
+    last_read.extend(b.outputs.iter().map(|v| (*v, usize::MAX)));
     let mut stretches = Vec::new();
     let mut open: Vec<NodeId> = Vec::new();
     for (i, &n) in b.nodes.iter().enumerate() {
         let alone = !explored(&g[n].op);
-        if alone || open.len() >= MOST_NODES || residual(g, b, &position, i) {
+        if alone || residual(g, b, &position, i) {
             close(g, uses, &mut open, &mut stretches);
+        } else if open.len() >= MOST_NODES {
+            let rest = open.split_off(narrowest(g, &open, i - open.len(), &last_read));
+            close(g, uses, &mut open, &mut stretches);
+            open = rest;
         }
         match alone {
             true => stretches.push(Stretch::Alone(n)),
@@ -83,6 +92,22 @@ pub(super) fn cut(g: &Graph, b: &Block, uses: &BTreeMap<ValueId, usize>) -> Vec<
     }
     close(g, uses, &mut open, &mut stretches);
     stretches
+}
+
+/// How many nodes of a stretch, which begins at the position `first`, stand before the place that fewest values cross: one value alone
+/// there dominates what follows, and siblings that read the same stay together. Of several the last one, in the later half.
+fn narrowest(g: &Graph, nodes: &[NodeId], first: usize, last_read: &BTreeMap<ValueId, usize>) -> usize {
+    let mut known: BTreeSet<ValueId> = BTreeSet::new();
+    let mut best = (usize::MAX, nodes.len());
+    for (k, n) in nodes.iter().enumerate() {
+        let node = &g[*n];
+        known.extend(node.inputs.iter().flatten().chain(&node.outputs).filter(|v| g[**v].constant.is_none()));
+        known.retain(|v| last_read.get(v).is_some_and(|at| *at > first + k));
+        if 2 * (k + 1) >= nodes.len() && known.len() <= best.0 {
+            best = (known.len(), k + 1);
+        }
+    }
+    best.1
 }
 
 /// Host functions and control flow may define symbols; what they compute is not for rules.
