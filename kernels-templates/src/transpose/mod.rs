@@ -5,6 +5,8 @@ use crate::support::copy::{transpose, transpose_plain};
 
 /// Most axes that a copy can have after neighbouring axes are merged.
 pub const MAX_RANK: usize = 12;
+/// Most axes that a copy can have before.
+const MAX_AXES: usize = 64;
 
 /// A copy `out[i · out_strides] = x[i · x_strides]` over all indices `i` below `dims`, planned once, run by tasks.
 ///
@@ -28,7 +30,12 @@ impl Copy {
             plan.dims[0] = 0;
             return Some(plan);
         }
-        for ((&d, &o), &x) in dims.iter().zip(out_strides).zip(x_strides) {
+        let mut order = [0; MAX_AXES];
+        let order = order.get_mut(..dims.len())?;
+        order.iter_mut().enumerate().for_each(|(i, axis)| *axis = i);
+        order.sort_by_key(|&axis| core::cmp::Reverse(out_strides[axis].unsigned_abs()));
+        for &mut axis in order {
+            let (d, o, x) = (dims[axis], out_strides[axis], x_strides[axis]);
             if d == 1 {
                 continue;
             }
