@@ -2,6 +2,7 @@
 
 mod detector;
 mod less;
+mod orders;
 mod shapes;
 
 use kiln::{Tensor, Value};

@@ -11,7 +11,7 @@ use crate::ops::Op;
 use crate::target::cpu;
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use steps::{collapse, reshape};
+pub use steps::{collapse, reshape, reshapes};
 pub use views::{fits, is_forward};
 
 /// The order of a tensor's axes in memory.
@@ -24,12 +24,17 @@ pub enum Layout {
     ChannelsLast,
 }
 
+/// The axes in the order of memory, the last one of neighbours.
+pub fn order(axes: usize, layout: Layout) -> Vec<usize> {
+    match layout {
+        Layout::RowMajor => (0..axes).collect(),
+        Layout::ChannelsLast => (0..axes.min(1)).chain(2..axes).chain(1..axes.min(2)).collect(),
+    }
+}
+
 /// Element strides of a shape in a layout, by axis.
 pub fn strides(shape: &[Dim], layout: Layout) -> Vec<Dim> {
-    let order: Vec<usize> = match layout {
-        Layout::RowMajor => (0..shape.len()).collect(),
-        Layout::ChannelsLast => std::iter::once(0).chain(2..shape.len()).chain(std::iter::once(1)).collect(),
-    };
+    let order = order(shape.len(), layout);
     let mut out = vec![Dim::int(0); shape.len()];
     let mut step = Dim::int(1);
     for &axis in order.iter().rev() {

@@ -1,6 +1,6 @@
 //! Which results are written straight to where a Concat, a Transpose or a Reshape would copy them.
 
-use super::views::{assign, captured, fits};
+use super::views::{captured, fits, settled};
 use super::{Access, Layout, Layouts, steps};
 use crate::fusion::Cluster;
 use crate::ir::{Dim, Graph, Node, NodeId, ValueId, product};
@@ -11,7 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Places results in the memory of the values they become parts of, last nodes first, so that parts of parts follow. `views` are the
 /// nodes whose results are views.
 pub(super) fn choose(g: &Graph, clusters: &[Cluster], views: &[NodeId], layouts: &mut Layouts) {
-    let mut p = Placer { g, clusters, views, maker: BTreeMap::new(), readers: BTreeMap::new(), kept: BTreeSet::new() };
+    let mut p = Placer { g, clusters, views: BTreeMap::new(), maker: BTreeMap::new(), readers: BTreeMap::new(), kept: BTreeSet::new() };
+    for n in views {
+        g[*n].inputs.first().copied().flatten().into_iter().for_each(|x| p.views.entry(x).or_default().push(*n));
+    }
     p.kept.extend(g.body.inputs.iter().chain(&g.body.outputs));
     for (i, c) in clusters.iter().enumerate() {
         for n in &c.nodes {
@@ -81,7 +84,8 @@ fn whole(g: &Graph, node: &Node, out: &Access) -> Option<Access> {
 struct Placer<'a> {
     g: &'a Graph,
     clusters: &'a [Cluster],
-    views: &'a [NodeId],
+    /// The nodes whose results are views, by the value that those show.
+    views: BTreeMap<ValueId, Vec<NodeId>>,
     /// The cluster that makes each value, and those that read it.
     maker: BTreeMap<ValueId, usize>,
     readers: BTreeMap<ValueId, BTreeSet<usize>>,
@@ -99,32 +103,64 @@ impl Placer<'_> {
             (v, access) = (x, a);
         }
         let Some(&maker) = self.maker.get(&v) else { return };
-        let settled = self.g.known_at_entry(&access.start) && access.strides.iter().all(|s| self.g.known_at_entry(s));
         let own = fits(self.g, v) && layouts.shared(v).is_none() && self.g[v].constant.is_none();
-        if !settled || !own || access.of == v || !self.g[self.clusters[maker].nodes[0]].blocks.is_empty() {
+        if !settled(self.g, &access) || !own || access.of == v || !self.g[self.clusters[maker].nodes[0]].blocks.is_empty() {
             return;
         }
-        let mut placed = layouts.clone();
-        placed.accesses.insert(v, access);
-        let mut views = self.views.to_vec();
-        assign(self.g, &mut views, &mut placed);
-        let moved: Vec<ValueId> =
-            std::iter::once(v).chain(placed.views.iter().copied().filter(|w| placed.shared(*w) != layouts.shared(*w))).collect();
-        if views.len() != self.views.len() || moved.iter().any(|w| self.kept.contains(w)) || !self.selected(maker, &placed).places {
-            return;
-        }
+        let Some(before) = self.shift(v, access, layouts) else { return };
+        let moved: Vec<ValueId> = before.iter().map(|(w, _)| *w).collect();
+        let fits = !moved.iter().any(|w| self.kept.contains(w)) && self.selected(maker, layouts).places;
         let concerned: BTreeSet<usize> =
             moved.iter().flat_map(|w| self.readers.get(w).into_iter().flatten().copied()).chain([maker]).collect();
-        let copies = |i: usize, l: &Layouts| -> BTreeSet<(ValueId, Layout)> {
-            let wants = self.selected(i, l).wants;
-            wants.into_iter().filter(|(v, layout)| !l.is_dense(self.g, *v, *layout)).collect()
-        };
-        let kernels = concerned.into_iter().filter(|i| !self.clusters[*i].outputs.iter().any(|v| placed.is_view(*v)));
-        if kernels.into_iter().all(|i| copies(i, &placed).is_subset(&copies(i, layouts))) {
-            *layouts = placed;
+        let kernels: Vec<usize> =
+            concerned.into_iter().filter(|i| !self.clusters[*i].outputs.iter().any(|v| layouts.is_view(*v))).collect();
+        let copies = |l: &Layouts| -> Vec<BTreeSet<(ValueId, Layout)>> { kernels.iter().map(|i| self.copies(*i, l)).collect() };
+        let here = if fits { copies(layouts) } else { vec![] };
+        let there = restore(before, layouts);
+        if fits && here.iter().zip(copies(layouts)).all(|(here, elsewhere)| here.is_subset(&elsewhere)) {
+            restore(there, layouts);
         }
+    }
+    /// Has a value lie elsewhere, and all views of it with it; gives what was known of them. Nothing changes where one is no view then.
+    fn shift(&self, v: ValueId, access: Access, layouts: &mut Layouts) -> Option<Known> {
+        let mut before = vec![(v, layouts.accesses.insert(v, access))];
+        let mut next = 0;
+        while let Some((of, _)) = before.get(next) {
+            let from = layouts.access(self.g, *of);
+            for n in self.views.get(of).into_iter().flatten() {
+                for (i, w) in self.g[*n].outputs.iter().enumerate() {
+                    let Some(a) = steps::moved(self.g, &self.g[*n], i, &from).filter(|a| settled(self.g, a)) else {
+                        restore(before, layouts);
+                        return None;
+                    };
+                    before.push((*w, layouts.accesses.insert(*w, a)));
+                }
+            }
+            next += 1;
+        }
+        Some(before)
+    }
+    /// The copies that a cluster's kernel needs.
+    fn copies(&self, i: usize, layouts: &Layouts) -> BTreeSet<(ValueId, Layout)> {
+        let wants = self.selected(i, layouts).wants;
+        wants.into_iter().filter(|(v, layout)| !layouts.is_dense(self.g, *v, *layout)).collect()
     }
     fn selected(&self, i: usize, layouts: &Layouts) -> cpu::Selected {
         cpu::select(self.g, &self.clusters[i], layouts)
     }
+}
+
+/// Where values lay, or that they had memory of their own.
+type Known = Vec<(ValueId, Option<Access>)>;
+
+/// Has values lie where they did; gives where they lay in between.
+fn restore(known: Known, layouts: &mut Layouts) -> Known {
+    let back = |(v, a): (ValueId, Option<Access>)| {
+        let now = match a {
+            Some(a) => layouts.accesses.insert(v, a),
+            None => layouts.accesses.remove(&v),
+        };
+        (v, now)
+    };
+    known.into_iter().map(back).collect()
 }

@@ -1,7 +1,7 @@
 //! Strides under moves of elements: what a value's access becomes when its axes are permuted, cut, split, merged or repeated.
 
 use super::Access;
-use crate::ir::{Dim, Graph, Node};
+use crate::ir::{Dim, Graph, Node, ValueId};
 use crate::ops::Op;
 
 /// The one step that leads through some axes as if they were a single one, `unit` where no axis has a step; `None` where there is none.
@@ -56,6 +56,12 @@ pub fn reshape(from: &[Dim], strides: &[Dim], to: &[Dim]) -> Option<Vec<Dim>> {
         }
     }
     (i == 0 && j == 0).then_some(out)
+}
+
+/// Whether a value in a layout is another one, row-major, in another shape.
+pub fn reshapes(g: &Graph, x: ValueId, to: ValueId, layout: super::Layout) -> bool {
+    let from = g.shape(x);
+    reshape(from, &super::strides(from, layout), g.shape(to)).is_some()
 }
 
 /// Where result `i` of a node that only moves elements lies, given where its operand does; `None` for other nodes, and where strides

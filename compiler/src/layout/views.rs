@@ -1,6 +1,6 @@
 //! Which results of Transpose, Slice, Split, Reshape and Expand are only other ways to read memory that is there.
 
-use super::{Access, Layouts, steps};
+use super::{Access, Layout, Layouts, steps};
 use crate::fusion::Cluster;
 use crate::ir::{Block, Dim, Graph, Node, NodeId, Type, ValueId};
 use crate::ops::Op;
@@ -41,16 +41,16 @@ fn movable(g: &Graph, node: &Node, maker: &BTreeMap<ValueId, NodeId>) -> bool {
 }
 
 /// Gives every result of the nodes its access, and drops the nodes whose results have none.
-pub(super) fn assign(g: &Graph, nodes: &mut Vec<NodeId>, layouts: &mut Layouts) {
+fn assign(g: &Graph, nodes: &mut Vec<NodeId>, layouts: &mut Layouts) {
     for v in std::mem::take(&mut layouts.views) {
         layouts.accesses.remove(&v);
     }
-    let settled = |a: &Access| g.known_at_entry(&a.start) && a.strides.iter().all(|s| g.known_at_entry(s));
     nodes.retain(|n| {
         let node = &g[*n];
         let Some(x) = node.inputs[0] else { return false };
         let from = layouts.access(g, x);
-        let moved: Option<Vec<Access>> = (0..node.outputs.len()).map(|i| steps::moved(g, node, i, &from).filter(settled)).collect();
+        let moved: Option<Vec<Access>> =
+            (0..node.outputs.len()).map(|i| steps::moved(g, node, i, &from).filter(|a| settled(g, a))).collect();
         let Some(moved) = moved else { return false };
         for (v, a) in node.outputs.iter().zip(moved) {
             layouts.accesses.insert(*v, a);
@@ -58,6 +58,11 @@ pub(super) fn assign(g: &Graph, nodes: &mut Vec<NodeId>, layouts: &mut Layouts) 
         }
         true
     });
+}
+
+/// Whether the inputs settle where a value lies.
+pub(super) fn settled(g: &Graph, a: &Access) -> bool {
+    g.known_at_entry(&a.start) && a.strides.iter().all(|s| g.known_at_entry(s))
 }
 
 /// The views that some reader cannot read, or should not.
@@ -74,8 +79,10 @@ fn refused(g: &Graph, clusters: &[Cluster], layouts: &Layouts) -> BTreeSet<Value
             out.extend(read.into_iter().filter(|v| layouts.is_view(*v) && !layouts.is_whole(g, *v)));
             continue;
         }
-        let wants = cpu::select(g, c, layouts).wants;
-        out.extend(wants.into_iter().filter(|(v, layout)| layouts.is_view(*v) && !layouts.is_dense(g, *v, *layout)).map(|(v, _)| v));
+        // A value that would lie otherwise in memory of its own is copied in any case.
+        let copied =
+            |(v, layout): &(ValueId, Layout)| layouts.is_view(*v) && layouts.of(*v) == *layout && !layouts.is_dense(g, *v, *layout);
+        out.extend(cpu::select(g, c, layouts).wants.iter().filter(|w| copied(w)).map(|(v, _)| *v));
     }
     // Outputs lie in buffers of the arena, from the first element on.
     let arena = |v: ValueId| layouts.shared(v).is_none_or(|a| g[a.of].constant.is_none() && !g.body.inputs.contains(&a.of));

@@ -29,12 +29,15 @@ pub struct Rates {
 /// which each could compute: that is what a kernel is worth.
 pub const RATES: Rates = Rates { multiply_add: 8.6, loose: 17.0, byte: 38.0, weight: 18.0, scalar: 3.2, kernel: 1_500_000.0 };
 
+/// The extent that costs are counted with: a symbolic one at its upper bound, or 64.
+pub(super) fn upper(symbols: &[Symbol], d: &Dim) -> f64 {
+    let range = d.range(&|s| symbols.get(s.0 as usize).map_or(Range { lo: 0, hi: None }, |s| s.range));
+    range.hi.unwrap_or(64).max(0) as f64
+}
+
 /// The cost of an operator, given the model's symbols.
 pub fn cost(rates: &Rates, symbols: &[Symbol], p: &Priced<'_>) -> Price {
-    let extent = |d: &Dim| -> f64 {
-        let range = d.range(&|s| symbols.get(s.0 as usize).map_or(Range { lo: 0, hi: None }, |s| s.range));
-        range.hi.unwrap_or(64).max(0) as f64
-    };
+    let extent = |d: &Dim| upper(symbols, d);
     let elements = |f: &Fact| f.ty.shape().map_or(64.0, |s| s.iter().map(extent).product::<f64>());
     let size = |f: &Fact| f.ty.dtype().map_or(8, |d| d.size()) as f64;
     let bytes = |f: &Fact| elements(f) * size(f);

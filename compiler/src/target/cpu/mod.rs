@@ -2,6 +2,7 @@
 
 mod attend;
 mod cost;
+mod orders;
 mod reach;
 mod rotary;
 pub mod rowwise;
@@ -9,6 +10,7 @@ mod select;
 mod tiled;
 
 pub use cost::{RATES, Rates, cost};
+pub use orders::{Demand, Orders, Read, orders, turning, turns};
 pub use select::{Selected, relayout, select};
 
 use crate::ir::{Dim, Graph, Node, NodeId, ValueId, product};

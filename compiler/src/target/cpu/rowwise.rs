@@ -140,7 +140,7 @@ pub(super) fn select(g: &Graph, c: &Cluster, node: &Node, layouts: &Layouts) -> 
     let mut stage = |t: &Tail, skip: usize, of: ValueId, outer: usize| {
         let shape = g.shape(of);
         let order: Vec<usize> = (0..shape.len()).collect();
-        let mut operands = operands(g, &t.inputs[skip..], (shape, &order), layouts, &mut meets, &mut wants);
+        let mut operands = operands(g, &t.inputs[skip..], (shape, &order, Layout::RowMajor), layouts, &mut meets, &mut wants);
         let by = |s: &Stride, [_, channels]: &[Dim; 2]| {
             let far = |d: &Dim| d.clone() * channels.clone();
             let group = match s {

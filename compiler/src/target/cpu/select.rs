@@ -1,5 +1,6 @@
 //! The kernel of a cluster on the CPU: a vector kernel where one fits, else the plain lowering.
 
+use super::orders;
 use super::reach::tail_steps;
 use super::{rowwise, tail_operand, tiled};
 use crate::eval;
@@ -161,10 +162,7 @@ fn epilogue(g: &Graph, anchor: NodeId, t: &Tail, out: ValueId, layouts: &Layouts
 
 /// The axes of a result in the order of its memory.
 fn memory_order(shape: &[Dim], layout: Layout, access: Option<&Access>) -> Vec<usize> {
-    let mut order: Vec<usize> = match layout {
-        Layout::RowMajor => (0..shape.len()).collect(),
-        Layout::ChannelsLast => std::iter::once(0).chain(2..shape.len()).chain(std::iter::once(1)).collect(),
-    };
+    let mut order = layout::order(shape.len(), layout);
     let steps: Option<Vec<i64>> = access.and_then(|a| a.strides.iter().map(Dim::as_int).collect());
     if let Some(steps) = steps {
         // Axes of one element may have any step.
@@ -175,11 +173,11 @@ fn memory_order(shape: &[Dim], layout: Layout, access: Option<&Access>) -> Vec<u
 }
 
 /// The operands of an expression over a shape, with a step for each of its axes in an `order`. Adds extents that must meet at run time to
-/// `meets`, and views that are better copied first to `wants`.
+/// `meets`, and those that are better copied first to `wants`: views, and values in another order than the result's, which is `to`.
 pub(super) fn operands(
     g: &Graph,
     inputs: &[ValueId],
-    (shape, order): (&[Dim], &[usize]),
+    (shape, order, to): (&[Dim], &[usize], Layout),
     layouts: &Layouts,
     meets: &mut Vec<(Dim, Dim)>,
     wants: &mut Vec<(ValueId, Layout)>,
@@ -193,9 +191,13 @@ pub(super) fn operands(
         let few = product(own).as_int().is_some_and(|n| n <= SMALL);
         let near = inner.is_none_or(|i| *i < skip || own[*i - skip].is(1) || steps[*i - skip].is(0) || steps[*i - skip].is(1));
         let reads = is_forward(g, &steps) && (few || near || !layouts.is_view(*v));
-        if layouts.shared(*v).is_some() && !reads {
-            wants.push((*v, layouts.of(*v)));
-            steps = layout::strides(own, layouts.of(*v));
+        let copied = match layouts.shared(*v) {
+            Some(_) => (!reads).then(|| layouts.of(*v)),
+            None => (!near && own.len() == shape.len() && orders::apart(g, *v)).then_some(to),
+        };
+        if let Some(layout) = copied {
+            wants.push((*v, layout));
+            steps = layout::strides(own, layout);
         }
         let strides = order
             .iter()
@@ -247,7 +249,7 @@ fn map(g: &Graph, t: &Tail, out: ValueId, layouts: &Layouts) -> Selected {
     let shape = g.shape(out);
     let order = memory_order(shape, layouts.of(out), layouts.shared(out));
     let (mut meets, mut wants) = (Vec::new(), Vec::new());
-    let mut all = operands(g, &t.inputs, (shape, &order), layouts, &mut meets, &mut wants);
+    let mut all = operands(g, &t.inputs, (shape, &order, layouts.of(out)), layouts, &mut meets, &mut wants);
     let result = layouts.strides(g, out);
     all.push(Operand { value: out, strides: order.iter().map(|a| Stride::By(result[*a].clone())).collect() });
     let mut dims: Vec<Dim> = order.iter().map(|a| shape[*a].clone()).collect();

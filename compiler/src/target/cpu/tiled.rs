@@ -1,8 +1,9 @@
 //! The vector kernels of tiles and columns: convolutions, matrix products, pools and softmax, with the steps they take through memory.
 
+use super::orders::by_rows;
 use super::reach::{pixel_pitch, row_pitch};
 use super::select::{Selected, moves};
-use super::{constant_right, packs, pools, rows};
+use super::{constant_right, packs, pools, rows, turning, turns};
 use crate::ir::{Dim, Graph, Node, ValueId, product};
 use crate::kernel::{Epilogue, Kernel, Operand, Packed, Recipe, Stride, Window};
 use crate::layout::{self, Layout, Layouts, is_forward};
@@ -87,8 +88,12 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
                 wants.push((x, own));
                 strides = layout::strides(g.shape(x), own);
             }
+            if turns(g, x) && !strides[1].is(1) && by_rows(g, node) > turning(g, x) {
+                wants = vec![(x, Layout::ChannelsLast)];
+                strides = layout::strides(g.shape(x), Layout::ChannelsLast);
+            }
             // Channels of a depthwise kernel are read as vectors, so they must be neighbours.
-            let neighbours = own == Layout::ChannelsLast || layouts.shared(x).is_some();
+            let neighbours = own == Layout::ChannelsLast || layouts.shared(x).is_some() || !wants.is_empty();
             let depthwise = groups == c && groups == k && neighbours && strides[1].is(1);
             let (pitches, places) = pixels(g, layouts, v);
             let window = window(g, (x, out), [&kernel, &op.strides, &op.pads, &op.dilations], &strides, pitches);
@@ -162,7 +167,7 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             };
             selected(kernel, wants, places)
         }
-        Op::Pool(p) if pools(g, node) && own == Layout::ChannelsLast && layouts.of(v) == Layout::ChannelsLast => {
+        Op::Pool(p) if pools(g, node) && layouts.of(v) == Layout::ChannelsLast => {
             let kind = match p.mode {
                 "max" => "Max",
                 "average" => "Mean",
@@ -171,8 +176,8 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             let mut strides = layouts.strides(g, x);
             let mut wants = vec![];
             if !(strides[1].is(1) && is_forward(g, &strides)) {
-                wants.push((x, own));
-                strides = layout::strides(g.shape(x), own);
+                wants.push((x, Layout::ChannelsLast));
+                strides = layout::strides(g.shape(x), Layout::ChannelsLast);
             }
             let (pitches, places) = pixels(g, layouts, v);
             let window = window(g, (x, out), [&p.kernel, &p.strides, &p.pads, &p.dilations], &strides, pitches);
