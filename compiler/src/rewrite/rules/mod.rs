@@ -57,7 +57,13 @@ pub fn all() -> Vec<&'static Rule> {
 
 /// Rules that are explored: whether they pay is for the cost of the whole to say.
 pub fn exploring() -> Vec<&'static Rule> {
-    [parallel::RULES, commute::RULES, exchange::RULES, linear::RULES].into_iter().flatten().collect()
+    let own = [parallel::RULES, commute::RULES, exchange::RULES, linear::RULES];
+    own.into_iter().flatten().chain(proving()).collect()
+}
+
+/// The canonical rules that ask what the analysis proves: in the e-graph it is known of every term that is equal.
+fn proving() -> impl Iterator<Item = &'static Rule> {
+    causal::RULES.iter().chain(quantize::RULES)
 }
 
 /// The exploring rules that merge siblings, which compilers of ordered passes apply wherever they match.
