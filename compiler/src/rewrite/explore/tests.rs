@@ -7,12 +7,13 @@ use crate::rewrite::tests::{Case, Example, agree, run};
 use kiln_kernels::dtype::DType;
 
 fn examples() -> Vec<Example> {
-    use rules::{causal, commute, exchange, linear, parallel, quantize};
-    let tables: [&[Example]; 6] = [
+    use rules::{causal, commute, exchange, linear, parallel, quantize, standardize};
+    let tables: [&[Example]; 7] = [
         parallel::tests::EXAMPLES,
         commute::tests::EXAMPLES,
         exchange::tests::EXAMPLES,
         linear::tests::EXAMPLES,
+        standardize::tests::EXAMPLES,
         causal::tests::SMALL,
         quantize::tests::EXAMPLES,
     ];

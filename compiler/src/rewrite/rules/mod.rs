@@ -21,6 +21,7 @@ pub mod recognise;
 pub mod reductions;
 pub mod rotary;
 pub mod slices;
+pub mod standardize;
 pub mod transposes;
 
 use super::{Rewriter, Rule};
@@ -57,7 +58,7 @@ pub fn all() -> Vec<&'static Rule> {
 
 /// Rules that are explored: whether they pay is for the cost of the whole to say.
 pub fn exploring() -> Vec<&'static Rule> {
-    let own = [parallel::RULES, commute::RULES, exchange::RULES, linear::RULES];
+    let own = [parallel::RULES, commute::RULES, exchange::RULES, linear::RULES, standardize::RULES];
     own.into_iter().flatten().chain(proving()).collect()
 }
 
