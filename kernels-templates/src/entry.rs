@@ -321,7 +321,7 @@ entries! {
     rows::layer_norm<T: Float>(out, mean, inverse, x, scale, bias, rows, cols, epsilon, centred);
     rows::instance_norm<T: Float>(out, x, scale, bias, batch, channels, inner, epsilon);
     rows::group_norm<T: Float>(out, x, scale, bias, batch, channels, inner, groups, epsilon);
-    rows::lp_normalize<T: Float>(out, x, outer, axis, inner, p);
+    rows::lp_normalize<T: Float>(out, x, outer, axis, inner, p, floor);
     rows::lrn<T: Float>(out, x, batch, channels, inner, size, alpha, beta, bias);
     plain::matmul<T: Num>(out, a, b, batch, m, n, k, a_batch, b_batch);
     igemm::multiply<T: Byte>(out, a, b, a_zero, b_zero, m, n, k);

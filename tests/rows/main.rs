@@ -114,7 +114,13 @@ impl Growing {
         let rank = shape.len();
         let axis = 1 + self.rng.below(rank - 1);
         let row = &shape[axis..];
-        match self.rng.below(7) {
+        match self.rng.below(8) {
+            7 => {
+                let p = 1 + self.rng.below(2) as i64;
+                let y = self.node("LpNormalization", &[v]);
+                self.attr("p", p);
+                (y, shape.to_vec())
+            }
             6 => {
                 let name = format!("scale{}", self.count);
                 self.model = self.model.clone().initializer(&name, Tensor::new(row, &samples::noise(4, row.iter().product())));

@@ -149,7 +149,7 @@ operators! {
     LayerNorm: norm::LayerNorm { axis, epsilon, centred };
     InstanceNorm: norm::InstanceNorm { epsilon };
     GroupNorm: norm::GroupNorm { groups, epsilon };
-    LpNorm: norm::LpNorm { axis, p };
+    LpNorm: norm::LpNorm { axis, p, floor };
     Lrn: norm::Lrn { size, alpha, beta, bias };
     Gather: gather::Gather { axis };
     Lookup: gather::Lookup {};

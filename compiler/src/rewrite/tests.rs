@@ -222,10 +222,10 @@ pub(super) fn refused(name: &str, build: fn(&mut Case)) {
 
 fn examples() -> Vec<Example> {
     use rules::{
-        activations, algebra, attention, causal, constants, conv, filters, gather, groups, layout, matmul, pads, quantize, recognise,
-        reductions, rotary, slices, transposes,
+        activations, algebra, attention, causal, constants, conv, filters, gather, groups, layout, matmul, norms, pads, quantize,
+        recognise, reductions, rotary, slices, transposes,
     };
-    let tables: [&[Example]; 18] = [
+    let tables: [&[Example]; 19] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -238,6 +238,7 @@ fn examples() -> Vec<Example> {
         matmul::tests::EXAMPLES,
         quantize::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
+        norms::tests::EXAMPLES,
         attention::tests::EXAMPLES,
         activations::tests::EXAMPLES,
         groups::tests::EXAMPLES,

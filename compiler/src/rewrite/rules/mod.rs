@@ -14,6 +14,7 @@ pub mod groups;
 pub mod layout;
 pub mod linear;
 pub mod matmul;
+pub mod norms;
 pub mod pads;
 pub mod parallel;
 pub mod quantize;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<&'static Rule> {
         matmul::RULES,
         quantize::RULES,
         recognise::RULES,
+        norms::RULES,
         activations::RULES,
         groups::RULES,
         attention::RULES,
