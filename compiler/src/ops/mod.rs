@@ -169,6 +169,7 @@ operators! {
     Recurrent: recurrent::Recurrent {
         cell in &["rnn", "gru", "lstm"], hidden, directions, reverse, activations, alpha, beta, flag, clip
     };
+    Recurrence: recurrent::Recurrence { cell in &["rnn", "gru", "lstm"], hidden, reverse };
     Det: det::Det {};
     TreeEnsemble: trees::TreeEnsemble { nodes, tracks, leaf_targets, roots, targets, aggregate };
     Host: host::Host { name in host::NAMES, ints, text, results };

@@ -19,6 +19,7 @@ pub mod pads;
 pub mod parallel;
 pub mod quantize;
 pub mod recognise;
+pub mod recurrent;
 pub mod reductions;
 pub mod rotary;
 pub mod slices;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<&'static Rule> {
         causal::RULES,
         gather::RULES,
         rotary::RULES,
+        recurrent::RULES,
     ]
     .into_iter()
     .flatten()

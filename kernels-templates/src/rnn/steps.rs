@@ -1,0 +1,149 @@
+//! The part of a recurrent layer that goes from step to step: what the input gives is there already, and the product with the state is
+//! taken on vectors, four rows of weights at a time, in f32.
+
+use crate::entry::{In, Out};
+use crate::isa::Isa;
+use crate::kernel_fn;
+use crate::support::math;
+use alloc::{vec, vec::Vec};
+
+kernel_fn! {
+    /// Adds the products of `batch` states of `hidden` floats with a matrix of `width` columns, rows of which are `pitch` apart, to sums
+    /// that are `to` apart.
+    fn multiply<A>(
+        sums: *mut f32, to: usize, states: *const f32, batch: usize, hidden: usize, r: *const f32, pitch: usize, width: usize,
+    ) {
+        let mut k = 0;
+        while k < hidden {
+            let rows = if k + 4 <= hidden { 4 } else { 1 };
+            for b in 0..batch {
+                let (sums, h, r) = (sums.add(b * to), states.add(b * hidden + k), r.add(k * pitch));
+                if rows == 4 {
+                    let (h0, h1, h2, h3) = (*h, *h.add(1), *h.add(2), *h.add(3));
+                    let (r0, r1, r2, r3) = (r, r.add(pitch), r.add(2 * pitch), r.add(3 * pitch));
+                    for j in 0..width {
+                        let sum = A::mul_add(h1, *r1.add(j), A::mul_add(h0, *r0.add(j), *sums.add(j)));
+                        *sums.add(j) = A::mul_add(h3, *r3.add(j), A::mul_add(h2, *r2.add(j), sum));
+                    }
+                } else {
+                    for j in 0..width {
+                        *sums.add(j) = A::mul_add(*h, *r.add(j), *sums.add(j));
+                    }
+                }
+            }
+            k += rows;
+        }
+    }
+
+    /// `c = σ(f) c + σ(i) tanh(g)`, `h = σ(o) tanh(c)` of sums in the order i, f, g, o.
+    fn lstm<A>(sums: *const f32, c: *mut f32, h: *mut f32, hidden: usize) {
+        for j in 0..hidden {
+            let (i, f) = (math::sigmoid::<A>(*sums.add(j)), math::sigmoid::<A>(*sums.add(hidden + j)));
+            let (g, o) = (math::tanh::<A>(*sums.add(2 * hidden + j)), math::sigmoid::<A>(*sums.add(3 * hidden + j)));
+            let new = A::mul_add(f, *c.add(j), i * g);
+            *c.add(j) = new;
+            *h.add(j) = o * math::tanh::<A>(new);
+        }
+    }
+
+    /// `σ(r) h` of sums that begin with r.
+    fn reset<A>(sums: *const f32, h: *const f32, masked: *mut f32, hidden: usize) {
+        for j in 0..hidden {
+            *masked.add(j) = math::sigmoid::<A>(*sums.add(j)) * *h.add(j);
+        }
+    }
+
+    /// `h = σ(z) (h - n) + n`, `n = tanh(..)` of sums in the order r, z, n. Where the state's part of n is `apart`, r is its factor.
+    fn gru<A>(sums: *const f32, apart: *const f32, h: *mut f32, hidden: usize) {
+        for j in 0..hidden {
+            let z = math::sigmoid::<A>(*sums.add(hidden + j));
+            let x = *sums.add(2 * hidden + j);
+            let x = if apart.is_null() { x } else { A::mul_add(math::sigmoid::<A>(*sums.add(j)), *apart.add(j), x) };
+            let n = math::tanh::<A>(x);
+            *h.add(j) = A::mul_add(z, *h.add(j) - n, n);
+        }
+    }
+
+    fn plain<A>(sums: *const f32, h: *mut f32, hidden: usize) {
+        for j in 0..hidden {
+            *h.add(j) = math::tanh::<A>(*sums.add(j));
+        }
+    }
+}
+
+/// The states of a recurrent layer over a sequence, its last state and, of an LSTM, its last cell. `gates` holds, for each step and
+/// sequence of the batch, what input and biases add to each gate: i, f, g, o of an `lstm`, r, z, n of a `gru`, one of an `rnn`. `r` is
+/// `[hidden, gates * hidden]`. With a `bias`, a GRU resets the state behind the product, to which the bias is added. `dims` are sequence,
+/// batch and hidden.
+pub fn recurrence(
+    y: Option<Out<'_, f32>>,
+    last: Option<Out<'_, f32>>,
+    last_cell: Option<Out<'_, f32>>,
+    gates: In<'_, f32>,
+    r: In<'_, f32>,
+    bias: Option<In<'_, f32>>,
+    first: Option<In<'_, f32>>,
+    first_cell: Option<In<'_, f32>>,
+    dims: &[usize],
+    cell: &str,
+    reverse: bool,
+) {
+    let [seq, batch, hidden] = *dims else { return };
+    let count = match cell {
+        "lstm" => 4,
+        "gru" => 3,
+        _ => 1,
+    };
+    let (isa, width) = (Isa::detect(), count * hidden);
+    let start = |v: Option<In<'_, f32>>| v.map_or(vec![0f32; batch * hidden], |v| v.0[..batch * hidden].to_vec());
+    let (mut h, mut c) = (start(first), start(first_cell));
+    let mut sums = vec![0f32; batch * width];
+    // Of a GRU: the state behind the reset, or what the state adds to n.
+    let mut apart: Vec<f32> = vec![0f32; if cell == "gru" { batch * hidden } else { 0 }];
+    let mut y = y;
+    // The slices hold what the pointers below walk over.
+    let (gates, r) = (&gates.0[..seq * batch * width], &r.0[..hidden * width]);
+    for step in 0..seq {
+        let t = if reverse { seq - 1 - step } else { step };
+        sums.copy_from_slice(&gates[t * batch * width..][..batch * width]);
+        // The columns that the whole state is multiplied with.
+        let whole = if cell == "gru" { 2 * hidden } else { width };
+        // SAFETY: sums, states and weights have the extents that are passed, and the machine has the instruction set that was found.
+        unsafe {
+            multiply(isa, sums.as_mut_ptr(), width, h.as_ptr(), batch, hidden, r.as_ptr(), width, whole);
+            match (cell, bias) {
+                ("gru", Some(bias)) => {
+                    apart.chunks_mut(hidden.max(1)).for_each(|a| a.copy_from_slice(&bias.0[..hidden]));
+                    multiply(isa, apart.as_mut_ptr(), hidden, h.as_ptr(), batch, hidden, r.as_ptr().add(whole), width, hidden);
+                }
+                ("gru", None) => {
+                    for b in 0..batch {
+                        let at = b * hidden;
+                        reset(isa, sums.as_ptr().add(b * width), h.as_ptr().add(at), apart.as_mut_ptr().add(at), hidden);
+                    }
+                    let to = sums.as_mut_ptr().add(whole);
+                    multiply(isa, to, width, apart.as_ptr(), batch, hidden, r.as_ptr().add(whole), width, hidden);
+                }
+                _ => {}
+            }
+            for b in 0..batch {
+                let (sums, at) = (sums.as_ptr().add(b * width), b * hidden);
+                let h = h.as_mut_ptr().add(at);
+                match cell {
+                    "lstm" => lstm(isa, sums, c.as_mut_ptr().add(at), h, hidden),
+                    "gru" if bias.is_some() => gru(isa, sums, apart.as_ptr().add(at), h, hidden),
+                    "gru" => gru(isa, sums, core::ptr::null(), h, hidden),
+                    _ => plain(isa, sums, h, hidden),
+                }
+            }
+        }
+        if let Some(y) = &mut y {
+            y.0[t * batch * hidden..][..batch * hidden].copy_from_slice(&h);
+        }
+    }
+    for (to, from) in [(last, &h), (last_cell, &c)] {
+        if let Some(to) = to {
+            to.0.copy_from_slice(from);
+        }
+    }
+}
