@@ -1,11 +1,61 @@
 //! The part of a recurrent layer that goes from step to step: what the input gives is there already, and the product with the state is
-//! taken on vectors, four rows of weights at a time, in f32.
+//! taken on vectors, some rows of weights at a time, in f32.
 
 use crate::entry::{In, Out};
-use crate::isa::Isa;
+use crate::isa::{Arith, Isa};
 use crate::kernel_fn;
 use crate::support::math;
 use alloc::{vec, vec::Vec};
+
+/// Rows of weights that are taken together.
+const ROWS: usize = 4;
+/// States that are multiplied with them together.
+const STATES: usize = 4;
+/// Columns that are in registers at a time.
+const LANES: usize = 16;
+
+/// Adds the products of [`ROWS`] elements of each of `N` states, which are `hidden` apart, with as many rows of weights.
+#[inline(always)]
+unsafe fn block<A: Arith, const N: usize>(
+    sums: *mut f32,
+    to: usize,
+    states: *const f32,
+    hidden: usize,
+    r: *const f32,
+    pitch: usize,
+    width: usize,
+) {
+    // SAFETY: the caller vouches for the states, the rows and the sums.
+    unsafe {
+        let mut h = [[0f32; ROWS]; N];
+        for (b, h) in h.iter_mut().enumerate() {
+            *h = states.add(b * hidden).cast::<[f32; ROWS]>().read_unaligned();
+        }
+        let whole = width - width % LANES;
+        for j in (0..whole).step_by(LANES) {
+            let mut rows = [[0f32; LANES]; ROWS];
+            for (q, row) in rows.iter_mut().enumerate() {
+                *row = r.add(q * pitch + j).cast::<[f32; LANES]>().read_unaligned();
+            }
+            for (b, h) in h.iter().enumerate() {
+                let at = sums.add(b * to + j).cast::<[f32; LANES]>();
+                let mut sum = at.read_unaligned();
+                for (h, row) in h.iter().zip(&rows) {
+                    for (s, r) in sum.iter_mut().zip(row) {
+                        *s = A::mul_add(*h, *r, *s);
+                    }
+                }
+                at.write_unaligned(sum);
+            }
+        }
+        for j in whole..width {
+            for (b, h) in h.iter().enumerate() {
+                let at = sums.add(b * to + j);
+                *at = h.iter().enumerate().fold(*at, |s, (q, h)| A::mul_add(*h, *r.add(q * pitch + j), s));
+            }
+        }
+    }
+}
 
 kernel_fn! {
     /// Adds the products of `batch` states of `hidden` floats with a matrix of `width` columns, rows of which are `pitch` apart, to sums
@@ -13,25 +63,24 @@ kernel_fn! {
     fn multiply<A>(
         sums: *mut f32, to: usize, states: *const f32, batch: usize, hidden: usize, r: *const f32, pitch: usize, width: usize,
     ) {
-        let mut k = 0;
-        while k < hidden {
-            let rows = if k + 4 <= hidden { 4 } else { 1 };
+        let whole = hidden - hidden % ROWS;
+        for k in (0..whole).step_by(ROWS) {
+            // Rows of weights that are near serve every state; four states share what is read of them.
+            let r = r.add(k * pitch);
+            for b in (0..batch - batch % STATES).step_by(STATES) {
+                block::<A, STATES>(sums.add(b * to), to, states.add(b * hidden + k), hidden, r, pitch, width);
+            }
+            for b in batch - batch % STATES..batch {
+                block::<A, 1>(sums.add(b * to), to, states.add(b * hidden + k), hidden, r, pitch, width);
+            }
+        }
+        for k in whole..hidden {
             for b in 0..batch {
-                let (sums, h, r) = (sums.add(b * to), states.add(b * hidden + k), r.add(k * pitch));
-                if rows == 4 {
-                    let (h0, h1, h2, h3) = (*h, *h.add(1), *h.add(2), *h.add(3));
-                    let (r0, r1, r2, r3) = (r, r.add(pitch), r.add(2 * pitch), r.add(3 * pitch));
-                    for j in 0..width {
-                        let sum = A::mul_add(h1, *r1.add(j), A::mul_add(h0, *r0.add(j), *sums.add(j)));
-                        *sums.add(j) = A::mul_add(h3, *r3.add(j), A::mul_add(h2, *r2.add(j), sum));
-                    }
-                } else {
-                    for j in 0..width {
-                        *sums.add(j) = A::mul_add(*h, *r.add(j), *sums.add(j));
-                    }
+                let (sums, h, r) = (sums.add(b * to), *states.add(b * hidden + k), r.add(k * pitch));
+                for j in 0..width {
+                    *sums.add(j) = A::mul_add(h, *r.add(j), *sums.add(j));
                 }
             }
-            k += rows;
         }
     }
 
@@ -144,6 +193,34 @@ pub fn recurrence(
     for (to, from) in [(last, &h), (last_cell, &c)] {
         if let Some(to) = to {
             to.0.copy_from_slice(from);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::testing::{Rng, assert_close};
+
+    #[test]
+    fn products_with_states_are_those_of_plain_loops() {
+        let mut rng = Rng(3);
+        for _ in 0..60 {
+            let (batch, hidden, width) = (rng.int(0, 9), rng.int(1, 11), rng.pick(&[1, 15, 16, 37, 64]));
+            let (pitch, to) = (width + rng.int(0, 3), width + rng.int(0, 3));
+            let (h, r, start) = (rng.floats(batch * hidden + 1), rng.floats(hidden * pitch), rng.floats(batch * to + 1));
+            let mut want = start.clone();
+            for b in 0..batch {
+                for j in 0..width {
+                    want[b * to + j] += (0..hidden).map(|k| h[b * hidden + k] * r[k * pitch + j]).sum::<f32>();
+                }
+            }
+            for isa in Isa::available() {
+                let mut got = start.clone();
+                // SAFETY: states, weights and sums are there.
+                unsafe { multiply(isa, got.as_mut_ptr(), to, h.as_ptr(), batch, hidden, r.as_ptr(), pitch, width) };
+                assert_close(&got, &want, 1e-5, "products with states");
+            }
         }
     }
 }
