@@ -10,50 +10,28 @@ use alloc::{vec, vec::Vec};
 /// Rows of weights that are taken together.
 const ROWS: usize = 4;
 /// States that are multiplied with them together.
-const STATES: usize = 4;
-/// Columns that are in registers at a time.
-const LANES: usize = 16;
+const STATES: usize = 2;
 
-/// Adds the products of [`ROWS`] elements of each of `N` states, which are `hidden` apart, with as many rows of weights.
+/// Adds the products of [`ROWS`] elements of a state with as many rows of weights.
 #[inline(always)]
-unsafe fn block<A: Arith, const N: usize>(
-    sums: *mut f32,
-    to: usize,
-    states: *const f32,
-    hidden: usize,
-    r: *const f32,
-    pitch: usize,
-    width: usize,
-) {
-    // SAFETY: the caller vouches for the states, the rows and the sums.
-    unsafe {
-        let mut h = [[0f32; ROWS]; N];
-        for (b, h) in h.iter_mut().enumerate() {
-            *h = states.add(b * hidden).cast::<[f32; ROWS]>().read_unaligned();
-        }
-        let whole = width - width % LANES;
-        for j in (0..whole).step_by(LANES) {
-            let mut rows = [[0f32; LANES]; ROWS];
-            for (q, row) in rows.iter_mut().enumerate() {
-                *row = r.add(q * pitch + j).cast::<[f32; LANES]>().read_unaligned();
-            }
-            for (b, h) in h.iter().enumerate() {
-                let at = sums.add(b * to + j).cast::<[f32; LANES]>();
-                let mut sum = at.read_unaligned();
-                for (h, row) in h.iter().zip(&rows) {
-                    for (s, r) in sum.iter_mut().zip(row) {
-                        *s = A::mul_add(*h, *r, *s);
-                    }
-                }
-                at.write_unaligned(sum);
-            }
-        }
-        for j in whole..width {
-            for (b, h) in h.iter().enumerate() {
-                let at = sums.add(b * to + j);
-                *at = h.iter().enumerate().fold(*at, |s, (q, h)| A::mul_add(*h, *r.add(q * pitch + j), s));
-            }
-        }
+fn one<A: Arith>(sums: &mut [f32], h: [f32; ROWS], r0: &[f32], r1: &[f32], r2: &[f32], r3: &[f32]) {
+    let n = sums.len();
+    let (r0, r1, r2, r3) = (&r0[..n], &r1[..n], &r2[..n], &r3[..n]);
+    for j in 0..n {
+        let sum = A::mul_add(h[1], r1[j], A::mul_add(h[0], r0[j], sums[j]));
+        sums[j] = A::mul_add(h[3], r3[j], A::mul_add(h[2], r2[j], sum));
+    }
+}
+
+/// [`one`] of two states, which share what is read of the weights.
+#[inline(always)]
+fn two<A: Arith>(s: &mut [f32], t: &mut [f32], [h, g]: [[f32; ROWS]; STATES], r0: &[f32], r1: &[f32], r2: &[f32], r3: &[f32]) {
+    let n = s.len();
+    let (t, r0, r1, r2, r3) = (&mut t[..n], &r0[..n], &r1[..n], &r2[..n], &r3[..n]);
+    for j in 0..n {
+        let (a, b, c, d) = (r0[j], r1[j], r2[j], r3[j]);
+        s[j] = A::mul_add(h[3], d, A::mul_add(h[2], c, A::mul_add(h[1], b, A::mul_add(h[0], a, s[j]))));
+        t[j] = A::mul_add(g[3], d, A::mul_add(g[2], c, A::mul_add(g[1], b, A::mul_add(g[0], a, t[j]))));
     }
 }
 
@@ -65,13 +43,17 @@ kernel_fn! {
     ) {
         let whole = hidden - hidden % ROWS;
         for k in (0..whole).step_by(ROWS) {
-            // Rows of weights that are near serve every state; four states share what is read of them.
-            let r = r.add(k * pitch);
-            for b in (0..batch - batch % STATES).step_by(STATES) {
-                block::<A, STATES>(sums.add(b * to), to, states.add(b * hidden + k), hidden, r, pitch, width);
-            }
-            for b in batch - batch % STATES..batch {
-                block::<A, 1>(sums.add(b * to), to, states.add(b * hidden + k), hidden, r, pitch, width);
+            // Rows of weights that are near serve every state.
+            let row = |q: usize| core::slice::from_raw_parts(r.add((k + q) * pitch), width);
+            let part = |b: usize| states.add(b * hidden + k).cast::<[f32; ROWS]>().read_unaligned();
+            for b in (0..batch).step_by(STATES) {
+                let s = core::slice::from_raw_parts_mut(sums.add(b * to), width);
+                if b + 1 < batch {
+                    let t = core::slice::from_raw_parts_mut(sums.add((b + 1) * to), width);
+                    two::<A>(s, t, [part(b), part(b + 1)], row(0), row(1), row(2), row(3));
+                } else {
+                    one::<A>(s, part(b), row(0), row(1), row(2), row(3));
+                }
             }
         }
         for k in whole..hidden {

@@ -15,7 +15,7 @@ use kiln_kernels::value::Tensor;
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
     Rule { name: "recurrent-product", on: &["Recurrent"], equation: "Recurrent(x, w, r, b) => Recurrence(x @ w + b, r)  a direction, where weights are constant and functions the default ones, without lengths, peepholes and clip", class: Class::Reassociating, apply: product },
-    Rule { name: "lstm-cell", on: &["Add"], equation: "σ(f) * c + σ(i) * tanh(g) => c' of Recurrence(x, r, h, c)  where i, f, g are the first parts of x + h @ r, and r is constant", class: Class::Reassociating, apply: cell },
+    Rule { name: "lstm-cell", on: &["Add"], equation: "σ(f) * c + σ(i) * tanh(g) => c' of Recurrence(x, r, h, c)  where i, f, g are the first parts of x + h @ r, r is constant and the batch is not known to be more than 2", class: Class::Reassociating, apply: cell },
     Rule { name: "lstm-state", on: &["Mul"], equation: "σ(o) * tanh(c') => h' of Recurrence(x, r, h, c)  where c' is its cell and o is the last part of x + h @ r", class: Class::Reassociating, apply: state },
     Rule { name: "recurrence-steps", on: &["Recurrence"], equation: "Recurrence(y, r, Recurrence(x, r, h, c)) => Recurrence(Concat(x, y), r, h, c)  where nothing else reads the first", class: Class::Reassociating, apply: steps },
     Rule { name: "recurrence-states", on: &["Concat"], equation: "Concat(h1, .., hn) => the states of Recurrence(Concat(x1, .., xn), r, h, c)  where each h is the last state of one step, which the next begins with", class: Class::Reassociating, apply: states },
@@ -145,6 +145,8 @@ fn under(rw: &Rewriter<'_>, v: ValueId, name: &str) -> Option<ValueId> {
     rw.input(rw.made_by(v, name)?, 0)
 }
 
+/// Sequences of a batch, at most: the products of more states with their weights are faster in register tiles, step by step.
+const MOST_STATES: i64 = 2;
 /// Summands in a sum of gates, at most.
 const MOST_TERMS: usize = 8;
 
@@ -222,6 +224,9 @@ fn cell(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let Some((at, r, h)) = product_of_state(rw, &summands, &Dim::int(hidden)) else {
         return rw.refuse("the gates have no product of a state with constant weights");
     };
+    if rw.shape(c)[0].as_int().is_some_and(|n| n > MOST_STATES) {
+        return rw.refuse("the batch is large: products step by step are faster");
+    }
     let ty = rw.ty(c).clone();
     summands.remove(at);
     // Computed terms first, so that constants meet.
