@@ -123,7 +123,8 @@ impl Operator for Recurrence {
         let state = vec![batch.clone(), h.clone()];
         let rows = Dim::int(self.hidden * Recurrence::gates(self.cell));
         let fits = |i: usize, want: &[Dim]| !cx.has(i) || cx.shape(i) == want;
-        let whole = *width == rows && fits(1, &[h.clone(), rows]) && fits(2, &[h.clone()]) && fits(3, &state) && fits(4, &state);
+        let whole =
+            *width == rows && fits(1, &[h.clone(), rows]) && fits(2, std::slice::from_ref(&h)) && fits(3, &state) && fits(4, &state);
         let typed = (0..5).all(|i| !cx.has(i) || cx.dtype(i) == DType::F32);
         if !whole || !typed || !cx.has(1) {
             return Err(Diagnostic::new("the operands of a recurrence do not fit each other"));

@@ -241,13 +241,13 @@ mod tests {
     #[test]
     fn operators_move_forms() {
         let x = (form(5, &[10, 1]), &[3i64, 4][..]);
-        assert_eq!(after(Transpose { perm: vec![1, 0] }, &[x.clone()], &[4, 3]), Some(form(5, &[1, 10])));
+        assert_eq!(after(Transpose { perm: vec![1, 0] }, std::slice::from_ref(&x), &[4, 3]), Some(form(5, &[1, 10])));
         let cut = Slice { starts: dims(&[2, 3]), steps: vec![-1, -2], sizes: dims(&[3, 2]), bounds: vec![] };
-        assert_eq!(after(cut, &[x.clone()], &[3, 2]), Some(form(28, &[-10, -2])));
-        assert_eq!(after(Reshape { shape: dims(&[3, 1, 4]) }, &[x.clone()], &[3, 1, 4]), Some(form(5, &[10, 0, 1])));
-        assert_eq!(after(Reshape { shape: dims(&[12]) }, &[x.clone()], &[12]), None);
+        assert_eq!(after(cut, std::slice::from_ref(&x), &[3, 2]), Some(form(28, &[-10, -2])));
+        assert_eq!(after(Reshape { shape: dims(&[3, 1, 4]) }, std::slice::from_ref(&x), &[3, 1, 4]), Some(form(5, &[10, 0, 1])));
+        assert_eq!(after(Reshape { shape: dims(&[12]) }, std::slice::from_ref(&x), &[12]), None);
         let row = (form(7, &[0, 2]), &[1i64, 4][..]);
-        assert_eq!(after(Expand { shape: dims(&[2, 3, 4]) }, &[row.clone()], &[2, 3, 4]), Some(form(7, &[0, 0, 2])));
+        assert_eq!(after(Expand { shape: dims(&[2, 3, 4]) }, std::slice::from_ref(&row), &[2, 3, 4]), Some(form(7, &[0, 0, 2])));
         let op = |name| Pointwise::of(name, &[], &[DType::I64; 2]).unwrap();
         assert_eq!(after(op("Add"), &[x.clone(), row.clone()], &[3, 4]), Some(form(12, &[10, 3])));
         assert_eq!(after(op("Sub"), &[x.clone(), row.clone()], &[3, 4]), Some(form(-2, &[10, -1])));

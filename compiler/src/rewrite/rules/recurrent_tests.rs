@@ -35,9 +35,10 @@ fn layer(c: &mut Case, cell: &'static str) {
     if c.rng.below(2) == 0 {
         inputs[3] = Some(c.factor(F32, &[directions, 2 * gates * hidden]));
     }
-    for i in 5..6 + usize::from(cell == "lstm") {
+    let start = if cell == "lstm" { 2 } else { 1 };
+    for v in inputs.iter_mut().skip(5).take(start) {
         if c.rng.below(2) == 0 {
-            inputs[i] = Some(c.input(F32, &[directions, batch, hidden]));
+            *v = Some(c.input(F32, &[directions, batch, hidden]));
         }
     }
     let results = if cell == "lstm" { 3 } else { 2 };
