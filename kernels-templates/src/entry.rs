@@ -321,7 +321,7 @@ entries! {
     rows::layer_norm<T: Float>(out, mean, inverse, x, scale, bias, rows, cols, epsilon, centred);
     rows::instance_norm<T: Float>(out, x, scale, bias, batch, channels, inner, epsilon);
     rows::group_norm<T: Float>(out, x, scale, bias, batch, channels, inner, groups, epsilon);
-    rows::lp_normalize<T: Float>(out, x, outer, axis, inner, p);
+    rows::lp_normalize<T: Float>(out, x, outer, axis, inner, p, floor);
     rows::lrn<T: Float>(out, x, batch, channels, inner, size, alpha, beta, bias);
     plain::matmul<T: Num>(out, a, b, batch, m, n, k, a_batch, b_batch);
     igemm::multiply<T: Byte>(out, a, b, a_zero, b_zero, m, n, k);
@@ -329,6 +329,7 @@ entries! {
     plain::conv<T: Num>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
     plain::conv_transpose<T: Float>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
     plain::pool<T: Num>(out, indices, x, x_dims, out_dims, kernel, strides, pads, dilations, mode, column_major);
+    rnn::recurrence<>(y, last, last_cell, gates, r, bias, first, first_cell, dims, cell, reverse);
     rnn::recurrent<T: Float>(y, last, last_cell, x, w, r, bias, lengths, first, first_cell, peepholes, dims, cell, activations, alpha,
         beta, reverse, flag, clip);
     sample::grid_sample<T: Float>(out, x, grid, x_dims, out_dims, mode, padding, align);

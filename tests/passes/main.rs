@@ -135,6 +135,7 @@ fn lines(text: &[&str]) -> Vec<u8> {
     let weight = Tensor::new(&[WIDTH, WIDTH], &noise(9, WIDTH * WIDTH));
     let mut b =
         ModelBuilder::new().opset(24).input("in", F32, [3, WIDTH as i64]).initializer("w", weight).node("MatMul", &["in", "w"], &["x"]);
+    b = b.initializer("axes", Tensor::new(&[1], &[-1i64]));
     for line in text {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [result, _, op, operands @ ..] = &words[..] else { panic!("{line}") };
@@ -147,9 +148,10 @@ fn lines(text: &[&str]) -> Vec<u8> {
         b = b.node(op, &names.iter().map(String::as_str).collect::<Vec<_>>(), &[result]);
         for a in attributes {
             let (name, value) = a.split_once('=').unwrap();
-            b = match value.parse::<f32>() {
-                Ok(x) => b.attr(name, x),
-                Err(_) => b.attr(name, value),
+            b = match (value.parse::<i64>(), value.parse::<f32>()) {
+                (Ok(x), _) => b.attr(name, x),
+                (_, Ok(x)) => b.attr(name, x),
+                _ => b.attr(name, value),
             };
         }
     }
@@ -233,6 +235,32 @@ fn spellings_of_one_activation_have_one_plan() {
             assert_eq!(computed(&plan(model)), first, "{spelling:#?}");
         }
     }
+}
+
+/// Spellings of rows divided by their norms: one operator, what `F.normalize` is exported as, and by roots.
+const NORMS: &[&[&str]] = &[
+    &["l = ReduceL2 x axes", "m = Max l 1e-12", "y = Div x m"],
+    &["l = ReduceL2 x axes", "m = Clip l 1e-12", "s = Shape x", "e = Expand m s", "y = Div x e"],
+    &["l = ReduceL2 x axes", "m = Clip l 1e-12 3.4028235e38", "s = Shape x", "e = Expand m s", "y = Div x e"],
+    &["q = Mul x x", "t = ReduceSum q axes", "l = Sqrt t", "m = Clip l 1e-12", "y = Div x m"],
+    &["a = Abs x", "q = Pow a 2", "t = ReduceSum q axes", "l = Pow t 0.5", "m = Max l 1e-12", "y = Div x m"],
+    &["q = Mul x x", "t = ReduceSum q axes", "m = Max t 1e-24", "l = Sqrt m", "y = Div x l"],
+    &["q = Mul x x", "t = ReduceSumSquare x axes", "m = Max t 1e-24", "l = Sqrt m", "i = Reciprocal l", "y = Mul i x"],
+    &["t = ReduceSumSquare x axes keepdims=0", "m = Max 1e-24 t", "l = Sqrt m", "u = Unsqueeze l axes", "y = Div x u"],
+];
+
+#[test]
+fn spellings_of_one_norm_have_one_plan() {
+    let builds: Vec<Vec<u8>> = NORMS.iter().map(|s| lines(s)).collect();
+    let first = computed(&plan(&builds[0]));
+    assert_eq!(first.len(), 2, "a product and the rows behind it: {first:#?}");
+    assert!(first[1].starts_with("lp norm"), "{first:#?}");
+    for (model, spelling) in builds.iter().zip(NORMS) {
+        assert_eq!(computed(&plan(model)), first, "{spelling:#?}");
+    }
+    // The operator has no floor: it is another kernel of the same kind, with what stands around it inside.
+    let whole = computed(&plan(&lines(&["n = LpNormalization x", "s = Mul n 16", "y = Tanh s"])));
+    assert!(whole.len() == 2 && whole[1].starts_with("lp norm"), "{whole:#?}");
 }
 
 #[test]

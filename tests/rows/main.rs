@@ -88,7 +88,13 @@ impl Growing {
         let rank = shape.len();
         let axis = 1 + self.rng.below(rank - 1);
         let row = &shape[axis..];
-        match self.rng.below(7) {
+        match self.rng.below(8) {
+            7 => {
+                let p = 1 + self.rng.below(2) as i64;
+                let y = self.w.node("LpNormalization", &[v]);
+                self.w.attr("p", p);
+                (y, shape.to_vec())
+            }
             6 => {
                 let name = self.w.noise(row, |x| x);
                 let y = self.w.node("RMSNormalization", &[v, &name]);

@@ -93,6 +93,13 @@ pub enum Row {
         /// Whether its logarithm is wanted.
         log: bool,
     },
+    /// A division by the norm.
+    LpNorm {
+        /// 1 or 2.
+        p: i64,
+        /// The least number to divide by.
+        floor: f32,
+    },
     /// A reduction to one element, by a variant of `kiln_kernels::reduce::Fold`.
     Reduce(&'static str),
 }
@@ -103,14 +110,14 @@ impl Row {
         match self {
             Row::Norm { scale, bias, .. } => std::iter::once(*scale).chain(*bias).collect(),
             Row::GroupNorm { scale, bias, .. } => vec![*scale, *bias],
-            Row::Softmax { .. } | Row::Reduce(_) => vec![],
+            Row::Softmax { .. } | Row::LpNorm { .. } | Row::Reduce(_) => vec![],
         }
     }
     fn values_mut(&mut self) -> Vec<&mut ValueId> {
         match self {
             Row::Norm { scale, bias, .. } => std::iter::once(scale).chain(bias).collect(),
             Row::GroupNorm { scale, bias, .. } => vec![scale, bias],
-            Row::Softmax { .. } | Row::Reduce(_) => vec![],
+            Row::Softmax { .. } | Row::LpNorm { .. } | Row::Reduce(_) => vec![],
         }
     }
 }
@@ -451,6 +458,7 @@ impl Kernel {
             Kernel::Rows { op: Row::Norm { .. }, .. } => "layer norm",
             Kernel::Rows { op: Row::GroupNorm { .. }, .. } => "group norm",
             Kernel::Rows { op: Row::Softmax { .. }, .. } => "softmax",
+            Kernel::Rows { op: Row::LpNorm { .. }, .. } => "lp norm",
             Kernel::Rows { op: Row::Reduce(_), .. } => "reduce",
             Kernel::Rotary { .. } => "rotary",
             Kernel::Move { .. } => "copy",

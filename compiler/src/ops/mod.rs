@@ -149,7 +149,7 @@ operators! {
     LayerNorm: norm::LayerNorm { axis, epsilon, centred };
     InstanceNorm: norm::InstanceNorm { epsilon };
     GroupNorm: norm::GroupNorm { groups, epsilon };
-    LpNorm: norm::LpNorm { axis, p };
+    LpNorm: norm::LpNorm { axis, p, floor };
     Lrn: norm::Lrn { size, alpha, beta, bias };
     Gather: gather::Gather { axis };
     Lookup: gather::Lookup {};
@@ -169,6 +169,7 @@ operators! {
     Recurrent: recurrent::Recurrent {
         cell in &["rnn", "gru", "lstm"], hidden, directions, reverse, activations, alpha, beta, flag, clip
     };
+    Recurrence: recurrent::Recurrence { cell in &["rnn", "gru", "lstm"], hidden, reverse };
     Det: det::Det {};
     TreeEnsemble: trees::TreeEnsemble { nodes, tracks, leaf_targets, roots, targets, aggregate };
     Host: host::Host { name in host::NAMES, ints, text, results };

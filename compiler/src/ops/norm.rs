@@ -129,13 +129,15 @@ impl Operator for GroupNorm {
     }
 }
 
-/// [LpNormalization](https://onnx.ai/onnx/operators/onnx__LpNormalization.html).
+/// [LpNormalization](https://onnx.ai/onnx/operators/onnx__LpNormalization.html), `x / max(norm, floor)`; where that is 0, 0.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LpNorm {
     /// The axis.
     pub axis: usize,
     /// 1 or 2.
     pub p: i64,
+    /// The least number to divide by.
+    pub floor: Real,
 }
 
 impl Operator for LpNorm {
@@ -148,7 +150,7 @@ impl Operator for LpNorm {
             "rows::lp_normalize",
             [cx.dtype(0)],
             1,
-            [CallArg::Dim(outer), CallArg::Dim(axis), CallArg::Dim(inner), CallArg::Int(self.p)],
+            [CallArg::Dim(outer), CallArg::Dim(axis), CallArg::Dim(inner), CallArg::Int(self.p), CallArg::Float(self.floor.get())],
         )
     }
 }
@@ -419,7 +421,7 @@ pub fn read_lp(r: &mut Reader<'_, '_>) -> Read {
     if p != 1 && p != 2 {
         return Err(Diagnostic::new(format!("LpNormalization of order {p} is not defined")));
     }
-    let op = LpNorm { axis: r.axis(axis, rank)?, p };
+    let op = LpNorm { axis: r.axis(axis, rank)?, p, floor: 0.0.into() };
     Ok(vec![r.emit(op, &[x])?])
 }
 

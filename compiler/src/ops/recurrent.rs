@@ -91,6 +91,58 @@ impl Operator for Recurrent {
     }
 }
 
+/// The part of a recurrent layer that goes from step to step, in one direction; operands: what input and biases add to the gates
+/// `[S, B, G]`, the weights of the state `[H, G]`, a bias `[H]` of a GRU that resets behind the product, initial state and cell `[B, H]`.
+/// Gates are i, f, g, o of an LSTM and r, z, n of a GRU. Results: the states `[S, B, H]`, the last state and, of an LSTM, the last cell.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Recurrence {
+    /// `lstm`, `gru` or `rnn`, with the functions that ONNX gives them by default.
+    pub cell: &'static str,
+    /// Extent of the state.
+    pub hidden: i64,
+    /// Whether the last step is the first.
+    pub reverse: bool,
+}
+
+impl Recurrence {
+    /// Gates of a cell.
+    pub fn gates(cell: &str) -> i64 {
+        match cell {
+            "lstm" => 4,
+            "gru" => 3,
+            _ => 1,
+        }
+    }
+}
+
+impl Operator for Recurrence {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        let ([seq, batch, width], h) = (cx.shape(0), Dim::int(self.hidden)) else {
+            return Err(Diagnostic::new("a recurrence needs gates of rank 3"));
+        };
+        let state = vec![batch.clone(), h.clone()];
+        let rows = Dim::int(self.hidden * Recurrence::gates(self.cell));
+        let fits = |i: usize, want: &[Dim]| !cx.has(i) || cx.shape(i) == want;
+        let whole =
+            *width == rows && fits(1, &[h.clone(), rows]) && fits(2, std::slice::from_ref(&h)) && fits(3, &state) && fits(4, &state);
+        let typed = (0..5).all(|i| !cx.has(i) || cx.dtype(i) == DType::F32);
+        if !whole || !typed || !cx.has(1) {
+            return Err(Diagnostic::new("the operands of a recurrence do not fit each other"));
+        }
+        let mut facts = vec![Fact::tensor(DType::F32, vec![seq.clone(), batch.clone(), h])];
+        facts.resize(cx.results, Fact::tensor(DType::F32, state));
+        Ok(facts)
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        let x = cx.shape(0);
+        let mut args = vec![CallArg::OptOut(0), CallArg::OptOut(1), CallArg::OptOut(2), CallArg::In(0), CallArg::In(1)];
+        args.extend((2..5).map(CallArg::OptIn));
+        args.push(CallArg::Dims(vec![x[0].clone(), x[1].clone(), Dim::int(self.hidden)]));
+        args.extend([CallArg::Text(self.cell), CallArg::Bool(self.reverse)]);
+        Lowering::Call(Call { entry: "rnn::recurrence", types: vec![], args })
+    }
+}
+
 /// Function numbers and their coefficients: three for each direction.
 type Activations = (Vec<i64>, Vec<Real>, Vec<Real>);
 

@@ -4,14 +4,17 @@ mod affine;
 mod explore;
 mod merge;
 mod prune;
+mod quantization;
 mod rewriter;
 pub mod rules;
 #[cfg(test)]
 mod tests;
 
+pub use affine::Affine;
 pub use explore::{Budget, Cost, Explored, Price, Priced, explore};
 pub use merge::merge;
 pub use prune::prune;
+pub use quantization::Quantization;
 pub use rewriter::{Rewriter, head};
 
 use crate::ir::{Graph, NodeId, ValueId};

@@ -1,7 +1,7 @@
 //! The one door through which rules change a graph: it knows producers and users, and keeps them current without looking at the
 //! whole graph again.
 
-use super::Miss;
+use super::{Affine, Miss, Quantization};
 use crate::ir::{Block, Dim, Graph, Node, NodeId, Symbol, Type, ValueId};
 use crate::ops::pointwise::Pointwise;
 use crate::ops::{Facts, Infer, Op, Operand};
@@ -42,7 +42,7 @@ pub struct Rewriter<'g> {
     /// Nodes visited and uses moved: the measure of work.
     pub(super) work: u64,
     /// What the graph leaves out, when it shows a part of an e-graph.
-    part: Option<Part>,
+    pub(super) part: Option<Part>,
     /// The rule and node of the attempt.
     attempt: (&'static str, NodeId),
     /// Why rules that all but matched did not apply.
@@ -67,6 +67,10 @@ pub(super) struct Part {
     pub(super) given: BTreeSet<ValueId>,
     /// Bounds of the elements of values.
     pub(super) ranges: BTreeMap<ValueId, (f64, f64)>,
+    /// Affine forms of integers.
+    pub(super) forms: BTreeMap<ValueId, Affine>,
+    /// How values are quantized.
+    pub(super) quantized: BTreeMap<ValueId, Quantization<ValueId>>,
     /// The order of readers, whichever node the rule is run at.
     pub(super) ranks: BTreeMap<NodeId, usize>,
     /// Questions in the order they came; a rule is asked again when they are answered.

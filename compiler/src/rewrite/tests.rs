@@ -137,8 +137,11 @@ impl Case {
     }
     /// A node with all its results.
     pub(super) fn all(&mut self, op: impl Into<Op>, inputs: &[ValueId], results: usize) -> Vec<ValueId> {
+        self.some(op, inputs.iter().map(|v| Some(*v)).collect(), results)
+    }
+    /// A node with all its results, some operands of which may be left out.
+    pub(super) fn some(&mut self, op: impl Into<Op>, inputs: Vec<Option<ValueId>>, results: usize) -> Vec<ValueId> {
         let op = op.into();
-        let inputs: Vec<Option<ValueId>> = inputs.iter().map(|v| Some(*v)).collect();
         let facts = Rewriter::new(&mut self.g).infer(&op, &inputs, results).expect("the example is well formed");
         let outputs: Vec<ValueId> = facts.into_iter().map(|f| self.g.add_value(f, "")).collect();
         let origins = vec![self.g.nodes.len()];
@@ -222,10 +225,10 @@ pub(super) fn refused(name: &str, build: fn(&mut Case)) {
 
 fn examples() -> Vec<Example> {
     use rules::{
-        activations, algebra, attention, causal, constants, conv, filters, gather, groups, layout, matmul, pads, quantize, recognise,
-        reductions, rotary, slices, transposes,
+        activations, algebra, attention, causal, constants, conv, filters, gather, groups, layout, matmul, norms, pads, quantize,
+        recognise, recurrent, reductions, rotary, slices, transposes,
     };
-    let tables: [&[Example]; 18] = [
+    let tables: [&[Example]; 20] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -238,11 +241,13 @@ fn examples() -> Vec<Example> {
         matmul::tests::EXAMPLES,
         quantize::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
+        norms::tests::EXAMPLES,
         attention::tests::EXAMPLES,
         activations::tests::EXAMPLES,
         groups::tests::EXAMPLES,
         rotary::tests::EXAMPLES,
         causal::tests::EXAMPLES,
+        recurrent::tests::EXAMPLES,
         gather::tests::EXAMPLES,
     ];
     tables.concat()

@@ -1,7 +1,8 @@
-//! Normalizations by rows: layer norm and RMS norm over the last axes, and norms of groups of channels.
+//! Normalizations by rows: layer norm, RMS norm and Lp norms over the last axes, and norms of groups of channels.
 
 use crate::isa::Isa;
 use crate::kernel_fn;
+use crate::reduce::{Fold, fold_rows};
 use crate::support::lanes;
 
 /// Rows of `n` floats to be normalized: the arguments that the kernels here share.
@@ -87,7 +88,43 @@ pub unsafe fn group_norm(
     }
 }
 
+/// Each row divided by its norm, [`Fold::L1`] or [`Fold::L2`], or by `floor` where that is greater; zeros where both are 0. `x` and `out`
+/// have `rows` rows of `n` floats, `x_pitch` and `out_pitch` apart. In place where `out` is `x`. The norm is as exact as the plain kernel's,
+/// and a division rounds once.
+///
+/// # Safety
+/// As [`layer_norm`].
+pub unsafe fn lp_norm(
+    isa: Isa,
+    norm: Fold,
+    floor: f32,
+    x: *const f32,
+    x_pitch: usize,
+    out: *mut f32,
+    out_pitch: usize,
+    rows: usize,
+    n: usize,
+) {
+    for r in 0..rows {
+        let mut by = 0f32;
+        // SAFETY: a row that the caller vouches for.
+        unsafe {
+            let (x, out) = (x.add(r * x_pitch), out.add(r * out_pitch));
+            fold_rows(isa, norm, x, 0, &mut by, 1, 1, n);
+            // A NaN is not raised to the floor; a row whose norm is 0 is zeros.
+            let by = if by < floor { floor } else { by };
+            divide(isa, x, n, if by == 0.0 { 1.0 } else { by }, out);
+        }
+    }
+}
+
 kernel_fn! {
+    fn divide<A>(x: *const f32, n: usize, by: f32, out: *mut f32) {
+        for i in 0..n {
+            *out.add(i) = *x.add(i) / by;
+        }
+    }
+
     fn channels_of<A>(
         x: *const f32, channels: usize, inner: usize, mean: f32, inverse: f32, scale: *const f32, bias: *const f32, out: *mut f32,
     ) {
@@ -125,6 +162,32 @@ kernel_fn! {
 mod tests {
     use super::*;
     use crate::support::testing::{Rng, assert_close};
+
+    #[test]
+    fn lp_norms_equal_the_plain_kernel() {
+        let mut rng = Rng(5);
+        for round in 0..60 {
+            let (rows, n, p) = (rng.int(0, 3), rng.pick(&[1, 2, 15, 32, 64, 131]), rng.pick(&[1, 2]));
+            let (pitch, floor) = (n + rng.int(0, 3), rng.pick(&[0.0, 1e-12, 4.0]));
+            let mut x: Vec<f32> = rng.floats(rows * pitch + 1);
+            // Zeros, numbers whose squares vanish or overflow, and a NaN.
+            let factor = [1.0, 0.0, 1e-30, 1e25][round % 4];
+            x.iter_mut().for_each(|v| *v *= factor);
+            if round % 5 == 0 {
+                x[0] = f32::NAN;
+            }
+            let dense: Vec<f32> = (0..rows).flat_map(|r| x[r * pitch..][..n].to_vec()).collect();
+            let mut want = vec![0.0; rows * n];
+            crate::rows::lp_normalize(crate::entry::Out(&mut want), crate::entry::In(&dense), rows, n, 1, p as i64, floor);
+            for isa in Isa::available() {
+                let (mut got, norm) = (vec![0.0; rows * n], if p == 1 { Fold::L1 } else { Fold::L2 });
+                // SAFETY: the rows are there.
+                unsafe { lp_norm(isa, norm, floor, x.as_ptr(), pitch, got.as_mut_ptr(), n, rows, n) };
+                let same = |(a, b): (&f32, &f32)| a.is_nan() && b.is_nan() || (a - b).abs() <= 1e-6 * b.abs().max(1e-30);
+                assert!(got.iter().zip(&want).all(same), "{got:?}, not {want:?}");
+            }
+        }
+    }
 
     #[test]
     fn groups_equal_the_reference() {

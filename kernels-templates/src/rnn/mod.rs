@@ -1,5 +1,9 @@
 //! Recurrent layers: LSTM, GRU and RNN over whole sequences, in one or both directions.
 
+mod steps;
+
+pub use steps::recurrence;
+
 use crate::entry::{In, Ints, Out};
 use crate::num::Float;
 use alloc::{vec, vec::Vec};

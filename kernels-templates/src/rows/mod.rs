@@ -123,14 +123,16 @@ pub fn group_norm<T: Float>(
     }
 }
 
-/// `x / ‖x‖_p` along the axis, 0 where the norm is 0:
+/// `x / max(‖x‖_p, floor)` along the axis, 0 where that is 0:
 /// [LpNormalization](https://onnx.ai/onnx/operators/onnx__LpNormalization.html).
-pub fn lp_normalize<T: Float>(out: Out<'_, T>, x: In<'_, T>, outer: usize, axis: usize, inner: usize, p: i64) {
+pub fn lp_normalize<T: Float>(out: Out<'_, T>, x: In<'_, T>, outer: usize, axis: usize, inner: usize, p: i64, floor: f32) {
     for o in 0..outer {
         for i in 0..inner {
             let at = |j: usize| (o * axis + j) * inner + i;
             let values = (0..axis).map(|j| x.0[at(j)].to_f64());
             let norm = if p == 1 { values.map(f64::abs).sum() } else { values.map(|v| v * v).sum::<f64>().sqrt() };
+            // A NaN is not raised to the floor.
+            let norm = if norm < f64::from(floor) { f64::from(floor) } else { norm };
             for j in 0..axis {
                 out.0[at(j)] = if norm == 0.0 { T::ZERO } else { T::from_f64(x.0[at(j)].to_f64() / norm) };
             }

@@ -182,6 +182,10 @@ impl Printer<'_> {
             }
             Row::Softmax { log: false } => (quote!(), quote!(#k::softmax::softmax(isa, x, x_pitch, o, out_pitch, to - from, n);)),
             Row::Softmax { log: true } => (quote!(), quote!(#k::softmax::log_softmax(isa, x, x_pitch, o, out_pitch, to - from, n);)),
+            Row::LpNorm { p, floor } => {
+                let (fold, floor) = (Ident::new(if *p == 1 { "L1" } else { "L2" }, Span::call_site()), float(*floor));
+                (quote!(), quote!(#k::norm::lp_norm(isa, #k::reduce::Fold::#fold, #floor, x, x_pitch, o, out_pitch, to - from, n);))
+            }
             Row::Reduce(fold) => {
                 let fold = Ident::new(fold, Span::call_site());
                 (quote!(), quote!(#k::reduce::fold_rows(isa, #k::reduce::Fold::#fold, x, x_pitch, o, out_pitch, to - from, n);))

@@ -1,10 +1,10 @@
 //! Rules on an e-graph: a rule sees a small graph that shows one term of each class it has asked about, and is run again for each choice.
 
-use super::terms::{Class, EGraph, Head, Term};
+use super::terms::{Class, EGraph, Head, Parameter, Term};
 use crate::ir::{Graph, Node, NodeId, ValueId};
 use crate::ops::Op;
-use crate::rewrite::Rule;
 use crate::rewrite::rewriter::{Ask, Part, Rewriter};
+use crate::rewrite::{Quantization, Rule};
 use egg::Id;
 use kiln_kernels::value::Tensor;
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ enum Shown {
 }
 
 /// Looks for a rule's left side at a term of a class.
-pub(super) fn matches(eg: &EGraph, leaves: &[Option<Tensor>], rule: &'static Rule, class: Id, term: &Term) -> Vec<Match> {
+pub(super) fn matches(eg: &EGraph, rule: &'static Rule, class: Id, term: &Term) -> Vec<Match> {
     let mut found = Vec::new();
     let mut stack: Vec<Vec<Shown>> = vec![vec![]];
     let mut trials = 0;
@@ -55,7 +55,7 @@ pub(super) fn matches(eg: &EGraph, leaves: &[Option<Tensor>], rule: &'static Rul
         if trials > MOST_TRIALS {
             break;
         }
-        let mut part = Showing::new(eg, leaves);
+        let mut part = Showing::new(eg);
         let root = part.term(term, class);
         for s in &shown {
             match s {
@@ -112,7 +112,6 @@ fn producers(eg: &EGraph, c: Id) -> Vec<(Term, Id)> {
 /// A small graph that shows a part of an e-graph.
 struct Showing<'a> {
     eg: &'a EGraph,
-    leaves: &'a [Option<Tensor>],
     graph: Graph,
     value: BTreeMap<Id, ValueId>,
     class: BTreeMap<ValueId, Id>,
@@ -121,9 +120,9 @@ struct Showing<'a> {
 }
 
 impl<'a> Showing<'a> {
-    fn new(eg: &'a EGraph, leaves: &'a [Option<Tensor>]) -> Showing<'a> {
+    fn new(eg: &'a EGraph) -> Showing<'a> {
         let graph = Graph::default();
-        Showing { eg, leaves, graph, value: BTreeMap::new(), class: BTreeMap::new(), part: Part::default(), nodes: BTreeMap::new() }
+        Showing { eg, graph, value: BTreeMap::new(), class: BTreeMap::new(), part: Part::default(), nodes: BTreeMap::new() }
     }
     fn class(&self, v: ValueId) -> Option<Id> {
         self.class.get(&v).copied()
@@ -135,8 +134,8 @@ impl<'a> Showing<'a> {
             return *v;
         }
         let data = &self.eg[c].data;
-        let v = match data.constant.and_then(|l| self.leaves.get(l as usize)) {
-            Some(Some(t)) => self.graph.add_constant(t.clone(), ""),
+        let v = match data.constant.and_then(|l| self.eg.analysis.contents(l)) {
+            Some(t) => self.graph.add_constant(t.clone(), ""),
             _ => {
                 let v = match data.facts.first() {
                     Some(fact) => self.graph.add_value(fact.clone(), ""),
@@ -151,14 +150,34 @@ impl<'a> Showing<'a> {
         if self.eg[c].nodes.iter().any(|t| matches!(self.eg.analysis.head(t), Head::Leaf(_))) {
             self.part.given.insert(v);
         }
-        self.note(v, c, data);
+        // A class may be quantized by what is computed from it.
         self.value.insert(c, v);
+        self.note(v, c, data);
         v
     }
     fn note(&mut self, v: ValueId, c: Id, data: &Class) {
         self.class.insert(v, c);
+        if let Some(form) = &data.affine {
+            self.part.forms.insert(v, form.clone());
+        }
+        if let Some(q) = &data.quantized {
+            let quantized = Quantization {
+                dtype: q.dtype,
+                axis: q.axis,
+                scale: self.parameter(q.scale),
+                zero: q.zero.map(|z| self.parameter(z)),
+                codes: q.codes.map(|c| self.parameter(c)),
+            };
+            self.part.quantized.insert(v, quantized);
+        }
         if data.range.lo.is_finite() || data.range.hi.is_finite() {
             self.part.ranges.insert(v, (data.range.lo, data.range.hi));
+        }
+    }
+    fn parameter(&mut self, p: Parameter) -> ValueId {
+        match p {
+            Parameter::Class(c) => self.value(c),
+            Parameter::Leaf(n) => self.value(self.eg.analysis.leaf_ids[n as usize]),
         }
     }
     /// Shows an application; its results are the values of their classes.

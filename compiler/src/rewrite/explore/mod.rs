@@ -11,7 +11,7 @@ mod terms;
 #[cfg(test)]
 mod tests;
 
-use super::{Miss, Report, Rule, head};
+use super::{Affine, Miss, Report, Rule, head};
 use crate::ir::{Block, Fact, Graph, Node, NodeId, ValueId};
 use crate::ops::Op;
 use egg::Id;
@@ -19,7 +19,7 @@ use kiln_kernels::value::Tensor;
 use matching::{Made, Match};
 use regions::{Key, Leaf, Ref, Region, Stretch};
 use std::collections::{BTreeMap, BTreeSet};
-use terms::{Class, EGraph, Head, Interval, Term, Terms};
+use terms::{Class, EGraph, Head, Term, Terms};
 
 /// Bounds on the work for one region.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +107,7 @@ struct TemplateNode {
 /// Explores a graph and puts the cheapest equal terms in place.
 ///
 /// # Errors
-/// A rule called values of different types equal: a bug in the rule.
+/// A rule called values equal that cannot be, by their types or by what is known of their elements: a bug in the rule.
 pub fn explore(g: &mut Graph, rules: &[&'static Rule], cost: Cost<'_>, budget: Budget) -> Result<(Report, Vec<Explored>), String> {
     let mut by_head: BTreeMap<&'static str, Vec<&'static Rule>> = BTreeMap::new();
     let there: BTreeSet<&str> = g.nodes.iter().flat_map(|n| [n.op.name(), head(&n.op)]).collect();
@@ -120,7 +120,8 @@ pub fn explore(g: &mut Graph, rules: &[&'static Rule], cost: Cost<'_>, budget: B
             }
         }
     }
-    let mut e = Explorer { by_head, cost, budget, kinds: BTreeMap::new(), report: Report::default(), renamed: BTreeMap::new() };
+    let producers = g.producers();
+    let mut e = Explorer { by_head, cost, budget, producers, kinds: BTreeMap::new(), report: Report::default(), renamed: BTreeMap::new() };
     let uses = g.uses();
     let mut body = std::mem::take(&mut g.body);
     e.block(g, &mut body, &uses)?;
@@ -135,6 +136,8 @@ struct Explorer<'a> {
     by_head: BTreeMap<&'static str, Vec<&'static Rule>>,
     cost: Cost<'a>,
     budget: Budget,
+    /// The nodes of the graph as it was that compute values.
+    producers: BTreeMap<ValueId, NodeId>,
     /// What was found for each kind of region.
     kinds: BTreeMap<Key, Kind>,
     report: Report,
@@ -158,7 +161,7 @@ const DEARER: &str = "it applies, but what it leads to costs no less";
 
 impl Explorer<'_> {
     fn block(&mut self, g: &mut Graph, b: &mut Block, uses: &BTreeMap<ValueId, usize>) -> Result<(), String> {
-        let stretches = regions::cut(g, b, uses);
+        let stretches = regions::cut(g, b, uses, &self.producers);
         b.nodes.clear();
         for s in stretches {
             match s {
@@ -285,9 +288,6 @@ struct Source {
 /// The e-graph of one kind of region.
 struct Saturation {
     eg: EGraph,
-    /// Contents of the leaves that are small constants; those beyond the key's were added by rules.
-    leaves: Vec<Option<Tensor>>,
-    leaf_ids: Vec<Id>,
     outputs: Vec<Id>,
     sources: BTreeMap<Term, Source>,
     /// Terms that rules found equal to what was there already.
@@ -296,17 +296,10 @@ struct Saturation {
 
 impl Saturation {
     fn new(key: &Key, facts: &[Vec<Fact>]) -> Saturation {
-        let mut s = Saturation {
-            eg: EGraph::new(Terms::default()),
-            leaves: vec![],
-            leaf_ids: vec![],
-            outputs: vec![],
-            sources: BTreeMap::new(),
-            forwarded: vec![],
-        };
+        let mut s = Saturation { eg: EGraph::new(Terms::default()), outputs: vec![], sources: BTreeMap::new(), forwarded: vec![] };
         for leaf in &key.leaves {
             let (fact, weight, constant) = match leaf {
-                Leaf::Input(ty, dims) => (Fact { ty: ty.clone(), dims: dims.clone() }, false, None),
+                Leaf::Input(ty, dims, _) => (Fact { ty: ty.clone(), dims: dims.clone() }, false, None),
                 Leaf::Weight(d, dims) => (Fact::tensor(*d, dims.iter().map(|d| (*d).into()).collect()), true, None),
                 Leaf::Constant(d, dims, bytes) => {
                     let mut t = Tensor::zeros(*d, dims);
@@ -314,14 +307,15 @@ impl Saturation {
                     (constant_fact(&t), true, Some(t))
                 }
             };
-            s.leaf(fact, weight, constant);
+            let form = if let Leaf::Input(.., form) = leaf { form.clone() } else { None };
+            s.leaf(fact, weight, constant, form);
         }
         let mut made: Vec<Vec<Id>> = Vec::new();
         for (i, (n, facts)) in key.nodes.iter().zip(facts).enumerate() {
             let inputs: Vec<Option<Id>> = (n.inputs.iter())
                 .map(|v| {
                     v.map(|v| match v {
-                        Ref::Leaf(i) => s.leaf_ids[i as usize],
+                        Ref::Leaf(i) => s.eg.analysis.leaf_ids[i as usize],
                         Ref::Node(i, k) => made[i as usize][k as usize],
                     })
                 })
@@ -330,20 +324,20 @@ impl Saturation {
             made.push(s.apply_op(&n.op, &inputs, facts, &source));
         }
         let at = |r: &Ref| match r {
-            Ref::Leaf(i) => s.leaf_ids[*i as usize],
+            Ref::Leaf(i) => s.eg.analysis.leaf_ids[*i as usize],
             Ref::Node(i, k) => made[*i as usize][*k as usize],
         };
         s.outputs = key.outputs.iter().map(at).collect();
         s.eg.rebuild();
         s
     }
-    fn leaf(&mut self, fact: Fact, weight: bool, constant: Option<Tensor>) -> Id {
-        let number = self.leaves.len() as u32;
-        let range = constant.as_ref().map_or(Interval::ANY, Interval::of);
-        let known = Class { facts: vec![fact], weight, constant: constant.is_some().then_some(number), range };
-        self.leaves.push(constant);
+    fn leaf(&mut self, fact: Fact, weight: bool, constant: Option<Tensor>, form: Option<Affine>) -> Id {
+        let number = self.eg.analysis.leaf_ids.len() as u32;
+        let mut known = terms::examine_leaf(fact, weight, constant.as_ref().map(|t| (number, t)));
+        known.affine = known.affine.or(form);
+        self.eg.analysis.leaves.push(constant);
         let id = self.add(Head::Leaf(number), vec![], known);
-        self.leaf_ids.push(id);
+        self.eg.analysis.leaf_ids.push(id);
         id
     }
     fn add(&mut self, head: Head, children: Vec<Id>, known: Class) -> Id {
@@ -356,13 +350,10 @@ impl Saturation {
     }
     /// Adds an application; gives the class of each result.
     fn apply_op(&mut self, op: &Op, inputs: &[Option<Id>], facts: &[Fact], source: &Source) -> Vec<Id> {
-        let absent = Class { facts: vec![], weight: true, constant: None, range: Interval::ANY };
+        let absent = Class { weight: true, ..Class::of(vec![]) };
         let children: Vec<Id> = inputs.iter().map(|v| v.unwrap_or_else(|| self.add(Head::Absent, vec![], absent.clone()))).collect();
-        let weight = children.iter().all(|c| self.eg[*c].data.weight);
-        let ranges: Vec<Interval> = children.iter().map(|c| self.eg[*c].data.range).collect();
-        let range = terms::interval(op, &ranges);
-        let known = Class { facts: facts.to_vec(), weight, constant: None, range };
         let results = facts.len() as u32;
+        let known = terms::examine(&self.eg, op, results, &children, facts.to_vec());
         let head = Head::Apply(op.clone(), results);
         let term = Term { head: self.eg.analysis.number(head.clone()), children: children.clone() };
         let all = self.add(head, children, known.clone());
@@ -370,9 +361,7 @@ impl Saturation {
         if results == 1 {
             return vec![all];
         }
-        (facts.iter().enumerate())
-            .map(|(i, f)| self.add(Head::Result(i as u32), vec![all], Class { facts: vec![f.clone()], ..known.clone() }))
-            .collect()
+        (0..results).map(|i| self.add(Head::Result(i), vec![all], terms::examine_result(&known, i))).collect()
     }
 
     /// Runs every rule at every term once. Whether that taught anything.
@@ -384,7 +373,7 @@ impl Saturation {
             for t in &self.eg[c].nodes {
                 let Head::Apply(op, _) = self.eg.analysis.head(t) else { continue };
                 for rule in rules(op) {
-                    found.extend(matching::matches(&self.eg, &self.leaves, rule, c, t).into_iter().map(|m| (t.clone(), m)));
+                    found.extend(matching::matches(&self.eg, rule, c, t).into_iter().map(|m| (t.clone(), m)));
                 }
             }
         }
@@ -438,9 +427,9 @@ impl Saturation {
         match m {
             Made::Class(c) => *c,
             Made::Node(i, k) => made[*i][*k],
-            Made::Constant(t) => match self.leaves.iter().position(|l| l.as_ref() == Some(t)) {
-                Some(i) => self.leaf_ids[i],
-                None => self.leaf(constant_fact(t), true, Some(t.clone())),
+            Made::Constant(t) => match self.eg.analysis.leaves.iter().position(|l| l.as_ref() == Some(t)) {
+                Some(i) => self.eg.analysis.leaf_ids[i],
+                None => self.leaf(constant_fact(t), true, Some(t.clone()), None),
             },
         }
     }
@@ -473,7 +462,7 @@ impl Saturation {
         let mut at: BTreeMap<Id, Ref> = BTreeMap::new();
         let mut whole: BTreeMap<Id, u32> = BTreeMap::new();
         let mut t = Template { constants: vec![], nodes: vec![], outputs: vec![], rules: BTreeMap::new() };
-        t.constants = self.leaves[key.leaves.len()..]
+        t.constants = self.eg.analysis.leaves[key.leaves.len()..]
             .iter()
             .map(|l| l.clone().unwrap_or_else(|| Tensor::zeros(kiln_kernels::dtype::DType::F32, &[])))
             .collect();

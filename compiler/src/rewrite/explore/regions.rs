@@ -2,6 +2,7 @@
 
 use crate::ir::{Block, Dim, Graph, NodeId, Type, ValueId};
 use crate::ops::Op;
+use crate::rewrite::{Affine, affine};
 use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,8 +23,8 @@ pub(super) enum Ref {
 /// What matters of a value from outside.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Leaf {
-    /// Computed elsewhere: its type, and its contents as expressions.
-    Input(Type, Option<Vec<Dim>>),
+    /// Computed elsewhere: its type, its contents as expressions, and the affine form that they or its producers show.
+    Input(Type, Option<Vec<Dim>>, Option<Affine>),
     /// A constant whose contents do not matter.
     Weight(DType, Vec<usize>),
     /// A constant of few elements.
@@ -65,8 +66,11 @@ pub(super) enum Stretch {
     Alone(NodeId),
 }
 
+/// The nodes that compute values.
+type Producers = BTreeMap<ValueId, NodeId>;
+
 /// Cuts a block into stretches, in order: where a residual is added, and where too many nodes stand together, at the narrowest place.
-pub(super) fn cut(g: &Graph, b: &Block, uses: &BTreeMap<ValueId, usize>) -> Vec<Stretch> {
+pub(super) fn cut(g: &Graph, b: &Block, uses: &BTreeMap<ValueId, usize>, producers: &Producers) -> Vec<Stretch> {
     let position: BTreeMap<ValueId, usize> =
         b.nodes.iter().enumerate().flat_map(|(i, n)| g[*n].outputs.iter().map(move |v| (*v, i))).collect();
     let mut last_read: BTreeMap<ValueId, usize> = BTreeMap::new();
@@ -79,10 +83,10 @@ pub(super) fn cut(g: &Graph, b: &Block, uses: &BTreeMap<ValueId, usize>) -> Vec<
     for (i, &n) in b.nodes.iter().enumerate() {
         let alone = !explored(&g[n].op);
         if alone || residual(g, b, &position, i) {
-            close(g, uses, &mut open, &mut stretches);
+            close(g, uses, producers, &mut open, &mut stretches);
         } else if open.len() >= MOST_NODES {
             let rest = open.split_off(narrowest(g, &open, i - open.len(), &last_read));
-            close(g, uses, &mut open, &mut stretches);
+            close(g, uses, producers, &mut open, &mut stretches);
             open = rest;
         }
         match alone {
@@ -90,7 +94,7 @@ pub(super) fn cut(g: &Graph, b: &Block, uses: &BTreeMap<ValueId, usize>) -> Vec<
             false => open.push(n),
         }
     }
-    close(g, uses, &mut open, &mut stretches);
+    close(g, uses, producers, &mut open, &mut stretches);
     stretches
 }
 
@@ -143,14 +147,14 @@ fn residual(g: &Graph, b: &Block, position: &BTreeMap<ValueId, usize>, i: usize)
     false
 }
 
-fn close(g: &Graph, uses: &BTreeMap<ValueId, usize>, open: &mut Vec<NodeId>, out: &mut Vec<Stretch>) {
+fn close(g: &Graph, uses: &BTreeMap<ValueId, usize>, producers: &Producers, open: &mut Vec<NodeId>, out: &mut Vec<Stretch>) {
     let nodes = std::mem::take(open);
     if !nodes.is_empty() {
-        out.push(Stretch::Region(Box::new(region(g, uses, nodes))));
+        out.push(Stretch::Region(Box::new(region(g, uses, producers, nodes))));
     }
 }
 
-fn region(g: &Graph, uses: &BTreeMap<ValueId, usize>, nodes: Vec<NodeId>) -> Region {
+fn region(g: &Graph, uses: &BTreeMap<ValueId, usize>, producers: &Producers, nodes: Vec<NodeId>) -> Region {
     let mut at: BTreeMap<ValueId, Ref> = BTreeMap::new();
     let mut inside: BTreeMap<ValueId, usize> = BTreeMap::new();
     let (mut leaves, mut leaf_keys, mut key_nodes) = (Vec::new(), Vec::new(), Vec::new());
@@ -162,7 +166,7 @@ fn region(g: &Graph, uses: &BTreeMap<ValueId, usize>, nodes: Vec<NodeId>) -> Reg
                 *inside.entry(v).or_insert(0) += 1;
                 *at.entry(v).or_insert_with(|| {
                     leaves.push(v);
-                    leaf_keys.push(leaf(g, v));
+                    leaf_keys.push(leaf(g, producers, v));
                     Ref::Leaf(leaves.len() as u32 - 1)
                 })
             }));
@@ -179,10 +183,13 @@ fn region(g: &Graph, uses: &BTreeMap<ValueId, usize>, nodes: Vec<NodeId>) -> Reg
     Region { key: Key { leaves: leaf_keys, nodes: key_nodes, outputs: refs }, leaves, nodes, outputs }
 }
 
-fn leaf(g: &Graph, v: ValueId) -> Leaf {
+fn leaf(g: &Graph, producers: &Producers, v: ValueId) -> Leaf {
     match &g[v].constant {
         Some(t) if t.len() <= SMALL && t.dtype != DType::Str => Leaf::Constant(t.dtype, t.dims.clone(), t.bytes().to_vec()),
         Some(t) => Leaf::Weight(t.dtype, t.dims.clone()),
-        None => Leaf::Input(g.ty(v).clone(), g[v].fact.dims.clone()),
+        None => {
+            let form = affine::shown(g, &|v| producers.get(&v).map(|n| &g[*n]), v);
+            Leaf::Input(g.ty(v).clone(), g[v].fact.dims.clone(), form)
+        }
     }
 }

@@ -9,7 +9,6 @@ use super::orders;
 use crate::ir::{Dim, NodeId, ValueId};
 use crate::ops::Op;
 use crate::ops::attend::Attend;
-use crate::rewrite::affine::affine;
 use crate::rewrite::{Class, Found, Rewriter, Rule, head};
 
 /// Rules about causal masks.
@@ -60,7 +59,7 @@ fn condition(rw: &Rewriter<'_>, v: ValueId, seen: bool, depth: usize) -> Option<
             (certain && steps).then(|| s.starts[rank - 2].clone() - s.starts[rank - 1].clone() + Dim::int(reach))
         }
         (_, name @ ("Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual")) => {
-            let (a, b) = (affine(rw, x)?, affine(rw, rw.input(n, 1)?)?);
+            let (a, b) = (rw.affine(x)?, rw.affine(rw.input(n, 1)?)?);
             let rank = shape.len();
             let d = a.minus(&b, rank);
             let ([.., row, col], true) = (&d.steps[..], d.steps.iter().rev().skip(2).all(|s| s.is(0))) else { return None };

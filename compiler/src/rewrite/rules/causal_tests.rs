@@ -58,6 +58,22 @@ fn spelled(c: &mut Case, [rows, cols]: [usize; 2], reach: usize, seen: bool) -> 
     }
 }
 
+/// Masks whose triangle follows from what indices are: constants of such sizes are weights to exploration, which sees no contents of
+/// theirs.
+pub(in crate::rewrite) const SMALL: &[Example] = &[("attend-causal", |c| {
+    let s = sizes(c);
+    let [q, k, v] = s.operands(c);
+    let start = c.rng.below(5) as i64 - 2;
+    let reach = c.rng.below(4) as i64;
+    let (i, j) = (iota(c, start + reach, s.sizes[0]), iota(c, start, s.sizes[1]));
+    let i = c.op(crate::ops::shape::Reshape { shape: vec![s.sizes[0].into(), 1.into()] }, &[i]);
+    let t = if c.rng.below(2) == 0 { c.pointwise("LessOrEqual", &[j, i]) } else { c.pointwise("GreaterOrEqual", &[i, j]) };
+    let (zero, low) = (c.filled(DType::F32, &[], 0.0), low(c));
+    let low = c.filled(DType::F32, &[], low);
+    let m = c.pointwise("Where", &[t, zero, low]);
+    attention(c, plain(), &[q, k, v, m]);
+})];
+
 pub(in crate::rewrite) const EXAMPLES: &[Example] = &[("attend-causal", |c| {
     let s = sizes(c);
     let [q, k, v] = s.operands(c);

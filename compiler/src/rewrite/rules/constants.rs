@@ -28,7 +28,7 @@ pub const RULES: &[Rule] = &[
 ];
 
 /// Bytes that a folded constant may have beyond four times its operands'.
-const SMALL: usize = 64 << 10;
+pub(super) const SMALL: usize = 64 << 10;
 /// Bytes by which all folded constants together may outgrow their operands.
 const GROWTH: usize = 64 << 20;
 

@@ -12,7 +12,8 @@ pub const RULES: &[Rule] = &[
     Rule { name: "conv-mul", on: &["Mul"], equation: "Conv(x, w, b) * c => Conv(x, w*c, b*c)  where c is per output channel and constant; likewise ConvTranspose", class: Class::Reassociating, apply: |rw, n| scale(rw, n, |w, c| w * c) },
     Rule { name: "conv-div", on: &["Div"], equation: "Conv(x, w, b) / c => Conv(x, w/c, b/c)  where c is per output channel and constant; likewise ConvTranspose", class: Class::Reassociating, apply: |rw, n| scale(rw, n, |w, c| w / c) },
     Rule { name: "conv-add", on: &["Add"], equation: "Conv(x, w, b) + c => Conv(x, w, b+c)  where c is per output channel and constant; likewise ConvTranspose", class: Class::Reassociating, apply: shift },
-    Rule { name: "conv-input-mul", on: &["Conv"], equation: "Conv(x * c, w, b) => Conv(x, w*c, b)  where c is per input channel and constant", class: Class::Reassociating, apply: scale_input },
+    Rule { name: "conv-input-mul", on: &["Conv"], equation: "Conv(x * c, w, b) => Conv(x, w*c, b)  where c is per input channel and constant", class: Class::Reassociating, apply: |rw, n| scale_input(rw, n, "Mul", |w, c| w * c) },
+    Rule { name: "conv-input-div", on: &["Conv"], equation: "Conv(x / c, w, b) => Conv(x, w/c, b)  where c is per input channel and constant", class: Class::Reassociating, apply: |rw, n| scale_input(rw, n, "Div", |w, c| w / c) },
     Rule { name: "conv-input-add", on: &["Conv"], equation: "Conv(x + c, w, b) => Conv(x, w, b + sum(w*c))  where c is per input channel and constant, and nothing is padded", class: Class::Reassociating, apply: shift_input },
     Rule { name: "conv-pad", on: &["Conv"], equation: "Conv(Pad(x, p, 0), w, b; q) => Conv(x, w, b; p+q)  where p is spatial", class: Class::ExactOnFinite, apply: pad },
 ];
@@ -136,8 +137,8 @@ fn shift_input(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     rw.add_all(op.into(), inputs, 1)
 }
 
-fn scale_input(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
-    let (x, c) = by_input(rw, n, "Mul")?;
+fn scale_input(rw: &mut Rewriter<'_>, n: NodeId, name: &str, f: fn(f64, f64) -> f64) -> Found {
+    let (x, c) = by_input(rw, n, name)?;
     let w = rw.input(n, 1)?;
     let Op::Conv(op) = rw.node(n).op.clone() else { return None };
     let t = rw.constant(w).filter(|t| folds(t.dtype))?;
@@ -147,7 +148,7 @@ fn scale_input(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let (per, taps) = (t.dims[1], t.dims[2..].iter().product::<usize>());
     let outputs = t.dims[0] / usize::try_from(op.groups).ok()?;
     let mut v = t.to_f64s()?;
-    v.iter_mut().enumerate().for_each(|(i, x)| *x *= c[i / taps / per / outputs * per + i / taps % per]);
+    v.iter_mut().enumerate().for_each(|(i, x)| *x = f(*x, c[i / taps / per / outputs * per + i / taps % per]));
     let w = rounded(&t.dims.clone(), &v, t.dtype)?;
     let mut inputs = rw.node(n).inputs.clone();
     inputs[0] = Some(x);
@@ -245,6 +246,7 @@ pub(in crate::rewrite) mod tests {
         ("conv-div", |c| followed(c, "Div")),
         ("conv-add", |c| followed(c, "Add")),
         ("conv-input-mul", |c| preceded(c, "Mul", vec![1, 0, 1, 0])),
+        ("conv-input-div", |c| preceded(c, "Div", vec![1, 0, 1, 0])),
         ("conv-input-add", |c| preceded(c, "Add", vec![0; 4])),
         ("conv-pad", |c| {
             let d = c.wide();

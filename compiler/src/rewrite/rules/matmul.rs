@@ -10,7 +10,9 @@ use kiln_kernels::value::Tensor;
 pub const RULES: &[Rule] = &[
     Rule { name: "matmul-mul", on: &["Mul"], equation: "(x @ w) * c => x @ (w*c)  where w is constant and c is per column and constant", class: Class::Reassociating, apply: |rw, n| scale(rw, n, |w, c| w * c) },
     Rule { name: "matmul-div", on: &["Div"], equation: "(x @ w) / c => x @ (w/c)  where w is constant and c is per column and constant", class: Class::Reassociating, apply: |rw, n| scale(rw, n, |w, c| w / c) },
-    Rule { name: "matmul-input-mul", on: &["MatMul"], equation: "(x * c) @ w => x @ (c*w)  where w is constant and c is per column of x and constant", class: Class::Reassociating, apply: scale_input },
+    Rule { name: "matmul-input-mul", on: &["MatMul"], equation: "(x * c) @ w => x @ (c*w)  where w is constant and c is per column of x and constant", class: Class::Reassociating, apply: |rw, n| scale_input(rw, n, "Mul", |w, c| w * c) },
+    Rule { name: "matmul-input-div", on: &["MatMul"], equation: "(x / c) @ w => x @ (w/c)  where w is constant and c is per column of x and constant", class: Class::Reassociating, apply: |rw, n| scale_input(rw, n, "Div", |w, c| w / c) },
+    Rule { name: "matmul-input-add", on: &["MatMul"], equation: "(x + c) @ w => x @ w + c@w  where w is a constant matrix and c is per column of x and constant", class: Class::Reassociating, apply: shift_input },
     Rule { name: "matmul-diagonal", on: &["MatMul"], equation: "x @ diag(d) => x * d;  x @ I => x  where d is constant", class: Class::ExactOnFinite, apply: diagonal },
 ];
 
@@ -43,22 +45,39 @@ fn scale(rw: &mut Rewriter<'_>, n: NodeId, f: fn(f64, f64) -> f64) -> Found {
     Some(vec![rw.add(op, &[x, w])?])
 }
 
-fn scale_input(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+/// What a product reads out of a node of that name with a constant for each column: the operand, the constant, and the constant weights.
+fn by_column(rw: &Rewriter<'_>, n: NodeId, name: &str) -> Option<(ValueId, Vec<f64>, Tensor)> {
     let y = rw.input(n, 0)?;
-    let mul = rw.made_by(y, "Mul").filter(|_| rw.used_once(y))?;
-    let (x, c, w) = (rw.input(mul, 0)?, rw.input(mul, 1)?, matrix(rw, rw.input(n, 1)?)?);
-    if rw.ty(x) != rw.ty(y) {
-        return None;
-    }
+    let inner = rw.made_by(y, name).filter(|_| rw.used_once(y))?;
+    let (x, c, w) = (rw.input(inner, 0)?, rw.input(inner, 1)?, matrix(rw, rw.input(n, 1)?)?);
     let rank = rw.shape(y).len();
+    let c = along(rw.constant(c)?, rank, rank - 1, w.dims[w.dims.len() - 2])?;
+    (rw.ty(x) == rw.ty(y)).then_some((x, c, w))
+}
+
+fn scale_input(rw: &mut Rewriter<'_>, n: NodeId, name: &str, f: fn(f64, f64) -> f64) -> Found {
+    let (x, c, w) = by_column(rw, n, name)?;
     let (rows, columns) = (w.dims[w.dims.len() - 2], w.dims[w.dims.len() - 1]);
-    let c = along(rw.constant(c)?, rank, rank - 1, rows)?;
     let mut v = w.to_f64s()?;
-    v.iter_mut().enumerate().for_each(|(i, x)| *x *= c[i / columns % rows]);
+    v.iter_mut().enumerate().for_each(|(i, x)| *x = f(*x, c[i / columns % rows]));
     let w = rounded(&w.dims, &v, w.dtype)?;
     let w = rw.tensor(w);
     let op = rw.node(n).op.clone();
     Some(vec![rw.add(op, &[x, w])?])
+}
+
+fn shift_input(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (x, c, w) = by_column(rw, n, "Add")?;
+    let [_, columns] = w.dims[..] else { return None };
+    let mut sums = vec![0.0; columns];
+    w.to_f64s()?.into_iter().enumerate().for_each(|(i, v)| sums[i % columns] += c[i / columns] * v);
+    let b = crate::eval::from_f64s(&[columns], &sums, w.dtype);
+    if !b.to_f64s()?.iter().all(|v| v.is_finite()) {
+        return None;
+    }
+    let (b, op, w) = (rw.tensor(b), rw.node(n).op.clone(), rw.input(n, 1)?);
+    let y = rw.add(op, &[x, w])?;
+    Some(vec![rw.pointwise("Add", &[y, b])?])
 }
 
 fn diagonal(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
@@ -109,6 +128,17 @@ pub(in crate::rewrite) mod tests {
         c.output(z);
     }
 
+    fn preceded(c: &mut Case, name: &'static str) {
+        let (x, mut w, [_, k, n]) = operands(c);
+        if name == "Add" {
+            w = c.factor(c.g.dtype(x), &[k, n]);
+        }
+        let s = columns(c, x, k);
+        let y = c.pointwise(name, &[x, s]);
+        let z = c.op(MatMul, &[y, w]);
+        c.output(z);
+    }
+
     /// A product with a square matrix of those elements.
     fn diagonal_of(c: &mut Case, n: usize, element: impl Fn(&mut Case, usize, usize) -> f64) {
         let (d, rank) = (c.wide(), c.rng.below(3));
@@ -128,13 +158,9 @@ pub(in crate::rewrite) mod tests {
     pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
         ("matmul-mul", |c| followed(c, "Mul")),
         ("matmul-div", |c| followed(c, "Div")),
-        ("matmul-input-mul", |c| {
-            let (x, w, [_, k, _]) = operands(c);
-            let s = columns(c, x, k);
-            let y = c.pointwise("Mul", &[x, s]);
-            let z = c.op(MatMul, &[y, w]);
-            c.output(z);
-        }),
+        ("matmul-input-mul", |c| preceded(c, "Mul")),
+        ("matmul-input-div", |c| preceded(c, "Div")),
+        ("matmul-input-add", |c| preceded(c, "Add")),
         ("matmul-diagonal", |c| {
             let n = 1 + c.rng.below(4);
             let ones = c.rng.below(2) == 0;

@@ -14,13 +14,16 @@ pub mod groups;
 pub mod layout;
 pub mod linear;
 pub mod matmul;
+pub mod norms;
 pub mod pads;
 pub mod parallel;
 pub mod quantize;
 pub mod recognise;
+pub mod recurrent;
 pub mod reductions;
 pub mod rotary;
 pub mod slices;
+pub mod standardize;
 pub mod transposes;
 
 use super::{Rewriter, Rule};
@@ -43,12 +46,14 @@ pub fn all() -> Vec<&'static Rule> {
         matmul::RULES,
         quantize::RULES,
         recognise::RULES,
+        norms::RULES,
         activations::RULES,
         groups::RULES,
         attention::RULES,
         causal::RULES,
         gather::RULES,
         rotary::RULES,
+        recurrent::RULES,
     ]
     .into_iter()
     .flatten()
@@ -57,7 +62,13 @@ pub fn all() -> Vec<&'static Rule> {
 
 /// Rules that are explored: whether they pay is for the cost of the whole to say.
 pub fn exploring() -> Vec<&'static Rule> {
-    [parallel::RULES, commute::RULES, exchange::RULES, linear::RULES].into_iter().flatten().collect()
+    let own = [parallel::RULES, commute::RULES, exchange::RULES, linear::RULES, standardize::RULES];
+    own.into_iter().flatten().chain(proving()).collect()
+}
+
+/// The canonical rules that ask what the analysis proves: in the e-graph it is known of every term that is equal.
+fn proving() -> impl Iterator<Item = &'static Rule> {
+    causal::RULES.iter().chain(quantize::RULES)
 }
 
 /// The exploring rules that merge siblings, which compilers of ordered passes apply wherever they match.

@@ -1,18 +1,18 @@
 //! Quantized values: conversions that meet their inverse, and what the saturation of a conversion does anyway.
 
 use super::algebra::bounds;
-use super::scalar;
-use crate::ir::{NodeId, ValueId};
+use crate::ir::{Dim, NodeId, ValueId, product};
 use crate::ops::Op;
-use crate::ops::quantize::{dequantizer, integer_range, quantizer};
-use crate::rewrite::{Class, Found, Rewriter, Rule};
+use crate::ops::quantize::{integer_range, quantizer};
+use crate::ops::shape::Reshape;
+use crate::rewrite::{Class, Found, Quantization, Rewriter, Rule};
 use kiln_kernels::dtype::DType;
 
 /// Rules about QuantizeLinear (Q) and DequantizeLinear (D).
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
     Rule { name: "quantize-dequantize", on: &["QuantizeLinear"], equation: "Q(D(q, s, z), s, z) => q  where q has 8 or 16 bits, and s is constant, positive and of no extreme size", class: Class::Exact, apply: inverse },
-    Rule { name: "quantize-move", on: &["QuantizeLinear"], equation: "Q(move(D(q, s, z), ..), s, z) => move(q, ..)  where s, z are one number each, nothing else reads what was moved, and move is Reshape, Transpose, Slice, Expand, Tile, Gather, Split or Concat", class: Class::Exact, apply: moved },
+    Rule { name: "quantize-move", on: &["QuantizeLinear"], equation: "Q(move(x, ..), s, z) => move(Q(x, s, z), ..)  where x is moved out of D(q, s, z), nothing else reads what was moved, and move is Reshape, Transpose, Slice, Expand, Tile, Gather, Split or Concat; where s, z differ along an axis, it moves too", class: Class::Exact, apply: moved },
     Rule { name: "quantize-clip", on: &["QuantizeLinear"], equation: "Q(clip(x, a, b), s, z) => Q(x, s, z)  where Q takes a to its least value and b to its greatest, and nothing else reads the clipped", class: Class::Exact, apply: clipped },
 ];
 
@@ -28,14 +28,6 @@ fn operands(rw: &Rewriter<'_>, n: NodeId) -> Option<Conversion> {
     Some(Conversion { x: rw.input(n, 0)?, scale: rw.input(n, 1)?, zero: rw.input(n, 2) })
 }
 
-/// The conversion from an integer type that gives a value as f32.
-fn dequantized(rw: &Rewriter<'_>, v: ValueId) -> Option<Conversion> {
-    let n = rw.made_by(v, "DequantizeLinear")?;
-    let c = operands(rw, n)?;
-    let whole = dequantizer(rw.dtype(c.x), rw.dtype(c.scale), c.zero.map(|z| rw.dtype(z)), DType::F32);
-    matches!(&rw.node(n).op, Op::Pointwise(p) if *p == whole).then_some(c)
-}
-
 /// A conversion to an integer type.
 fn quantized(rw: &Rewriter<'_>, n: NodeId) -> Option<(Conversion, DType)> {
     let (c, to) = (operands(rw, n)?, rw.dtype(*rw.node(n).outputs.first()?));
@@ -43,38 +35,45 @@ fn quantized(rw: &Rewriter<'_>, n: NodeId) -> Option<(Conversion, DType)> {
     matches!(&rw.node(n).op, Op::Pointwise(p) if *p == whole).then_some((c, to))
 }
 
-/// Whether two values are one, or equal constants.
-fn equal(rw: &Rewriter<'_>, a: ValueId, b: ValueId) -> bool {
-    a == b || rw.constant(a).is_some_and(|t| rw.constant(b) == Some(t))
-}
-
-/// Whether converting from and back to integers gives the same ones, by the same scale and zero point.
+/// Whether converting to integers gives the ones that the numbers of a value stand for, by the same scale and zero point.
 ///
 /// The difference to the zero point has 17 bits at most. Its product with the scale and the quotient are off by half a unit in the last
 /// of 24 bits each, which is far from the next integer as long as neither overflows nor loses bits at the small end.
-fn returns(rw: &Rewriter<'_>, d: Conversion, q: Conversion, to: DType) -> bool {
-    let zeros = match (d.zero, q.zero) {
-        (Some(a), Some(b)) => equal(rw, a, b),
-        (a, b) => a == b,
-    };
+fn returns(rw: &Rewriter<'_>, d: &Quantization<ValueId>, q: &Quantization<ValueId>) -> bool {
     let plain = |s: f64| (1e-30..1e30).contains(&s);
-    let scale = rw.constant(d.scale).filter(|t| t.dtype == DType::F32).and_then(|t| t.to_f64s());
-    let narrow = matches!(to, DType::U8 | DType::I8 | DType::U16 | DType::I16);
-    narrow && rw.dtype(d.x) == to && zeros && equal(rw, d.scale, q.scale) && scale.is_some_and(|s| s.into_iter().all(plain))
+    let scale = rw.constant(q.scale).and_then(|t| t.to_f64s());
+    d.agrees(q, &|a, b| rw.same(*a, *b)) && scale.is_some_and(|s| s.into_iter().all(plain))
 }
 
 fn inverse(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
-    let (q, to) = quantized(rw, n)?;
-    let d = dequantized(rw, q.x)?;
-    if !returns(rw, d, q, to) {
+    let (c, _) = quantized(rw, n)?;
+    let d = rw.quantization(c.x)?;
+    let codes = d.codes?;
+    if !rw.quantization_by(n).is_some_and(|q| returns(rw, &d, &q)) {
         return rw.refuse("it was converted with another scale, zero point or type");
     }
-    (rw.shape(d.x) == rw.shape(*rw.node(n).outputs.first()?)).then_some(vec![d.x])
+    (rw.shape(codes) == rw.shape(*rw.node(n).outputs.first()?)).then_some(vec![codes])
+}
+
+/// Parameters in the shape in which they broadcast to a value of `rank` axes that they differ along `axis` of.
+fn spread(rw: &mut Rewriter<'_>, p: ValueId, axis: Option<usize>, rank: usize) -> Option<ValueId> {
+    let shape = match axis {
+        None => vec![],
+        Some(a) => {
+            let mut shape = vec![Dim::int(1); rank - a];
+            shape[0] = product(rw.shape(p));
+            shape
+        }
+    };
+    if rw.shape(p) == shape { Some(p) } else { rw.add(Reshape { shape }, &[p]) }
 }
 
 fn moved(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
-    let (q, to) = quantized(rw, n)?;
-    let m = rw.producer(q.x)?;
+    let (c, to) = quantized(rw, n)?;
+    // Only what comes out of integers is moved as integers.
+    rw.quantization(c.x)?;
+    let q = rw.quantization_by(n)?;
+    let m = rw.producer(c.x)?;
     let op = rw.node(m).op.clone();
     // How many operands are moved; others say where to.
     let data = match op {
@@ -82,18 +81,25 @@ fn moved(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
         Op::Concat(_) => rw.node(m).inputs.len(),
         _ => return None,
     };
-    let mut inputs = rw.node(m).inputs.clone();
-    for v in inputs.iter_mut().take(data) {
-        let d = dequantized(rw, (*v)?)?;
-        if !scalar(rw, d.scale) || !d.zero.is_none_or(|z| scalar(rw, z)) || !returns(rw, d, q, to) {
-            return rw.refuse("what is moved was converted with another scale, zero point or type");
-        }
-        *v = Some(d.x);
+    if !rw.quantization_by(m).is_some_and(|d| returns(rw, &d, &q)) {
+        return rw.refuse("what is moved was converted with another scale, zero point or type");
     }
-    if !rw.used_once(q.x) {
+    if !rw.used_once(c.x) {
         return rw.refuse("others read what was moved too");
     }
-    let (place, results) = (rw.node(m).outputs.iter().position(|v| *v == q.x)?, rw.node(m).outputs.len());
+    let mut inputs = rw.node(m).inputs.clone();
+    for v in inputs.iter_mut().take(data) {
+        let x = (*v)?;
+        let (d, rank) = (rw.quantization(x)?, rw.shape(x).len());
+        let mut operands = vec![x, spread(rw, d.scale, d.axis, rank)?];
+        if let Some(z) = d.zero {
+            operands.push(spread(rw, z, d.axis, rank)?);
+        }
+        let zero = operands.get(2).map(|z| rw.dtype(*z));
+        let whole = quantizer(rw.dtype(x), rw.dtype(operands[1]), zero, to).ok()?;
+        *v = Some(rw.add(whole, &operands)?);
+    }
+    let (place, results) = (rw.node(m).outputs.iter().position(|v| *v == c.x)?, rw.node(m).outputs.len());
     Some(vec![*rw.add_all(op, inputs, results)?.get(place)?])
 }
 
@@ -134,11 +140,10 @@ fn clipped(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 #[cfg(test)]
 pub(in crate::rewrite) mod tests {
     use super::*;
-    use crate::ir::Dim;
     use crate::ops::gather::Gather;
     use crate::ops::movement::{Concat, Expand, Slice, Split, Transpose};
     use crate::ops::pad::Tile;
-    use crate::ops::shape::Reshape;
+    use crate::ops::quantize::dequantizer;
     use crate::rewrite::tests::{Case, Example, refused};
     use kiln_kernels::value::Tensor;
 
@@ -173,6 +178,12 @@ pub(in crate::rewrite) mod tests {
         };
         let x = crate::eval::from_f64s(&[4, 8, 8], &x, d);
         c.given(x)
+    }
+    /// A constant of the same elements in another shape.
+    fn reshaped(c: &mut Case, v: ValueId, dims: &[usize]) -> ValueId {
+        let mut t = c.g[v].constant.clone().unwrap();
+        t.dims = dims.to_vec();
+        c.g.add_constant(t, "")
     }
     fn move_(c: &mut Case, kind: usize, x: ValueId, other: ValueId) -> Vec<ValueId> {
         let closed = |d: &[i64]| d.iter().map(|d| Dim::int(*d)).collect::<Vec<Dim>>();
@@ -220,6 +231,17 @@ pub(in crate::rewrite) mod tests {
                 let y = quantize(c, y, &p, d);
                 c.output(y);
             }
+        }),
+        // Channels move, and with them their scales; the conversion moves through several operators.
+        ("quantize-move", |c| {
+            let d = c.rng.pick(INTEGERS);
+            let (q, p) = (all(c, d), parameters(c, d, Some(4)));
+            let x = dequantize(c, q, &p);
+            let y = c.op(Transpose { perm: vec![1, 0, 2] }, &[x]);
+            let y = c.op(Reshape { shape: [2, 4, 4, 8].map(Dim::int).to_vec() }, &[y]);
+            let p: Vec<ValueId> = p.into_iter().map(|p| reshaped(c, p, &[4, 1])).collect();
+            let y = quantize(c, y, &p, d);
+            c.output(y);
         }),
         ("quantize-clip", |c| {
             let (d, lo, hi) = c.rng.pick(&[
@@ -272,10 +294,10 @@ pub(in crate::rewrite) mod tests {
             let y = quantize(c, x, &[s], DType::U8);
             c.output(y);
         });
-        // A scale by channel would have to move too.
+        // A scale that stays where it is while its channels move.
         refused("quantize-move", |c| {
             let q = all(c, DType::U8);
-            let s = c.filled(DType::F32, &[4, 1, 1], 0.5);
+            let s = c.filled(DType::F32, &[8, 1], 0.5);
             let x = dequantize(c, q, &[s]);
             let y = c.op(Transpose { perm: vec![0, 2, 1] }, &[x]);
             let y = quantize(c, y, &[s], DType::U8);

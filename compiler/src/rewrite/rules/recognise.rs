@@ -28,17 +28,17 @@ pub const RULES: &[Rule] = &[
     Rule { name: "softmax", on: &["Div", "Mul"], equation: "exp(x - max(x)) / sum(exp(x - max(x))) => Softmax(x);  exp(x) / sum(exp(x)) => Softmax(x)", class: Class::Reassociating, apply: softmax },
 ];
 
-fn is_float(rw: &Rewriter<'_>, v: ValueId) -> bool {
+pub(super) fn is_float(rw: &Rewriter<'_>, v: ValueId) -> bool {
     matches!(rw.dtype(v), DType::F32 | DType::F64)
 }
 
 /// `x` of a node of that name over it.
-fn under(rw: &Rewriter<'_>, v: ValueId, name: &str) -> Option<ValueId> {
+pub(super) fn under(rw: &Rewriter<'_>, v: ValueId, name: &str) -> Option<ValueId> {
     rw.input(rw.made_by(v, name)?, 0)
 }
 
 /// Numerator and denominator of a quotient, which may be a product with an inverse.
-fn quotient(rw: &Rewriter<'_>, n: NodeId) -> Vec<(ValueId, ValueId)> {
+pub(super) fn quotient(rw: &Rewriter<'_>, n: NodeId) -> Vec<(ValueId, ValueId)> {
     let Some(orders) = orders(rw, n) else { return vec![] };
     if rw.node(n).op.name() == "Pointwise" && crate::rewrite::head(&rw.node(n).op) == "Div" {
         return vec![orders[0]];
@@ -221,12 +221,12 @@ pub(in crate::rewrite) mod tests {
         c.op(Reduce { mode: "mean", axes: axes.to_vec(), keep: true }, &[x])
     }
     /// `a / b` in one of the ways exporters write it.
-    fn over(c: &mut Case, a: ValueId, b: ValueId) -> ValueId {
+    pub(in crate::rewrite) fn over(c: &mut Case, a: ValueId, b: ValueId) -> ValueId {
         let inverse = match c.rng.below(3) {
             0 => return c.pointwise("Div", &[a, b]),
             1 => c.pointwise("Reciprocal", &[b]),
             _ => {
-                let one = c.filled(DType::F32, &[], 1.0);
+                let one = c.filled(c.g.dtype(b), &[], 1.0);
                 c.pointwise("Div", &[one, b])
             }
         };

@@ -82,7 +82,14 @@ pub fn cost(rates: &Rates, symbols: &[Symbol], p: &Priced<'_>) -> Price {
     };
     let takes = matches!(
         p.op,
-        Op::Conv(_) | Op::MatMul(_) | Op::LayerNorm(_) | Op::InstanceNorm(_) | Op::GroupNorm(_) | Op::Softmax(_) | Op::Reduce(_)
+        Op::Conv(_)
+            | Op::MatMul(_)
+            | Op::LayerNorm(_)
+            | Op::LpNorm(_)
+            | Op::InstanceNorm(_)
+            | Op::GroupNorm(_)
+            | Op::Softmax(_)
+            | Op::Reduce(_)
     );
     let takes_more =
         takes && p.results.iter().all(|f| f.ty.dtype() == Some(DType::F32)) || matches!(p.op, Op::Pointwise(_) | Op::MatMulInteger(_));

@@ -53,6 +53,7 @@ pub fn form(g: &Graph, node: &Node) -> Option<Form> {
         Op::Softmax(s) => {
             (matches!(s.mode, "softmax" | "log_softmax") && shape[s.axis + 1..].iter().all(|d| d.is(1))).then(|| from(s.axis))
         }
+        Op::LpNorm(l) => shape[l.axis + 1..].iter().all(|d| d.is(1)).then(|| from(l.axis)),
         Op::Reduce(r) => {
             let first = *r.axes.first()?;
             (fold(r.mode).is_some() && r.axes == (first..shape.len()).collect::<Vec<_>>()).then(|| from(first))
@@ -129,6 +130,7 @@ pub(super) fn select(g: &Graph, c: &Cluster, node: &Node, layouts: &Layouts) -> 
             Row::GroupNorm { epsilon: n.epsilon.get(), groups, channels, scale: input(1)?, bias: input(2)? }
         }
         Op::Softmax(s) => Row::Softmax { log: s.mode == "log_softmax" },
+        Op::LpNorm(l) => Row::LpNorm { p: l.p, floor: l.floor.get() },
         Op::Reduce(r) => Row::Reduce(fold(r.mode)?),
         _ => return None,
     };
