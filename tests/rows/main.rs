@@ -8,6 +8,8 @@ use kiln_kernels::dtype::DType::F32;
 use kiln_tests::models::{Dim, ModelBuilder};
 use kiln_tests::{compiled, samples};
 
+mod tails;
+
 /// Random graphs of each kind.
 const GRAPHS: u64 = 56;
 

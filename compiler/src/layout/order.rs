@@ -16,7 +16,9 @@ pub(super) fn choose(g: &Graph, clusters: &[Cluster]) -> BTreeMap<ValueId, Layou
         let shape = g.shape(v);
         // Where all but one of the extents that move are 1, both orders are the same.
         let moves = shape.len() >= 3 && shape[2..].iter().any(|d| !d.is(1)) && !shape[1].is(1);
-        if !moves || c.outputs.len() != 1 {
+        // Results of a tail are all alike; those of other kernels are not.
+        let alike = c.head.is_none() && (c.tail.is_some() || c.outputs.len() == 1);
+        if !moves || !alike {
             continue;
         }
         let inherits = |inputs: &[ValueId]| inputs.iter().any(|x| g.shape(*x) == shape && last(&out, *x));
@@ -24,6 +26,9 @@ pub(super) fn choose(g: &Graph, clusters: &[Cluster]) -> BTreeMap<ValueId, Layou
             Some(node) => match &node.op {
                 Op::Conv(_) => g.dtype(v) == DType::F32 && crate::target::cpu::packs(g, node),
                 Op::Pool(_) => crate::target::cpu::pools(g, node) && node.inputs[0].is_some_and(|x| last(&out, x)),
+                Op::InstanceNorm(_) | Op::GroupNorm(_) => {
+                    crate::target::cpu::norms_pixels(g, node) && node.inputs[0].is_some_and(|x| last(&out, x))
+                }
                 Op::Concat(_) => node.inputs.iter().flatten().all(|x| last(&out, *x)),
                 Op::Slice(_) | Op::Resize(_) => {
                     let nearest = match &node.op {
@@ -37,7 +42,7 @@ pub(super) fn choose(g: &Graph, clusters: &[Cluster]) -> BTreeMap<ValueId, Layou
             None => c.tail.as_ref().is_some_and(|t| inherits(&t.inputs)),
         };
         if channels_last {
-            out.insert(v, Layout::ChannelsLast);
+            out.extend(c.outputs.iter().map(|v| (*v, Layout::ChannelsLast)));
         }
     }
     out
