@@ -21,7 +21,7 @@ pub struct Cluster {
     pub head: Option<Tail>,
     /// The pointwise part behind the anchor, or the whole, when there is one.
     pub tail: Option<Tail>,
-    /// What the cluster hands to others: the results of its tail; or its one result and, where others read it too, what the head computes.
+    /// What the cluster hands to others: the results of its tail, or else of its anchor; and, where others read it too, what the head computes.
     pub outputs: Vec<ValueId>,
 }
 
