@@ -185,5 +185,15 @@ fn tails_store_what_others_read() {
             compiled::write(&dir.join(format!("{}_{seed}", if open { "open" } else { "closed" })), &model, sets);
         }
     }
+    // An image without its batch, behind a convolution.
+    let model = ModelBuilder::new().opset(21).input("x", F32, [1, 3, 5, 7]).input("y", F32, [16, 5, 7]);
+    let mut g = Growing { rng: Rng(1), model, open: false, inputs: vec![], count: 0 };
+    let v = g.conv("x", [3, 16, 1, 1]);
+    let sum = g.node("Add", &[&v, "y"]);
+    compiled::write(
+        &dir.join("image"),
+        &g.model.output(&sum).build(),
+        vec![vec![data(1, &[1, 3, 5, 7], false), data(2, &[16, 5, 7], false)]],
+    );
     compiled::check(&dir);
 }

@@ -90,7 +90,8 @@ pub fn tail_operand(g: &Graph, anchor: NodeId, v: ValueId) -> Option<Vec<Stride>
     let by = |n: Dim| Stride::By(n);
     match &node.op {
         Op::Conv(_) | Op::InstanceNorm(_) | Op::GroupNorm(_) => {
-            if full(0..rank) {
+            // One of fewer axes lies in the order of its own, which is not that of pixels.
+            if full(0..rank) && shape.len() == rank {
                 Some(vec![by(out[1].clone()), by(Dim::int(1))])
             } else if ones(0..1) && ones(2..rank) {
                 Some(vec![Stride::none(), by(Dim::int(if padded[1].is(1) { 0 } else { 1 }))])
