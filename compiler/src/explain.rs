@@ -71,17 +71,15 @@ fn neighbours(g: &Graph, clusters: &[Cluster], origin: usize) -> BTreeSet<String
         g[n].inputs.iter().flatten().for_each(|v| readers.entry(*v).or_default().push(n));
     }
     let mut out = BTreeSet::new();
-    for c in clusters.iter().filter(|c| c.nodes.iter().any(|n| g[*n].origins.contains(&origin))) {
-        let Some(v) = c.outputs.first() else { continue };
+    for (i, c) in clusters.iter().enumerate().filter(|(_, c)| c.nodes.iter().any(|n| g[*n].origins.contains(&origin))) {
         // That a product feeds a normalization is no question anybody asks.
         let rows = |r: &NodeId| c.anchor.is_none() && rowwise::form(g, &g[*r]).is_some();
-        for r in readers.get(v).into_iter().flatten().filter(|r| matches!(g[**r].op, Op::Pointwise(_)) || rows(r)) {
-            let Some(into) = clusters.iter().find(|c| c.nodes.contains(r)) else { continue };
-            let name = g[*r].origins.first().map_or(String::new(), |o| shown(&g.origins[*o].name));
-            out.insert(format!(
-                "\"{name}\" reads it in another kernel: {}",
-                fusion::apart(g, c, into, *r, readers.get(v).map_or(0, Vec::len))
-            ));
+        for v in &c.outputs {
+            for r in readers.get(v).into_iter().flatten().filter(|r| matches!(g[**r].op, Op::Pointwise(_)) || rows(r)) {
+                let Some(into) = clusters.iter().position(|c| c.nodes.contains(r)).filter(|j| *j != i) else { continue };
+                let name = g[*r].origins.first().map_or(String::new(), |o| shown(&g.origins[*o].name));
+                out.insert(format!("\"{name}\" reads it in another kernel: {}", fusion::apart(g, clusters, [i, into], *v, *r)));
+            }
         }
     }
     out

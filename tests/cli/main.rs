@@ -72,12 +72,18 @@ fn what_became_of_a_node_is_explained() {
         .node("Mul", &["s", "c"], &["t"])
         .named("twice")
         .node("Relu", &["s"], &["z"])
+        .node("Tanh", &["s"], &["u"])
+        .named("third")
         .output("z")
-        .output("t");
+        .output("t")
+        .output("u");
     fs::write(dir.join("m.onnx"), model.build()).unwrap();
     let explained = |node: &str| String::from_utf8(run(&dir, &["explain", "m.onnx", node]).stdout).unwrap();
     let (scale, twice) = (explained("scale"), explained("twice"));
     assert!(scale.contains("rule matmul-mul: (x @ w) * c") && scale.contains("kernel k0: gemm"), "{scale}");
+    // The product is stored with one of its multiples; what else is made of it is the second kernel.
+    assert!(scale.contains("\"third\" reads it in another kernel: others need the value too"), "{scale}");
+    assert!(twice.contains("kernel k0: gemm") && !scale.contains("\"twice\" reads it in another kernel"), "{twice}");
     assert!(twice.contains("did not apply: others read the product too"), "{twice}");
     assert_eq!(explained("t").lines().next(), twice.lines().next());
     let (status, message) = status(&dir, &["explain", "m.onnx", "scal"]);

@@ -10,6 +10,8 @@ use kiln_tests::samples::Rng;
 use kiln_tests::writer::Writer;
 use kiln_tests::{compiled, samples};
 
+mod tails;
+
 /// Random graphs of each kind.
 const GRAPHS: u64 = 56;
 
@@ -23,6 +25,9 @@ struct Growing {
 }
 
 impl Growing {
+    fn new(model: ModelBuilder, seed: u64, open: bool) -> Growing {
+        Growing { rng: Rng::new(seed), w: Writer::new(model, (), seed), open, inputs: vec![] }
+    }
     fn input(&mut self, shape: &[usize], batch: bool) -> String {
         let name = format!("x{}", self.inputs.len());
         let open = self.open && batch;
@@ -145,7 +150,7 @@ fn random(seed: u64, open: bool) -> (Vec<u8>, Vec<Vec<Value>>) {
         [&[1, 1], &[2, 5, 33], &[3, 16], &[2, 3, 4, 9], &[7, 1, 20], &[40, 600], &[2, 0, 6], &[3, 0], &[2, 2, 3000]];
     // An open extent of 1 could not be told from one that is repeated.
     let shape = rng.pick(if open { &shapes[1..] } else { &shapes }).to_vec();
-    let mut g = Growing { rng, w: Writer::new(ModelBuilder::new().opset(23), (), seed), open, inputs: vec![] };
+    let mut g = Growing { rng, ..Growing::new(ModelBuilder::new().opset(23), seed, open) };
     let x = g.input(&shape, true);
     let before = g.pointwise(&x, &shape, 4);
     let (y, result) = g.rows(&before, &shape);

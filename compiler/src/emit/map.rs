@@ -4,19 +4,55 @@ use super::{Printer, element, expr, ident, int, names};
 use crate::ir::{Dim, ValueId};
 use crate::kernel::{Expr, Operand, Stride};
 use crate::plan::{KernelStep, Place};
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
 
 /// Elements that a task computes: enough to be worth waking a worker.
 const TASK: usize = 1 << 14;
 
+/// Extents and steps that only run time knows, as the body of a kernel takes them.
+#[derive(Default)]
+pub(super) struct Passed {
+    pub(super) params: Vec<TokenStream>,
+    pub(super) args: Vec<TokenStream>,
+}
+
+impl Passed {
+    fn push(&mut self, name: &Ident, value: &TokenStream) {
+        self.params.push(quote!(#name: usize));
+        self.args.push(quote!(#value));
+    }
+}
+
 impl Printer<'_> {
-    fn stride(&self, s: &Stride) -> TokenStream {
+    /// An extent as the body of a kernel states it: a constant in place, another by its name.
+    pub(super) fn stated(&self, d: &Dim, name: Ident) -> TokenStream {
+        match d.as_int() {
+            Some(n) => {
+                let n = int(n.max(0) as usize);
+                quote!(#n)
+            }
+            None => quote!(#name),
+        }
+    }
+    /// A step, likewise.
+    pub(super) fn stated_step(&self, s: &Stride, name: Ident) -> TokenStream {
         match s {
-            Stride::By(d) => self.dim(d),
-            Stride::Unless1 { extent, stride } => {
-                let (extent, stride) = (self.dim(extent), self.dim(stride));
-                quote!(if #extent == 1 { 0 } else { #stride })
+            Stride::By(d) => self.stated(d, name),
+            Stride::Unless1 { .. } => quote!(#name),
+        }
+    }
+    /// Passes extents that are not constant, under names of that letter.
+    pub(super) fn pass(&self, letter: &str, dims: &[Dim], passed: &mut Passed) {
+        for (i, d) in dims.iter().enumerate().filter(|(_, d)| d.as_int().is_none()) {
+            passed.push(&ident(letter, i), &self.dim(d));
+        }
+    }
+    /// Passes the steps of an operand that are not constant, under names from `p` with the number `first` on.
+    pub(super) fn pass_steps(&self, first: usize, steps: &[Stride], passed: &mut Passed) {
+        for (axis, s) in steps.iter().enumerate() {
+            if !matches!(s, Stride::By(d) if d.as_int().is_some()) {
+                passed.push(&ident("p", first + axis), &self.stride_of(s));
             }
         }
     }
@@ -40,84 +76,47 @@ impl Printer<'_> {
         e: &Expr,
         dims: &[Dim],
         operands: &[Operand],
-        to: &[Dim],
+        to: &[Vec<Dim>],
         meets: &[(Dim, Dim)],
     ) -> TokenStream {
         let rt = names::rt();
         let k = names::kernels();
         let (name, body) = (ident("k", n), ident("map", n));
-        let out = step.outputs[0];
-        let out_ty = element(self.dtype(out));
-        // An operand that lies where the result does is read through the result's pointer, so that no two pointers alias.
-        let in_place = |v: ValueId| {
+        // The results' pointers.
+        let outs: Vec<Ident> = (0..to.len()).map(|i| if i == 0 { Ident::new("o", Span::call_site()) } else { ident("o", i) }).collect();
+        let out_types: Vec<TokenStream> = step.outputs.iter().map(|v| element(self.dtype(*v))).collect();
+        // An operand that lies where a result does is read through the result's pointer, so that no two pointers alias.
+        let over = |v: ValueId, out: ValueId, to: &[Dim]| {
             let same = |o: &Operand| o.value == v && o.strides.iter().zip(to).all(|(s, t)| matches!(s, Stride::By(s) if s == t));
             self.plan.places.get(&v) == self.plan.places.get(&out)
                 && matches!(self.plan.places.get(&out), Some(Place::Buffer(_)))
                 && self.plan.starts.get(&v) == self.plan.starts.get(&out)
                 && operands.iter().any(same)
         };
+        let overwrites = |v: ValueId| (0..to.len()).find(|k| over(v, step.outputs[*k], &to[*k]));
+        let in_place = |v: ValueId| overwrites(v).is_some();
         let rank = dims.len();
         let inner = rank.checked_sub(1);
         let types: Vec<TokenStream> = operands.iter().map(|o| element(self.dtype(o.value))).collect();
         let pointers: Vec<_> = (0..operands.len()).map(|i| ident("x", i)).collect();
         // Constant extents and steps are printed in place; run-time ones are passed.
-        let extent = |axis: usize| match dims[axis].as_int() {
-            Some(n) => {
-                let n = int(n.max(0) as usize);
-                quote!(#n)
-            }
-            None => {
-                let d = ident("d", axis);
-                quote!(#d)
-            }
-        };
-        let step_of = |i: usize, axis: usize| match &operands[i].strides[axis] {
-            Stride::By(d) if d.as_int().is_some() => {
-                let n = int(d.as_int().unwrap_or(0).max(0) as usize);
-                quote!(#n)
-            }
-            _ => {
-                let s = ident("p", i * rank + axis);
-                quote!(#s)
-            }
-        };
-        let mut extra_params: Vec<TokenStream> = Vec::new();
-        let mut extra_args: Vec<TokenStream> = Vec::new();
-        for (axis, d) in dims.iter().enumerate().filter(|(_, d)| d.as_int().is_none()) {
-            let (name, value) = (ident("d", axis), self.dim(d));
-            extra_params.push(quote!(#name: usize));
-            extra_args.push(value);
-        }
+        let extent = |axis: usize| self.stated(&dims[axis], ident("d", axis));
+        let step_of = |i: usize, axis: usize| self.stated_step(&operands[i].strides[axis], ident("p", i * rank + axis));
+        let mut passed = Passed::default();
+        self.pass("d", dims, &mut passed);
         for (i, o) in operands.iter().enumerate() {
-            for (axis, s) in o.strides.iter().enumerate() {
-                if !matches!(s, Stride::By(d) if d.as_int().is_some()) {
-                    let (name, value) = (ident("p", i * rank + axis), self.stride(s));
-                    extra_params.push(quote!(#name: usize));
-                    extra_args.push(value);
-                }
-            }
+            self.pass_steps(i * rank, &o.strides, &mut passed);
         }
         let mut contiguous = vec![Dim::int(1); rank];
         for axis in (1..rank).rev() {
             contiguous[axis - 1] = contiguous[axis].clone() * dims[axis].clone();
         }
-        let side_by_side = contiguous == to;
-        let row_of = |axis: usize| match to[axis].as_int() {
-            Some(n) => {
-                let n = int(n.max(0) as usize);
-                quote!(#n)
-            }
-            None => {
-                let s = ident("q", axis);
-                quote!(#s)
-            }
-        };
-        if !side_by_side {
-            for (axis, d) in to.iter().enumerate().filter(|(_, d)| d.as_int().is_none()) {
-                let (name, value) = (ident("q", axis), self.dim(d));
-                extra_params.push(quote!(#name: usize));
-                extra_args.push(value);
-            }
+        let side_by_side: Vec<bool> = to.iter().map(|to| *to == contiguous).collect();
+        // Letters of the results' steps.
+        let letters: Vec<String> = (0..to.len()).map(|k| if k == 0 { "q".to_string() } else { format!("q{k}_") }).collect();
+        let row_of = |k: usize, axis: usize| self.stated(&to[k][axis], ident(&letters[k], axis));
+        for (k, to) in to.iter().enumerate().filter(|(k, _)| !side_by_side[*k]) {
+            self.pass(&letters[k], to, &mut passed);
         }
         // The innermost loop runs over `i`; `r` counts the rows around it.
         let loads: Vec<TokenStream> = operands
@@ -126,16 +125,13 @@ impl Printer<'_> {
             .map(|(i, o)| {
                 let x = &pointers[i];
                 // The result may be of another type of that size.
-                let own = if self.dtype(o.value) == self.dtype(out) {
-                    quote!(o)
-                } else {
-                    let ty = &types[i];
-                    quote!(o.cast::<#ty>())
-                };
+                let own = overwrites(o.value).map(|k| {
+                    let (o, ty) = (&outs[k], &types[i]);
+                    if self.dtype(operands[i].value) == self.dtype(step.outputs[k]) { quote!(#o) } else { quote!(#o.cast::<#ty>()) }
+                });
                 let stored = match inner {
-                    None if in_place(o.value) => quote!(*#own),
-                    None => quote!(*#x),
-                    Some(_) if in_place(o.value) => quote!(*#own.add(i)),
+                    None => own.map_or(quote!(*#x), |o| quote!(*#o)),
+                    Some(_) if own.is_some() => quote!(*#own.add(i)),
                     Some(axis) => match &o.strides[axis] {
                         s if s.is(0) => {
                             let c = ident("c", i);
@@ -152,8 +148,21 @@ impl Printer<'_> {
             })
             .collect();
         let (code, results) = expr::print(e, &loads);
-        let result = &results[0];
-        let stored = expr::store(self.dtype(out), quote!(#result));
+        let stores: TokenStream = (0..to.len())
+            .map(|k| {
+                let (o, result) = (&outs[k], &results[k]);
+                let stored = expr::store(self.dtype(step.outputs[k]), quote!(#result));
+                match inner {
+                    None => quote!(*#o = #stored;),
+                    // Neighbours of the first result are neighbours of the others, or alone, unless those are placed otherwise.
+                    Some(axis) if k > 0 && !to[k][axis].is(1) => {
+                        let s = row_of(k, axis);
+                        quote!(*#o.add(i * #s) = #stored;)
+                    }
+                    Some(_) => quote!(*#o.add(i) = #stored;),
+                }
+            })
+            .collect();
         let hoisted: Vec<TokenStream> = operands
             .iter()
             .enumerate()
@@ -164,11 +173,11 @@ impl Printer<'_> {
             })
             .collect();
         let loops = match inner {
-            None => quote!({ let _ = (from, to); #code *o = #stored; }),
+            None => quote!({ let _ = (from, to); #code #stores }),
             Some(0) => {
                 quote! {
                     #(#hoisted)*
-                    for i in from..to { #code *o.add(i) = #stored; }
+                    for i in from..to { #code #stores }
                 }
             }
             Some(last) => {
@@ -176,13 +185,15 @@ impl Printer<'_> {
                 // The row number as an index of the outer axes, by division from the inside out.
                 let mut split = TokenStream::new();
                 let mut offsets: Vec<TokenStream> = vec![TokenStream::new(); operands.len()];
-                let mut result_offset = TokenStream::new();
+                let mut result_offsets: Vec<TokenStream> = vec![TokenStream::new(); to.len()];
                 for axis in (0..last).rev() {
                     let (a, d) = (ident("a", axis), extent(axis));
                     // Nothing is divided where an axis is empty, but rustc looks at the literal.
                     let d = if dims[axis].is(0) { quote!(1) } else { d };
-                    let s = row_of(axis);
-                    result_offset.extend(quote!(+ #a * #s));
+                    for (k, offset) in result_offsets.iter_mut().enumerate() {
+                        let s = row_of(k, axis);
+                        offset.extend(quote!(+ #a * #s));
+                    }
                     split.extend(match axis {
                         0 => quote!(let #a = q;),
                         _ => quote!(let #a = q % #d; let q = q / #d;),
@@ -198,15 +209,18 @@ impl Printer<'_> {
                     let (x, offset) = (&pointers[i], &offsets[i]);
                     quote!(let #x = #x.add(0 #offset);)
                 });
-                let row = if side_by_side { quote!(r * #width) } else { quote!(0 #result_offset) };
+                let result_rows = outs.iter().zip(&result_offsets).zip(&side_by_side).map(|((o, offset), side_by_side)| {
+                    let row = if *side_by_side { quote!(r * #width) } else { quote!(0 #offset) };
+                    quote!(let #o = #o.add(#row);)
+                });
                 quote! {
                     for r in from..to {
                         let q = r;
                         #split
                         #(#rows)*
                         #(#hoisted)*
-                        let o = o.add(#row);
-                        for i in 0..#width { #code *o.add(i) = #stored; }
+                        #(#result_rows)*
+                        for i in 0..#width { #code #stores }
                     }
                 }
             }
@@ -228,7 +242,7 @@ impl Printer<'_> {
         let all: Vec<&Dim> = dims
             .iter()
             .chain(self.stride_dims(operands))
-            .chain(to)
+            .chain(to.iter().flatten())
             .chain(meets.iter().flat_map(|(a, b)| [a, b]))
             .chain(self.result_dims(step))
             .collect();
@@ -238,7 +252,8 @@ impl Printer<'_> {
             let (a, b) = (self.dim(a), self.dim(b));
             quote!(f.meet(#a, #b, #line)?;)
         });
-        let result_at = self.result(out, &out_ty);
+        let results_at: Vec<TokenStream> = step.outputs.iter().zip(&out_types).map(|(v, ty)| self.result(*v, ty)).collect();
+        let Passed { params: extra_params, args: extra_args } = passed;
         let lets = used.iter().map(|i| {
             let (x, p) = (&pointers[*i], self.pointer(operands[*i].value, &types[*i], false));
             quote!(let #x = #rt::Shared(#p);)
@@ -256,23 +271,23 @@ impl Printer<'_> {
             fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
                 #bindings
                 #(#checks)*
-                let o = #rt::Shared(#result_at);
+                #(let #outs = #rt::Shared(#results_at);)*
                 #(#lets)*
                 let (total, width): (usize, usize) = (#total, #width);
                 let chunk = (#task / width.max(1)).max(1);
                 let isa = f.isa;
                 f.spread(total.div_ceil(chunk), total * width, &|task, _| {
                     let (from, to) = (task * chunk, ((task + 1) * chunk).min(total));
-                    let o = { let o = o; o.0 };
-                    // SAFETY: the plan gives every operand its extents, and tasks write disjoint rows of the result.
-                    unsafe { #body(isa, o, #(#args,)* #(#extra_args,)* from, to) }
+                    #(let #outs = { let o = #outs; o.0 };)*
+                    // SAFETY: the plan gives every operand its extents, and tasks write disjoint rows of the results.
+                    unsafe { #body(isa, #(#outs,)* #(#args,)* #(#extra_args,)* from, to) }
                 })
             }
         };
         quote! {
             #wrapper
             #k::kernel_fn! {
-                fn #body<A>(o: *mut #out_ty, #(#params,)* #(#extra_params,)* from: usize, to: usize) {
+                fn #body<A>(#(#outs: *mut #out_types,)* #(#params,)* #(#extra_params,)* from: usize, to: usize) {
                     #loops
                 }
             }

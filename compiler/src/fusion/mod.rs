@@ -7,6 +7,7 @@ use crate::target::cpu;
 use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
+mod outputs;
 mod rows;
 
 /// Nodes that become one kernel: an anchor with what is pointwise before and behind it, or a pointwise region alone.
@@ -20,16 +21,16 @@ pub struct Cluster {
     pub head: Option<Tail>,
     /// The pointwise part behind the anchor, or the whole, when there is one.
     pub tail: Option<Tail>,
-    /// What the cluster hands to others: the result, and where others read it too, what the head computes.
+    /// What the cluster hands to others: the results of its tail, or else of its anchor; and, where others read it too, what the head computes.
     pub outputs: Vec<ValueId>,
 }
 
 /// A pointwise part of a cluster.
 #[derive(Clone, Debug)]
 pub struct Tail {
-    /// The expression; input `i` is an element of `inputs[i]`.
+    /// The expression; input `i` is an element of `inputs[i]`. Its results are what the cluster hands out.
     pub expr: Expr,
-    /// The values it reads. Behind an anchor, its result comes first.
+    /// The values it reads. Behind an anchor, that one's result comes first.
     pub inputs: Vec<ValueId>,
 }
 
@@ -44,19 +45,7 @@ const MAX_SEARCH: usize = 512;
 
 /// Groups the nodes of a block into clusters, in an order in which they can run; without fusion, each node is one.
 pub fn cluster(g: &Graph, block: &Block, fuse: bool) -> Vec<Cluster> {
-    let uses = g.uses();
-    let position: BTreeMap<NodeId, usize> = block.nodes.iter().enumerate().map(|(i, n)| (*n, i)).collect();
-    let mut users: BTreeMap<ValueId, Vec<NodeId>> = BTreeMap::new();
-    let mut producer: BTreeMap<ValueId, NodeId> = BTreeMap::new();
-    for &n in &block.nodes {
-        for v in g[n].inputs.iter().flatten() {
-            users.entry(*v).or_default().push(n);
-        }
-        g[n].outputs.iter().for_each(|v| {
-            producer.insert(*v, n);
-        });
-    }
-    let cx = Cx { g, uses, users, producer, position, fuse };
+    let cx = Cx::new(g, block, fuse);
     let mut taken: BTreeSet<NodeId> = BTreeSet::new();
     let mut out: Vec<(usize, Cluster)> = Vec::new();
     for &n in &block.nodes {
@@ -70,14 +59,16 @@ pub fn cluster(g: &Graph, block: &Block, fuse: bool) -> Vec<Cluster> {
     }
     if fuse {
         rows::join(&cx, block, &mut out);
+        outputs::join(&cx, block, &mut out);
     }
     out.sort_by_key(|(last, _)| *last);
     out.into_iter().map(|(_, c)| c).collect()
 }
 
-/// Why a reader of a cluster's result is not part of the cluster, but of `into`: a pointwise one, or one whose kernel is over rows.
-pub fn apart(g: &Graph, c: &Cluster, into: &Cluster, reader: NodeId, readers: usize) -> &'static str {
-    let Some(result) = c.outputs.first() else { return "the kernel has no result" };
+/// Why a reader of cluster `from` of a block, in `value`, is part of cluster `into` instead: a pointwise one, or one whose kernel is over
+/// rows.
+pub fn apart(g: &Graph, clusters: &[Cluster], [from, into]: [usize; 2], value: ValueId, reader: NodeId) -> &'static str {
+    let (c, result) = (&clusters[from], &value);
     let anchored = c.anchor.map(|n| &g[n]);
     let tiles = |n: &Node| matches!(n.op, Op::Conv(_) | Op::MatMul(_) | Op::MatMulInteger(_)) && cpu::packs(g, n);
     let rows = |n: &Node| cpu::rowwise::form(g, n).is_some();
@@ -91,14 +82,10 @@ pub fn apart(g: &Graph, c: &Cluster, into: &Cluster, reader: NodeId, readers: us
     }
     match anchored {
         Some(n) if !tiles(n) && !rows(n) => "that kind of kernel takes no pointwise operators behind it",
-        _ if readers > 1 || g.body.outputs.contains(result) => "others need the value too, so that it is stored anyway",
-        _ if g[reader].outputs.first().is_some_and(|v| g.shape(*v) != g.shape(*result)) => "its result has another shape",
-        _ if into.anchor.is_some() => "it is part of the kernel of another of its operands",
-        Some(_) if g.dtype(g[reader].outputs[0]) != DType::F32 => "its result is not f32",
         Some(n) if rows(n) && !cpu::rowwise::pays(g, n) => FEW,
+        Some(n) if rows(n) && g.uses().get(result).is_some_and(|n| *n > 1) => "others need the value too, and kernels over rows store one",
         Some(n) if rows(n) => "its operands do not lie in rows, or its kernel has others of another shape or too many",
-        Some(_) => "its other operands cannot be read along the rows and columns of the kernel",
-        None => "the kernel has as many operators or operands as it may",
+        _ => outputs::refusal(&Cx::new(g, &g.body, true), &g.body, clusters, [from, into]).unwrap_or("its kernel has begun before"),
     }
 }
 
@@ -111,7 +98,21 @@ struct Cx<'a> {
     fuse: bool,
 }
 
-impl Cx<'_> {
+impl<'a> Cx<'a> {
+    fn new(g: &'a Graph, block: &Block, fuse: bool) -> Cx<'a> {
+        let position: BTreeMap<NodeId, usize> = block.nodes.iter().enumerate().map(|(i, n)| (*n, i)).collect();
+        let mut users: BTreeMap<ValueId, Vec<NodeId>> = BTreeMap::new();
+        let mut producer: BTreeMap<ValueId, NodeId> = BTreeMap::new();
+        for &n in &block.nodes {
+            for v in g[n].inputs.iter().flatten() {
+                users.entry(*v).or_default().push(n);
+            }
+            g[n].outputs.iter().for_each(|v| {
+                producer.insert(*v, n);
+            });
+        }
+        Cx { g, uses: g.uses(), users, producer, position, fuse }
+    }
     /// Whether an anchor's kernel takes a pointwise tail.
     fn takes_tail(&self, n: NodeId) -> bool {
         let node = &self.g[n];
@@ -150,7 +151,7 @@ impl Cx<'_> {
             anchor: (!pointwise).then_some(start),
             nodes: vec![start],
             head: None,
-            tail: pointwise.then(|| self.tail(&[start], None)),
+            tail: pointwise.then(|| self.tail(&[start], None, &node.outputs[..1])),
             outputs: node.outputs.clone(),
         };
         if !self.fuse || !pointwise && !self.takes_tail(start) {
@@ -188,11 +189,11 @@ impl Cx<'_> {
             let escaping: Vec<ValueId> = values.iter().copied().filter(|v| self.escapes(*v, &set)).collect();
             if let [only] = escaping[..] {
                 let anchor = (!pointwise).then_some(start);
-                let tail = self.tail(&set, anchor);
+                let tail = self.tail(&set, anchor, &[only]);
                 if tail.inputs.len() > MAX_INPUTS {
                     break;
                 }
-                if only == node.outputs[0] && (pointwise || self.addressable(start, &tail)) {
+                if only == node.outputs[0] && (pointwise || self.fits_tail(start, &tail).is_ok()) {
                     best = Cluster { anchor, nodes: set.clone(), head: None, tail: Some(tail), outputs: vec![only] };
                 }
             }
@@ -204,8 +205,8 @@ impl Cx<'_> {
         let inside: usize = set.iter().map(|n| self.g[*n].inputs.iter().flatten().filter(|x| **x == v).count()).sum();
         self.uses.get(&v).copied().unwrap_or(0) > inside
     }
-    /// The expression of the nodes of a set, in order.
-    fn tail(&self, set: &[NodeId], anchor: Option<NodeId>) -> Tail {
+    /// The expression of the nodes of a set, in order, with those results.
+    fn tail(&self, set: &[NodeId], anchor: Option<NodeId>, results: &[ValueId]) -> Tail {
         let mut expr = Expr::default();
         let mut inputs: Vec<ValueId> = Vec::new();
         let mut at: BTreeMap<ValueId, At> = BTreeMap::new();
@@ -214,7 +215,6 @@ impl Cx<'_> {
             inputs.push(v);
             at.insert(v, expr.input(0, self.g.dtype(v)));
         }
-        let mut last = None;
         for &n in set.iter().filter(|n| Some(**n) != anchor) {
             let node = &self.g[n];
             let Op::Pointwise(p) = &node.op else { continue };
@@ -237,13 +237,12 @@ impl Cx<'_> {
                     }
                 })
                 .collect();
-            let results = expr.inline(&p.expr, &operands);
-            node.outputs.iter().zip(results).for_each(|(v, a)| {
+            let made = expr.inline(&p.expr, &operands);
+            node.outputs.iter().zip(made).for_each(|(v, a)| {
                 at.insert(*v, a);
             });
-            last = node.outputs.first().map(|v| at[v]);
         }
-        expr.results.extend(last);
+        expr.results.extend(results.iter().map(|v| at[v]));
         // Literals replace inputs, so numbers are closed up after dead instructions are gone.
         Tail { expr, inputs }.tidied(anchor.is_some())
     }
@@ -257,11 +256,22 @@ impl Cx<'_> {
             _ => Literal::Int(t.to_i64s()?[0]),
         })
     }
-    /// Whether a tail's other operands can be read from the rows and columns that the anchor's kernel hands to it.
-    fn addressable(&self, anchor: NodeId, tail: &Tail) -> bool {
-        tail.inputs[1..].iter().all(|v| cpu::tail_operand(self.g, anchor, *v).is_some())
-            && tail.expr.results.iter().all(|r| tail.expr.ty(*r) == DType::F32)
+    /// Whether a tail is of the anchor's kernel: its results are f32, and its other operands can be read from the rows and columns that the
+    /// kernel hands to it. Else why not.
+    fn fits_tail(&self, anchor: NodeId, tail: &Tail) -> Result<(), &'static str> {
+        if tail.expr.results.iter().any(|r| tail.expr.ty(*r) != DType::F32) {
+            return Err("its result is not f32");
+        }
+        match tail.inputs[1..].iter().all(|v| cpu::tail_operand(self.g, anchor, *v).is_some()) {
+            true => Ok(()),
+            false => Err("its other operands cannot be read along the rows and columns of the kernel"),
+        }
     }
+}
+
+/// The place of a cluster that has become part of another.
+fn gone() -> Cluster {
+    Cluster { anchor: None, nodes: vec![], head: None, tail: None, outputs: vec![] }
 }
 
 impl Tail {

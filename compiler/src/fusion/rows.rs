@@ -2,12 +2,12 @@
 //!
 //! Only whole clusters are joined, after convolutions and products have taken what they can, so that no kernel loses its tail to another.
 
-use super::{Cluster, Cx, MAX_INPUTS, Tail};
+use super::{Cluster, Cx, MAX_INPUTS, Tail, gone};
 use crate::ir::{Block, NodeId, ValueId};
 use crate::kernel::{At, Expr, Scalar};
 use crate::layout;
 use crate::ops::Op;
-use crate::target::cpu::rowwise;
+use crate::target::cpu::{self, rowwise};
 use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,8 +60,11 @@ impl Join<'_> {
         let (Some(anchor), [result]) = (c.anchor, &c.outputs[..]) else { return };
         let result = *result;
         let Some(k) = self.cx.users.get(&result).and_then(|u| self.home.get(u.first()?)).copied() else { return };
-        let Some(t) = self.part(k) else { return };
         let other = &self.clusters[k].1;
+        // A norm of pixels whose channels are neighbours takes what a convolution does.
+        let pixels = self.channels_last.contains(&result) && cpu::norms_pixels(self.cx.g, &self.cx.g[anchor]);
+        let whole = || other.tail.as_ref().filter(|t| other.anchor.is_none() && t.inputs.len() <= MAX_INPUTS);
+        let Some(t) = (if pixels { whole() } else { self.part(k) }) else { return };
         // A mean of pixels whose channels are neighbours has a kernel of its own.
         let means = matches!(self.cx.g[anchor].op, Op::Reduce(_));
         let legal = self.reads_by(result, &other.nodes) == self.reads(result)
@@ -71,6 +74,9 @@ impl Join<'_> {
             return;
         }
         let tail = t.clone().led_by(result);
+        if pixels && self.cx.fits_tail(anchor, &tail).is_err() {
+            return;
+        }
         let (last, other) = std::mem::replace(&mut self.clusters[k], (0, gone()));
         let (own, c) = &mut self.clusters[i];
         c.nodes.extend(other.nodes);
@@ -107,11 +113,6 @@ impl Join<'_> {
         c.head = Some(head);
         c.outputs.extend(kept.then_some(x));
     }
-}
-
-/// The place of a cluster that has become part of another.
-fn gone() -> Cluster {
-    Cluster { anchor: None, nodes: vec![], head: None, tail: None, outputs: vec![] }
 }
 
 impl Tail {

@@ -42,10 +42,12 @@ pub struct Operand {
 /// A pointwise tail that runs on blocks of a matrix kernel's result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Epilogue {
-    /// The expression; input 0 is the matrix kernel's result.
+    /// The expression; input 0 is the matrix kernel's result, which its own first result replaces.
     pub expr: Expr,
     /// Operands of the inputs from 1 on: steps along the batch axes, then rows, then columns.
     pub operands: Vec<Operand>,
+    /// Where its results from 1 on are stored, with steps likewise; their columns are neighbours.
+    pub stored: Vec<Operand>,
 }
 
 /// A pointwise part of a kernel over rows: of what it reads, or of what it has written.
@@ -232,8 +234,8 @@ pub enum Kernel {
         dims: Vec<Dim>,
         /// Operands.
         operands: Vec<Operand>,
-        /// Steps through the result.
-        to: Vec<Dim>,
+        /// Steps through each result; the first one's last axis has neighbours.
+        to: Vec<Vec<Dim>>,
         /// Pairs of extents that must be equal or 1 at run time.
         meets: Vec<(Dim, Dim)>,
     },
@@ -403,6 +405,25 @@ pub enum Kernel {
         /// Pairs of extents that must be equal or 1 at run time.
         meets: Vec<(Dim, Dim)>,
     },
+    /// A normalization of groups of channels that are neighbours in each pixel.
+    PixelNorm {
+        /// Added to the variance.
+        epsilon: f32,
+        /// Images, pixels, groups of an image and channels of a group.
+        sizes: [Dim; 4],
+        /// The operand.
+        x: ValueId,
+        /// Elements from pixel to pixel and from image to image of the operand.
+        x_steps: [Dim; 2],
+        /// Elements from pixel to pixel and from image to image of the result.
+        out_steps: [Dim; 2],
+        /// Factors of the channels.
+        scale: ValueId,
+        /// Added to the channels.
+        bias: ValueId,
+        /// The pointwise tail.
+        epilogue: Option<Epilogue>,
+    },
     /// A rotary embedding of rows, whose elements are neighbours.
     Rotary {
         /// Extents of the axes that count rows.
@@ -456,7 +477,7 @@ impl Kernel {
             Kernel::Softmax { .. } => "softmax",
             Kernel::Attend { .. } => "attend",
             Kernel::Rows { op: Row::Norm { .. }, .. } => "layer norm",
-            Kernel::Rows { op: Row::GroupNorm { .. }, .. } => "group norm",
+            Kernel::Rows { op: Row::GroupNorm { .. }, .. } | Kernel::PixelNorm { .. } => "group norm",
             Kernel::Rows { op: Row::Softmax { .. }, .. } => "softmax",
             Kernel::Rows { op: Row::LpNorm { .. }, .. } => "lp norm",
             Kernel::Rows { op: Row::Reduce(_), .. } => "reduce",
@@ -482,7 +503,8 @@ impl Kernel {
             Kernel::Conv { epilogue, .. }
             | Kernel::Gemm { epilogue, .. }
             | Kernel::IntGemm { epilogue, .. }
-            | Kernel::MatMul { epilogue, .. } => epilogue.as_ref(),
+            | Kernel::MatMul { epilogue, .. }
+            | Kernel::PixelNorm { epilogue, .. } => epilogue.as_ref(),
             _ => None,
         }
     }
@@ -511,6 +533,10 @@ impl Kernel {
                 (*a, *a_zero) = (of(*a), of(*a_zero));
                 operands(epilogue);
             }
+            Kernel::PixelNorm { x, scale, bias, epilogue, .. } => {
+                (*x, *scale, *bias) = (of(*x), of(*scale), of(*bias));
+                operands(epilogue);
+            }
             Kernel::MatMul { a, b, epilogue, .. } => {
                 a.value = of(a.value);
                 b.value = of(b.value);
@@ -535,6 +561,7 @@ impl Kernel {
             Kernel::Rotary { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Conv { x, .. } | Kernel::Gemm { a: x, .. } => std::iter::once(*x).chain(tail()).collect(),
             Kernel::IntGemm { a, a_zero, .. } => [*a, *a_zero].into_iter().chain(tail()).collect(),
+            Kernel::PixelNorm { x, scale, bias, .. } => [*x, *scale, *bias].into_iter().chain(tail()).collect(),
             Kernel::MatMul { a, b, .. } => [a.value, b.value].into_iter().chain(tail()).collect(),
             Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => vec![*x],
             Kernel::Attend { q, k, v, mask, .. } => [q, k, v].into_iter().chain(mask).map(|o| o.value).collect(),

@@ -12,7 +12,7 @@ use crate::target::cpu;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use steps::{collapse, reshape, reshapes};
-pub use views::{fits, is_forward};
+pub use views::{captured, fits, is_forward};
 
 /// The order of a tensor's axes in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,17 +131,17 @@ pub fn channels_last(g: &Graph, clusters: &[Cluster]) -> BTreeSet<ValueId> {
     order::choose(g, clusters).into_keys().collect()
 }
 
-/// The result of a cluster whose kernel writes it channels last or not at all.
-pub fn channels_last_only(g: &Graph, c: &Cluster) -> Option<ValueId> {
-    let (Some(n), [v]) = (c.anchor, &c.outputs[..]) else { return None };
-    (matches!(g[n].op, Op::Conv(_)) && cpu::packs(g, &g[n])).then_some(*v)
+/// The results of a cluster whose kernel writes them channels last or not at all.
+pub fn channels_last_only<'c>(g: &Graph, c: &'c Cluster) -> &'c [ValueId] {
+    let convolves = c.anchor.is_some_and(|n| matches!(g[n].op, Op::Conv(_)) && cpu::packs(g, &g[n]));
+    if convolves { &c.outputs } else { &[] }
 }
 
 /// Layouts where nothing is chosen: only what kernels cannot do otherwise.
 pub fn forced(g: &Graph, clusters: &[Cluster]) -> Layouts {
     let mut layouts = Layouts::default();
-    for v in clusters.iter().filter_map(|c| channels_last_only(g, c)) {
-        layouts.set(v, Layout::ChannelsLast);
+    for v in clusters.iter().flat_map(|c| channels_last_only(g, c)) {
+        layouts.set(*v, Layout::ChannelsLast);
     }
     layouts
 }

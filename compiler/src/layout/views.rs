@@ -91,7 +91,7 @@ fn refused(g: &Graph, clusters: &[Cluster], layouts: &Layouts) -> BTreeSet<Value
 }
 
 /// Every value that a block, or one inside of it, reads.
-pub(super) fn captured(g: &Graph, b: &Block, out: &mut BTreeSet<ValueId>) {
+pub fn captured(g: &Graph, b: &Block, out: &mut BTreeSet<ValueId>) {
     out.extend(&b.outputs);
     for n in &b.nodes {
         out.extend(g[*n].inputs.iter().flatten());

@@ -112,8 +112,8 @@ impl Scheduler {
         self.depth += 1;
         for c in fusion::cluster(&self.g, b, self.fuse) {
             // Layouts are chosen for the model's own block; here only what the kernel cannot write otherwise is noted.
-            if let Some(v) = layout::channels_last_only(&self.g, &c) {
-                self.layouts.set(v, Layout::ChannelsLast);
+            for v in layout::channels_last_only(&self.g, &c) {
+                self.layouts.set(*v, Layout::ChannelsLast);
             }
             self.cluster(&c, &mut steps);
         }
@@ -335,8 +335,8 @@ impl Scheduler {
 
     /// The buffer of an operand that a pointwise kernel may overwrite with its result: read at the same places, and never again.
     fn in_place(&self, kernel: &Kernel, out: ValueId) -> Option<usize> {
-        let Kernel::Map { expr, dims, operands, .. } = kernel else { return None };
-        if !layout::fits(&self.g, out) || expr.results.len() != 1 || self.layouts.shared(out).is_some() {
+        let Kernel::Map { dims, operands, to, .. } = kernel else { return None };
+        if !layout::fits(&self.g, out) || self.layouts.shared(out).is_some() {
             return None;
         }
         let mut contiguous = vec![Stride::none(); dims.len()];
@@ -344,6 +344,9 @@ impl Scheduler {
         for (s, d) in contiguous.iter_mut().zip(dims).rev() {
             *s = Stride::By(step.clone());
             step = step * d.clone();
+        }
+        if to.len() > 1 && to.iter().any(|to| to.iter().zip(&contiguous).any(|(t, s)| *s != Stride::By(t.clone()))) {
+            return None;
         }
         let same = |o: &Operand| o.strides == contiguous && !self.starts.contains_key(&o.value);
         operands.iter().find_map(|o| match self.places.get(&o.value) {

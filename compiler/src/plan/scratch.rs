@@ -7,6 +7,7 @@ use crate::target::cpu::rowwise::BLOCK;
 use kiln_kernels::conv::Conv;
 use kiln_kernels::gemm::{Gemm, MatMul};
 use kiln_kernels::igemm::IntGemm;
+use kiln_kernels::norm::Pixels;
 
 /// The runtime gives each worker a multiple of this many bytes.
 const ALIGN: usize = 64;
@@ -42,6 +43,7 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
             | Kernel::Gemm { .. }
             | Kernel::IntGemm { .. }
             | Kernel::MatMul { .. }
+            | Kernel::PixelNorm { .. }
             | Kernel::Attend { .. }
     ) {
         return Some(0);
@@ -55,6 +57,11 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
         Kernel::Conv { window, k, groups, .. } => Some(conv(window, *k, *groups, &size)?.scratch_floats()),
         Kernel::Gemm { m, n, k, a_row, out_row, .. } => {
             Some(Gemm { m: size(m)?, n: *n, k: *k, a_row: size(a_row)?, a_col: 1, ldc: size(out_row)? }.scratch_floats())
+        }
+        Kernel::PixelNorm { sizes: [n, pixels, groups, channels], .. } => {
+            let (n, pixels, groups, channels) = (size(n)?, size(pixels)?, size(groups)?, size(channels)?);
+            let norm = Pixels { n, pixels, groups, channels, x_pitch: 0, x_batch: 0, out_pitch: 0, out_batch: 0, epsilon: 0.0 };
+            Some(norm.scratch_floats())
         }
         Kernel::IntGemm { m, n, k, a_row, out_row, .. } => {
             Some(IntGemm { m: size(m)?, n: *n, k: *k, a_row: size(a_row)?, ldc: size(out_row)? }.scratch_floats())

@@ -5,6 +5,10 @@ use crate::kernel_fn;
 use crate::reduce::{Fold, fold_rows};
 use crate::support::lanes;
 
+mod pixels;
+
+pub use pixels::Pixels;
+
 /// Rows of `n` floats to be normalized: the arguments that the kernels here share.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows {
@@ -20,6 +24,19 @@ pub struct Rows {
     pub epsilon: f32,
 }
 
+/// The mean of a row, and its inverse standard deviation.
+///
+/// # Safety
+/// `x` addresses such a row, and the machine has `isa`.
+unsafe fn moments(isa: Isa, s: Rows, x: *const f32) -> [f32; 2] {
+    let n = s.n as f32;
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let mean = lanes::sum(isa, x, s.n) / n;
+        [mean, 1.0 / (lanes::squares(isa, x, s.n, mean) / n + s.epsilon).sqrt()]
+    }
+}
+
 /// `(x - mean) / sqrt(variance + epsilon) * scale + bias` of each row; `scale` and `bias` hold `n` floats or are null.
 /// `stats`, unless null, receives the mean and the inverse standard deviation of each row. In place where `out` is `x`.
 ///
@@ -33,9 +50,7 @@ pub unsafe fn layer_norm(isa: Isa, s: Rows, x: *const f32, scale: *const f32, bi
         // SAFETY: a row that the caller vouches for.
         unsafe {
             let (x, out) = (x.add(r * s.x_pitch), out.add(r * s.out_pitch));
-            let n = s.n as f32;
-            let mean = lanes::sum(isa, x, s.n) / n;
-            let inverse = 1.0 / (lanes::squares(isa, x, s.n, mean) / n + s.epsilon).sqrt();
+            let [mean, inverse] = moments(isa, s, x);
             if !stats.is_null() {
                 *stats.add(r) = [mean, inverse];
             }
@@ -79,9 +94,7 @@ pub unsafe fn group_norm(
         // SAFETY: a row that the caller vouches for, and its channels.
         unsafe {
             let (x, out) = (x.add(r * s.x_pitch), out.add(r * s.out_pitch));
-            let n = s.n as f32;
-            let mean = lanes::sum(isa, x, s.n) / n;
-            let inverse = 1.0 / (lanes::squares(isa, x, s.n, mean) / n + s.epsilon).sqrt();
+            let [mean, inverse] = moments(isa, s, x);
             let start = (first + r) % groups * channels;
             channels_of(isa, x, channels, inner, mean, inverse, scale.add(start), bias.add(start), out);
         }

@@ -39,6 +39,14 @@ pub fn softmax<T: Float>(out: Out<'_, T>, x: In<'_, T>, outer: usize, axis: usiz
     Ok(())
 }
 
+/// The mean of a row and its inverse standard deviation, which is taken from 0 where it is not `centred`.
+fn moments<T: Float>(row: &[T], epsilon: f32, centred: bool) -> (f64, f64) {
+    let n = row.len() as f64;
+    let mean = if centred { row.iter().map(|v| v.to_f64()).sum::<f64>() / n } else { 0.0 };
+    let variance = row.iter().map(|v| (v.to_f64() - mean) * (v.to_f64() - mean)).sum::<f64>() / n;
+    (mean, 1.0 / (variance + epsilon as f64).sqrt())
+}
+
 /// `(x - mean) / sqrt(var + epsilon) * scale + bias` over each row, with the mean and the inverse deviation as optional results:
 /// [LayerNormalization](https://onnx.ai/onnx/operators/onnx__LayerNormalization.html). Without `centred` the mean counts as 0:
 /// [RMSNormalization](https://onnx.ai/onnx/operators/onnx__RMSNormalization.html).
@@ -57,9 +65,7 @@ pub fn layer_norm<T: Float>(
     let (mut mean, mut inverse) = (mean, inverse);
     for r in 0..rows {
         let row = &x.0[r * cols..][..cols];
-        let m = if centred { row.iter().map(|v| v.to_f64()).sum::<f64>() / cols as f64 } else { 0.0 };
-        let var = row.iter().map(|v| (v.to_f64() - m) * (v.to_f64() - m)).sum::<f64>() / cols as f64;
-        let inv = 1.0 / (var + epsilon as f64).sqrt();
+        let (m, inv) = moments(row, epsilon, centred);
         for (j, (o, v)) in out.0[r * cols..][..cols].iter_mut().zip(row).enumerate() {
             let y = T::from_f64((v.to_f64() - m) * inv).times(scale.0[j % scale.0.len()]);
             *o = bias.map_or(y, |b| y.plus(b.0[j % b.0.len()]));
@@ -85,16 +91,7 @@ pub fn instance_norm<T: Float>(
     inner: usize,
     epsilon: f32,
 ) {
-    for r in 0..batch * channels {
-        let row = &x.0[r * inner..][..inner];
-        let m = row.iter().map(|v| v.to_f64()).sum::<f64>() / inner as f64;
-        let var = row.iter().map(|v| (v.to_f64() - m) * (v.to_f64() - m)).sum::<f64>() / inner as f64;
-        let inv = 1.0 / (var + epsilon as f64).sqrt();
-        let (s, b) = (scale.0[r % channels], bias.0[r % channels]);
-        for (o, v) in out.0[r * inner..][..inner].iter_mut().zip(row) {
-            *o = T::from_f64((v.to_f64() - m) * inv).times(s).plus(b);
-        }
-    }
+    group_norm(out, x, scale, bias, batch, channels, inner, channels, epsilon);
 }
 
 /// Each group of channels of `[batch, channels, inner]` normalized, then scaled and shifted by channel:
@@ -113,9 +110,7 @@ pub fn group_norm<T: Float>(
     let n = channels.checked_div(groups).unwrap_or(0) * inner;
     for r in 0..batch * groups {
         let row = &x.0[r * n..][..n];
-        let m = row.iter().map(|v| v.to_f64()).sum::<f64>() / n as f64;
-        let var = row.iter().map(|v| (v.to_f64() - m) * (v.to_f64() - m)).sum::<f64>() / n as f64;
-        let inv = 1.0 / (var + epsilon as f64).sqrt();
+        let (m, inv) = moments(row, epsilon, true);
         for (i, (o, v)) in out.0[r * n..][..n].iter_mut().zip(row).enumerate() {
             let c = r % groups * (channels / groups) + i / inner;
             *o = T::from_f64((v.to_f64() - m) * inv).times(scale.0[c]).plus(bias.0[c]);

@@ -21,7 +21,7 @@ impl Printer<'_> {
             return quote!();
         };
         let (name, rt) = (ident("k", n), names::rt());
-        let tail_dims = epilogue.as_ref().map_or(vec![], |e| self.stride_dims(&e.operands));
+        let tail_dims = self.tail_dims(epilogue.as_ref());
         let bindings = self.bindings([m, a_row, out_row].into_iter().chain(tail_dims).chain(self.result_dims(step)));
         let g = self.int_gemm_geometry(m, *columns, *k, [a_row, out_row]);
         let Tail { function, lets, closure, arg } = self.tail(n, epilogue.as_ref(), None);

@@ -5,6 +5,7 @@ mod call;
 mod host;
 mod integer;
 mod moves;
+mod pixels;
 mod rotary;
 mod rows;
 mod simple;
@@ -149,6 +150,7 @@ impl Printer<'_> {
             Kernel::Softmax { dims, log, x } => self.softmax(n, step, dims, *log, *x),
             Kernel::Attend { .. } => self.attend(n, step),
             Kernel::Rotary { .. } => self.rotary(n, step),
+            Kernel::PixelNorm { .. } => self.pixel_norm(n, step),
             Kernel::Rows { .. } => self.rows(n, step),
             Kernel::Move { copies, dtype: DType::Str } => self.move_strings(n, step, copies),
             Kernel::Move { copies, dtype } => self.moves(n, step, copies, &element(*dtype)),

@@ -1,8 +1,9 @@
 //! Steps of kernels over rows: a block of rows at a time goes through the part before, the kernel and the part behind while it is near.
 
+use super::super::map::Passed;
 use super::super::{Printer, element, expr, ident, int, names};
 use crate::ir::{Dim, ValueId};
-use crate::kernel::{Kernel, Literal, Row, Stage, Stride};
+use crate::kernel::{Kernel, Literal, Row, Stage};
 use crate::plan::KernelStep;
 use crate::target::cpu::rowwise::BLOCK;
 use kiln_kernels::dtype::DType;
@@ -39,52 +40,24 @@ impl Printer<'_> {
         let Some(Stage { expr: e, dims, outer, operands }) = stage else { return Part::default() };
         let (rt, k) = (names::rt(), names::kernels());
         let last = dims.len() - 1;
-        let (mut params, mut args) = (Vec::new(), Vec::new());
         // Constant extents and steps are printed in place; run-time ones are passed.
-        let extent = |axis: usize| match dims[axis].as_int() {
-            Some(n) => {
-                let n = int(n.max(0) as usize);
-                quote!(#n)
-            }
-            None => {
-                let d = ident("d", axis);
-                quote!(#d)
-            }
-        };
+        let mut passed = Passed::default();
+        self.pass("d", dims, &mut passed);
+        let extent = |axis: usize| self.stated(&dims[axis], ident("d", axis));
         // Nothing is divided where an axis is empty, but rustc looks at the literal.
         let divisor = |axis: usize| if dims[axis].is(0) { quote!(1) } else { extent(axis) };
-        for (axis, d) in dims.iter().enumerate().filter(|(_, d)| d.as_int().is_none()) {
-            let (name, value) = (ident("d", axis), self.dim(d));
-            params.push(quote!(#name: usize));
-            args.push(value);
-        }
-        let by = |i: usize, axis: usize| match &operands[i].strides[axis] {
-            Stride::By(d) if d.as_int().is_some() => {
-                let n = int(d.as_int().unwrap_or(0).max(0) as usize);
-                quote!(#n)
-            }
-            _ => {
-                let s = ident("p", i * dims.len() + axis);
-                quote!(#s)
-            }
-        };
+        let by = |i: usize, axis: usize| self.stated_step(&operands[i].strides[axis], ident("p", i * dims.len() + axis));
         let mut loads = if behind { vec![quote!(*o.add(i))] } else { vec![] };
         let (mut lets, mut hoisted) = (TokenStream::new(), TokenStream::new());
         let (mut row_starts, mut line_starts) = (TokenStream::new(), TokenStream::new());
         for (i, o) in operands.iter().enumerate() {
             let (x, shared) = (ident("x", i), Ident::new(&format!("{name}_{i}"), Span::call_site()));
             let ty = element(self.dtype(o.value));
-            for (axis, s) in o.strides.iter().enumerate() {
-                if !matches!(s, Stride::By(d) if d.as_int().is_some()) {
-                    let (name, value) = (ident("p", i * dims.len() + axis), self.stride_of(s));
-                    params.push(quote!(#name: usize));
-                    args.push(value);
-                }
-            }
+            self.pass_steps(i * dims.len(), &o.strides, &mut passed);
             let address = self.pointer(o.value, &ty, false);
             lets.extend(quote!(let #shared = #rt::Shared(#address);));
-            params.push(quote!(#x: *const #ty));
-            args.push(quote!({ let x = #shared; x.0 }));
+            passed.params.push(quote!(#x: *const #ty));
+            passed.args.push(quote!({ let x = #shared; x.0 }));
             let start = |axes: std::ops::Range<usize>| {
                 let terms: Vec<TokenStream> = axes
                     .filter(|a| !o.strides[*a].is(0))
@@ -135,6 +108,7 @@ impl Printer<'_> {
                 }
             }
         };
+        let Passed { params, args } = passed;
         let rows = if *outer == 0 { quote!() } else { split(0..*outer, &divisor) };
         let function = quote! {
             #k::kernel_fn! {

@@ -124,13 +124,14 @@ impl Printer<'_> {
         self.tiled(n, step, tiles, epilogue)
     }
 
-    /// The function of a pointwise tail on one block, compiled for every instruction set; its operands' pointers follow the block. Where
-    /// its first input is i32, the block has such elements, and f32 replace them.
+    /// The function of a pointwise tail on one block, compiled for every instruction set; its operands' pointers follow the block, behind
+    /// those of the results that it stores elsewhere. Where its first input is i32, the block has such elements, and f32 replace them.
     fn tail_function(&self, n: usize, e: &Epilogue) -> (TokenStream, Vec<Ident>) {
         let k = names::kernels();
         let name = ident("tail", n);
         let axes = e.operands.first().map_or(0, |o| o.strides.len());
         let (row, column) = (axes.saturating_sub(2), axes.saturating_sub(1));
+        let stored: Vec<(Ident, Ident)> = (0..e.stored.len()).map(|i| (ident("z", i), ident("q", i))).collect();
         let sums = e.expr.code.iter().any(|(s, ty)| matches!(s, Scalar::In(0)) && *ty == DType::I32);
         let mut loads = vec![if sums { quote!(*o.add(c).cast::<i32>()) } else { quote!(*o.add(c)) }];
         let (mut params, mut rows, mut hoisted) = (Vec::new(), Vec::new(), Vec::new());
@@ -155,16 +156,22 @@ impl Printer<'_> {
         }
         let (code, results) = expr::print(&e.expr, &loads);
         let result = &results[0];
+        let (mut stores, mut also) = (Vec::new(), Vec::new());
+        for ((z, q), result) in stored.iter().zip(&results[1..]) {
+            also.push(quote!(#z: *mut f32, #q: usize));
+            rows.push(quote!(let #z = #z.add(r * #q);));
+            stores.push(quote!(*#z.add(c) = #result;));
+        }
         let unused = names_.iter().enumerate().filter(|(i, _)| e.operands[*i].strides[row].is(0)).map(|(i, _)| ident("p", i));
         let function = quote! {
             #k::kernel_fn! {
-                fn #name<A>(o: *mut f32, pitch: usize, rows: usize, cols: usize, #(#params),*) {
+                fn #name<A>(o: *mut f32, pitch: usize, rows: usize, cols: usize, #(#also,)* #(#params),*) {
                     let _ = (#(#unused),*);
                     for r in 0..rows {
                         let o = o.add(r * pitch);
                         #(#rows)*
                         #(#hoisted)*
-                        for c in 0..cols { #code *o.add(c) = #result; }
+                        for c in 0..cols { #code *o.add(c) = #result; #(#stores)* }
                     }
                 }
             }
@@ -172,6 +179,10 @@ impl Printer<'_> {
         (function, names_)
     }
 
+    /// The extents in the steps of a tail.
+    pub(super) fn tail_dims<'e>(&self, epilogue: Option<&'e Epilogue>) -> Vec<&'e Dim> {
+        epilogue.map_or(vec![], |e| [self.stride_dims(&e.operands), self.stride_dims(&e.stored)].concat())
+    }
     /// A step's pointwise tail. `shift` gives how far an operand lies behind its start where the kernel works on one matrix of a batch.
     pub(super) fn tail(&self, n: usize, epilogue: Option<&Epilogue>, shift: Option<&dyn Fn(&Operand) -> TokenStream>) -> Tail {
         let Some(e) = epilogue else {
@@ -185,11 +196,17 @@ impl Printer<'_> {
             let at = self.pointer(o.value, &element(self.dtype(o.value)), false);
             quote!(let #y = #rt::Shared(#at);)
         });
-        let shifted = ys.iter().zip(&e.operands).filter_map(|(y, o)| {
+        let zs: Vec<Ident> = (0..e.stored.len()).map(|i| ident("yz", i)).collect();
+        let results = zs.iter().zip(&e.stored).map(|(z, o)| {
+            let at = self.result(o.value, &quote!(f32));
+            quote!(let #z = #rt::Shared(#at);)
+        });
+        let all = || zs.iter().zip(&e.stored).chain(ys.iter().zip(&e.operands));
+        let shifted = all().filter_map(|(y, o)| {
             let by = shift?(o);
             Some(quote!(let #y = #rt::Shared({ let y = #y; y.0.wrapping_add(#by) });))
         });
-        let args = ys.iter().zip(&e.operands).map(|(y, o)| {
+        let args = all().map(|(y, o)| {
             let axes = o.strides.len();
             let (r, c) = (self.stride_of(&o.strides[axes - 2]), self.stride_of(&o.strides[axes - 1]));
             quote!({ let y = #y; y.0.add(b.row * #r + b.col * #c) }, #r)
@@ -197,11 +214,11 @@ impl Printer<'_> {
         let closure = quote! {
             #(#shifted)*
             let tail = move |b: #k::gemm::Block| {
-                // SAFETY: the block lies inside of the matrix, and operands have its rows and columns.
+                // SAFETY: the block lies inside of the matrix, and operands and results have its rows and columns.
                 unsafe { #name(isa, b.out, b.pitch, b.rows, b.cols, #(#args),*) }
             };
         };
-        Tail { function, lets: quote!(#(#lets)*), closure, arg: quote!(Some(&tail)) }
+        Tail { function, lets: quote!(#(#results)* #(#lets)*), closure, arg: quote!(Some(&tail)) }
     }
 
     /// A step of a kernel with packed weights, and a tail on its blocks.
@@ -209,7 +226,7 @@ impl Printer<'_> {
         let name = ident("k", n);
         let rt = names::rt();
         let Tiles { dims, geometry, x, weights, bias, scratch } = tiles;
-        let tail_dims = epilogue.map_or(vec![], |e| self.stride_dims(&e.operands));
+        let tail_dims = self.tail_dims(epilogue);
         let bindings = self.bindings(dims.into_iter().chain(tail_dims).chain(self.result_dims(step)));
         let Tail { function, lets, closure, arg } = self.tail(n, epilogue, None);
         let o = self.result(step.outputs[0], &quote!(f32));
@@ -240,7 +257,7 @@ impl Printer<'_> {
             #function
         }
     }
-    pub(super) fn stride_of(&self, s: &Stride) -> TokenStream {
+    pub(in crate::emit) fn stride_of(&self, s: &Stride) -> TokenStream {
         match s {
             Stride::By(d) => self.dim(d),
             Stride::Unless1 { extent, stride } => {
@@ -270,6 +287,7 @@ impl Printer<'_> {
                 Some((dims, quote!(#g.scratch_floats() * 4)))
             }
             Kernel::Attend { .. } => self.attend_scratch(step),
+            Kernel::PixelNorm { .. } => self.pixel_norm_scratch(step),
             Kernel::Rows { .. } => self.rows_scratch(step),
             _ => None,
         }
@@ -298,7 +316,7 @@ impl Printer<'_> {
         let rt = names::rt();
         let geometry = self.matmul_geometry(sides, [a, b], to);
         let both = [a.clone(), b.clone()];
-        let tail_dims = epilogue.map_or(vec![], |e| self.stride_dims(&e.operands));
+        let tail_dims = self.tail_dims(epilogue);
         let bindings = self
             .bindings(batch.iter().chain(sides).chain(to).chain(self.stride_dims(&both)).chain(tail_dims).chain(self.result_dims(step)));
         let extents: Vec<TokenStream> = batch.iter().map(|d| self.dim(d)).collect();

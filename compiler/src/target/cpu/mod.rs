@@ -49,6 +49,12 @@ pub fn pools(g: &Graph, node: &Node) -> bool {
         && (p.mode == "max" || (p.mode.starts_with("average") && p.dilations.iter().all(|d| *d == 1)))
 }
 
+/// Whether a normalization has a channels-last kernel.
+pub fn norms_pixels(g: &Graph, node: &Node) -> bool {
+    let Some(x) = node.inputs[0] else { return false };
+    matches!(node.op, Op::InstanceNorm(_) | Op::GroupNorm(_)) && rowwise::form(g, node).is_some() && g.shape(x).len() >= 3
+}
+
 /// Whether a Resize only repeats elements a whole number of times, so that it is a few strided copies.
 pub fn whole_nearest(g: &Graph, node: &Node, r: &Resize) -> bool {
     let Some(x) = node.inputs[0] else { return false };
@@ -85,8 +91,9 @@ pub fn tail_operand(g: &Graph, anchor: NodeId, v: ValueId) -> Option<Vec<Stride>
     let rank = out.len();
     let by = |n: Dim| Stride::By(n);
     match &node.op {
-        Op::Conv(_) => {
-            if full(0..rank) {
+        Op::Conv(_) | Op::InstanceNorm(_) | Op::GroupNorm(_) => {
+            // One of fewer axes lies in the order of its own, which is not that of pixels.
+            if full(0..rank) && shape.len() == rank {
                 Some(vec![by(out[1].clone()), by(Dim::int(1))])
             } else if ones(0..1) && ones(2..rank) {
                 Some(vec![Stride::none(), by(Dim::int(if padded[1].is(1) { 0 } else { 1 }))])

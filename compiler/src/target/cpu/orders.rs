@@ -1,7 +1,7 @@
 //! What orders of axes are worth to the kernels of the CPU: which they can write, and what it costs them to read another.
 
 use super::cost::{RATES, upper};
-use super::{packs, pools, rowwise, whole_nearest};
+use super::{norms_pixels, packs, pools, rowwise, whole_nearest};
 use crate::fusion::Cluster;
 use crate::ir::{Graph, Node, ValueId};
 use crate::layout::{self, Layout};
@@ -90,6 +90,12 @@ pub(super) fn by_rows(g: &Graph, node: &Node) -> u64 {
     }
 }
 
+/// What a pool costs in its plain kernel, which is the one for rows.
+pub(super) fn plain_pool(g: &Graph, node: &Node) -> u64 {
+    let Op::Pool(p) = &node.op else { return 0 };
+    (elements(g, node.outputs[0]) * p.kernel.iter().product::<i64>() as f64 * PLAIN) as u64
+}
+
 /// What a cluster's kernel asks for. Results that are views lie as their operands do, whatever is chosen for them.
 pub fn orders(g: &Graph, c: &Cluster) -> Orders {
     let rows = Orders { row_major: Some(0), channels_last: None, reads: vec![] };
@@ -117,11 +123,19 @@ pub fn orders(g: &Graph, c: &Cluster) -> Orders {
             reads.extend(x.map(|value| Read { value, demand: Demand::In(Layout::ChannelsLast), other: Some(by_rows(g, node)) }));
             Orders { row_major: None, channels_last: Some(0), reads }
         }
-        Op::Pool(p) if pools(g, node) => {
-            let window: i64 = p.kernel.iter().product();
-            let plain = elements(g, node.outputs[0]) * window as f64 * PLAIN;
-            let read = |value| Read { value, demand: Demand::Alike, other: None };
-            Orders { row_major: Some(plain as u64), channels_last: Some(0), reads: x.map(read).into_iter().collect() }
+        Op::Pool(_) if pools(g, node) => {
+            let plain = plain_pool(g, node);
+            let (demand, other) = match turns(g, node.outputs[0]) {
+                true => (Demand::Alike, None),
+                false => (Demand::In(Layout::ChannelsLast), Some(plain)),
+            };
+            let reads = x.map(|value| Read { value, demand, other }).into_iter().collect();
+            Orders { row_major: Some(plain), channels_last: Some(0), reads }
+        }
+        Op::InstanceNorm(_) | Op::GroupNorm(_) if norms_pixels(g, node) && c.head.is_none() => {
+            let tail = c.tail.iter().flat_map(|t| &t.inputs[1..]).filter(|v| g.shape(**v) == g.shape(c.outputs[0]));
+            let reads = x.iter().chain(tail).map(|v| Read { value: *v, demand: Demand::Alike, other: None }).collect();
+            Orders { row_major: Some(0), channels_last: Some(0), reads }
         }
         Op::Concat(_) | Op::Slice(_) | Op::Split(_) => Orders { row_major: Some(0), channels_last: Some(0), reads: moved() },
         Op::Resize(r) if whole_nearest(g, node, r) => Orders { row_major: Some(0), channels_last: Some(0), reads: moved() },

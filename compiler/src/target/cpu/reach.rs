@@ -30,16 +30,17 @@ pub(super) fn tail_steps(g: &Graph, anchor: NodeId, v: ValueId, layouts: &Layout
         return None;
     }
     let own = |i: usize| if i < skip || shape[i - skip].is(1) { Dim::int(0) } else { strides[i - skip].clone() };
-    let (rows, column): (Vec<usize>, usize) = match &node.op {
-        Op::Conv(_) => (std::iter::once(0).chain(2..out.len()).collect(), 1),
-        _ => ((0..out.len() - 1).collect(), out.len() - 1),
+    let pixels = matches!(node.op, Op::Conv(_) | Op::InstanceNorm(_) | Op::GroupNorm(_));
+    let (rows, column): (Vec<usize>, usize) = match pixels {
+        true => (std::iter::once(0).chain(2..out.len()).collect(), 1),
+        false => ((0..out.len() - 1).collect(), out.len() - 1),
     };
     let step = own(column);
     if !(step.is(0) || step.is(1)) {
         return None;
     }
     let mut steps: Vec<Dim> = rows.iter().map(|i| own(*i)).collect();
-    if matches!(node.op, Op::Conv(_)) || constant_right(g, node).is_some() {
+    if pixels || constant_right(g, node).is_some() {
         let extents: Vec<Dim> = rows.iter().map(|i| out[*i].clone()).collect();
         steps = vec![collapse(&extents, &steps, Dim::int(0))?];
     }

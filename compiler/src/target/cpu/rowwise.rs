@@ -95,8 +95,11 @@ pub(super) fn select(g: &Graph, c: &Cluster, node: &Node, layouts: &Layouts) -> 
     let form = form(g, node)?;
     let x = node.inputs[0]?;
     let result = *c.outputs.first()?;
-    // A mean of pixels whose channels are neighbours has a kernel of its own.
+    // Means and norms of pixels whose channels are neighbours have kernels of their own.
     if layouts.of(x) == Layout::ChannelsLast && matches!(node.op, Op::Reduce(_)) && c.nodes.len() == 1 {
+        return None;
+    }
+    if layouts.of(result) == Layout::ChannelsLast && c.head.is_none() && super::norms_pixels(g, node) {
         return None;
     }
     let (rows, row) = form.split(g.shape(x));

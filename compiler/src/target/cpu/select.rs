@@ -35,7 +35,7 @@ pub fn select(g: &Graph, c: &Cluster, layouts: &Layouts) -> Selected {
     let result = c.outputs.first().map_or(Layout::RowMajor, |v| layouts.of(*v));
     let Some(anchor) = c.anchor else {
         return match &c.tail {
-            Some(t) => map(g, t, c.outputs[0], layouts),
+            Some(t) => map(g, t, &c.outputs, layouts),
             None => Selected::new(nothing(), vec![], true),
         };
     };
@@ -44,9 +44,11 @@ pub fn select(g: &Graph, c: &Cluster, layouts: &Layouts) -> Selected {
     if let Some(s) = rowwise::select(g, c, node, layouts) {
         return s;
     }
-    let epilogue = c.tail.as_ref().map(|t| epilogue(g, anchor, t, c.outputs[0], layouts, &mut wants));
+    let mut places = true;
+    let epilogue = c.tail.as_ref().map(|t| epilogue(g, anchor, t, &c.outputs, layouts, (&mut wants, &mut places)));
     if let Some(mut s) = tiled::select(g, node, epilogue, c.outputs[0], layouts) {
         s.wants.extend(wants);
+        s.places &= places;
         return s;
     }
     let facts = eval::facts(g, &node.inputs, &node.outputs);
@@ -144,20 +146,35 @@ fn copy(g: &Graph, node: &Node, p: &Part, layouts: &Layouts) -> Option<Copy> {
     (!itself(&copy, &x, &out)).then_some(copy)
 }
 
-/// A tail with the steps of its operands. Operands that have none as they lie must be dense.
-fn epilogue(g: &Graph, anchor: NodeId, t: &Tail, out: ValueId, layouts: &Layouts, wants: &mut Vec<(ValueId, Layout)>) -> Epilogue {
+/// A tail with the steps of its operands and of what it stores beside the kernel's own result. Operands that have none as they lie must be
+/// dense; so are, where they have none, the values it stores, and not where the layouts have them.
+fn epilogue(
+    g: &Graph,
+    anchor: NodeId,
+    t: &Tail,
+    outputs: &[ValueId],
+    layouts: &Layouts,
+    (wants, places): (&mut Vec<(ValueId, Layout)>, &mut bool),
+) -> Epilogue {
+    let out = outputs[0];
     let mut operands = Vec::new();
     for &v in &t.inputs[1..] {
         let shared = layouts.shared(v).and_then(|_| tail_steps(g, anchor, v, layouts));
         if shared.is_none() {
-            // Full operands of a convolution's tail are read pixel by pixel, as the result is written.
-            let same = matches!(g[anchor].op, Op::Conv(_)) && g.shape(v) == g.shape(out);
+            // Full operands of a tail over pixels are read pixel by pixel, as the result is written.
+            let pixels = matches!(g[anchor].op, Op::Conv(_) | Op::InstanceNorm(_) | Op::GroupNorm(_));
+            let same = pixels && g.shape(v) == g.shape(out);
             wants.push((v, if same { layouts.of(out) } else { Layout::RowMajor }));
         }
         let strides = shared.or_else(|| tail_operand(g, anchor, v)).unwrap_or_default();
         operands.push(Operand { value: v, strides });
     }
-    Epilogue { expr: t.expr.clone(), operands }
+    let mut stored = |&v: &ValueId| {
+        let steps = tail_steps(g, anchor, v, layouts);
+        *places &= steps.is_some();
+        Operand { value: v, strides: steps.or_else(|| tail_operand(g, anchor, v)).unwrap_or_default() }
+    };
+    Epilogue { expr: t.expr.clone(), operands, stored: outputs[1..].iter().map(&mut stored).collect() }
 }
 
 /// The axes of a result in the order of its memory.
@@ -244,18 +261,23 @@ pub(super) fn join(dims: &mut Vec<Dim>, operands: &mut [Operand], mut outer: usi
     outer
 }
 
-/// The pointwise kernel of a tail: axes in the order of the result's memory, neighbours merged where every operand allows it.
-fn map(g: &Graph, t: &Tail, out: ValueId, layouts: &Layouts) -> Selected {
+/// The pointwise kernel of a tail: axes in the order of the first result's memory, neighbours merged where every operand and result allows
+/// it.
+fn map(g: &Graph, t: &Tail, outputs: &[ValueId], layouts: &Layouts) -> Selected {
+    let out = outputs[0];
     let shape = g.shape(out);
     let order = memory_order(shape, layouts.of(out), layouts.shared(out));
     let (mut meets, mut wants) = (Vec::new(), Vec::new());
     let mut all = operands(g, &t.inputs, (shape, &order, layouts.of(out)), layouts, &mut meets, &mut wants);
-    let result = layouts.strides(g, out);
-    all.push(Operand { value: out, strides: order.iter().map(|a| Stride::By(result[*a].clone())).collect() });
+    let count = all.len();
+    all.extend(outputs.iter().map(|v| {
+        let steps = layouts.strides(g, *v);
+        Operand { value: *v, strides: order.iter().map(|a| Stride::By(steps[*a].clone())).collect() }
+    }));
     let mut dims: Vec<Dim> = order.iter().map(|a| shape[*a].clone()).collect();
     join(&mut dims, &mut all, 0);
-    let to: Vec<Dim> =
-        all.pop().into_iter().flat_map(|o| o.strides).filter_map(|s| if let Stride::By(d) = s { Some(d) } else { None }).collect();
-    let places = is_forward(g, &to) && to.last().is_none_or(|s| s.is(1));
+    let steps = |o: Operand| o.strides.into_iter().filter_map(|s| if let Stride::By(d) = s { Some(d) } else { None }).collect();
+    let to: Vec<Vec<Dim>> = all.split_off(count).into_iter().map(steps).collect();
+    let places = to.iter().all(|to| is_forward(g, to) && to.last().is_none_or(|s| s.is(1)));
     Selected::new(Kernel::Map { expr: t.expr.clone(), dims, operands: all, to, meets }, wants, places)
 }

@@ -1,9 +1,10 @@
-//! The vector kernels of tiles and columns: convolutions, matrix products, pools and softmax, with the steps they take through memory.
+//! The vector kernels of tiles and columns: convolutions, matrix products, pools, norms of pixels and softmax, with the steps they take
+//! through memory.
 
-use super::orders::by_rows;
+use super::orders::{by_rows, plain_pool};
 use super::reach::{pixel_pitch, row_pitch};
 use super::select::{Selected, moves};
-use super::{constant_right, packs, pools, rows, turning, turns};
+use super::{constant_right, norms_pixels, packs, pools, rows, turning, turns};
 use crate::ir::{Dim, Graph, Node, ValueId, product};
 use crate::kernel::{Epilogue, Kernel, Operand, Packed, Recipe, Stride, Window};
 use crate::layout::{self, Layout, Layouts, is_forward};
@@ -58,6 +59,15 @@ fn pixels(g: &Graph, layouts: &Layouts, out: ValueId) -> ((Dim, Dim), bool) {
     let found = pixel_pitch(g, layouts, out);
     let places = found.is_some();
     (found.unwrap_or_else(dense), places)
+}
+
+/// Whether a pool writes its pixels channels last: where the layouts say so, and where that is no different and worth a copy.
+fn writes_pixels(g: &Graph, node: &Node, layouts: &Layouts) -> bool {
+    let (Some(x), v) = (node.inputs[0], node.outputs[0]) else { return false };
+    match turns(g, v) {
+        true => layouts.of(v) == Layout::ChannelsLast,
+        false => layouts.of(x) == Layout::ChannelsLast || plain_pool(g, node) > turning(g, x),
+    }
 }
 
 /// A kernel of the vector families, where one fits. `v` is the cluster's result.
@@ -167,7 +177,7 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             };
             selected(kernel, wants, places)
         }
-        Op::Pool(p) if pools(g, node) && layouts.of(v) == Layout::ChannelsLast => {
+        Op::Pool(p) if pools(g, node) && writes_pixels(g, node, layouts) => {
             let kind = match p.mode {
                 "max" => "Max",
                 "average" => "Mean",
@@ -193,6 +203,25 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             let (x_pitch, x_batch) = pitches;
             let kernel = Kernel::GlobalMean { n: shape[0].clone(), pixels, c: shape[1].clone(), x, x_pitch, x_batch };
             selected(kernel, wants, dense())
+        }
+        Op::InstanceNorm(_) | Op::GroupNorm(_) if norms_pixels(g, node) => {
+            let shape = g.shape(x);
+            let pixels = product(&shape[2..]);
+            let (epsilon, groups, channels) = match &node.op {
+                Op::GroupNorm(n) => (n.epsilon.get(), Dim::int(n.groups as i64), n.channels(shape)?),
+                Op::InstanceNorm(n) => (n.epsilon.get(), shape[1].clone(), Dim::int(1)),
+                _ => return None,
+            };
+            let (x_steps, mut wants) = match pixel_pitch(g, layouts, x) {
+                Some((pitch, batch)) => ([pitch, batch], vec![]),
+                None => ([shape[1].clone(), pixels.clone() * shape[1].clone()], vec![(x, Layout::ChannelsLast)]),
+            };
+            let [scale, bias] = [node.inputs[1]?, node.inputs[2]?];
+            wants.extend([scale, bias].map(|v| (v, Layout::RowMajor)));
+            let ((pitch, batch), places) = self::pixels(g, layouts, v);
+            let sizes = [shape[0].clone(), pixels, groups, channels];
+            let kernel = Kernel::PixelNorm { epsilon, sizes, x, x_steps, out_steps: [pitch, batch], scale, bias, epilogue };
+            selected(kernel, wants, places)
         }
         Op::Softmax(s) if f32 && s.mode != "hardmax" => {
             let kernel = Kernel::Softmax { dims: around(g.shape(x), s.axis), log: s.mode == "log_softmax", x };
@@ -221,7 +250,8 @@ fn split_bias(g: &Graph, epilogue: Option<Epilogue>, n: usize) -> (Option<Epilog
             Scalar::Binary(Binary::Add, p, q) => (p.0, q.0) == (x, b) || (p.0, q.0) == (b, x),
             _ => false,
         })?;
-        (users(&e.expr, x) == 1 && users(&e.expr, b) == 1).then_some((k, add, x))
+        let stored = |i: u32| e.expr.results.iter().any(|r| r.0 == i);
+        (users(&e.expr, x) == 1 && users(&e.expr, b) == 1 && !stored(x) && !stored(b)).then_some((k, add, x))
     });
     let Some((k, add, x)) = found else { return (Some(e), None) };
     let bias = Packed { value: e.operands[k].value, recipe: Recipe::Padded(PANEL) };
@@ -253,6 +283,6 @@ fn split_bias(g: &Graph, epilogue: Option<Epilogue>, n: usize) -> (Option<Epilog
     expr.results = e.expr.results.iter().map(|r| map[r.0 as usize]).collect();
     e.operands.remove(k);
     e.expr = expr.pruned();
-    let trivial = e.expr.code.len() == 1 && matches!(e.expr.code[0].0, Scalar::In(0));
+    let trivial = e.stored.is_empty() && e.expr.code.len() == 1 && matches!(e.expr.code[0].0, Scalar::In(0));
     ((!trivial).then_some(e), Some(bias))
 }
