@@ -55,6 +55,8 @@ struct Network {
     channels_last: NodeIndex,
     /// The choice by which a value lies; of values without one, axes are row-major.
     makers: BTreeMap<ValueId, NodeIndex>,
+    /// Values in neither order.
+    loose: BTreeSet<ValueId>,
     /// The choices whether there is a copy of a value in an order.
     copies: BTreeMap<(ValueId, Layout), NodeIndex>,
 }
@@ -63,10 +65,13 @@ impl Network {
     fn new() -> Network {
         let mut net = DiGraph::new();
         let (row_major, channels_last) = (net.add_node(()), net.add_node(()));
-        Network { net, row_major, channels_last, makers: BTreeMap::new(), copies: BTreeMap::new() }
+        Network { net, row_major, channels_last, makers: BTreeMap::new(), loose: BTreeSet::new(), copies: BTreeMap::new() }
     }
     /// The choice of a cluster, for all its results.
     fn cluster(&mut self, g: &Graph, c: &Cluster, orders: &Orders) {
+        if orders.loose {
+            self.loose.extend(&c.outputs);
+        }
         let results: Vec<ValueId> = c.outputs.iter().copied().filter(|v| super::fits(g, *v) && turns(g, *v)).collect();
         let node = match (orders.row_major, orders.channels_last) {
             _ if results.is_empty() => return,
@@ -84,7 +89,7 @@ impl Network {
     /// A value is read in the order of `reader`: at a price where it lies otherwise, or from a copy.
     fn read(&mut self, g: &Graph, v: ValueId, reader: NodeIndex, price: Option<u64>) {
         let maker = self.makers.get(&v).copied().unwrap_or(self.row_major);
-        if maker == reader {
+        if maker == reader || self.loose.contains(&v) {
             return;
         }
         if let Some(price) = price.map(|p| p.min(turning(g, v))) {

@@ -58,7 +58,7 @@ pub fn reshape(from: &[Dim], strides: &[Dim], to: &[Dim]) -> Option<Vec<Dim>> {
     (i == 0 && j == 0).then_some(out)
 }
 
-/// Whether a value in a layout is another one, row-major, in another shape.
+/// Whether the elements of a value in a layout have strides in the shape of another one.
 pub fn reshapes(g: &Graph, x: ValueId, to: ValueId, layout: super::Layout) -> bool {
     let from = g.shape(x);
     reshape(from, &super::strides(from, layout), g.shape(to)).is_some()

@@ -45,6 +45,8 @@ pub struct Orders {
     pub channels_last: Option<u64>,
     /// Operands.
     pub reads: Vec<Read>,
+    /// Whether its results are views whose axes stand in neither order.
+    pub loose: bool,
 }
 
 /// Whether the two orders of a value's axes differ.
@@ -98,7 +100,8 @@ pub(super) fn plain_pool(g: &Graph, node: &Node) -> u64 {
 
 /// What a cluster's kernel asks for. Results that are views lie as their operands do, whatever is chosen for them.
 pub fn orders(g: &Graph, c: &Cluster) -> Orders {
-    let rows = Orders { row_major: Some(0), channels_last: None, reads: vec![] };
+    let rows = Orders { row_major: Some(0), ..Orders::default() };
+    let either = |reads: Vec<Read>| Orders { row_major: Some(0), channels_last: Some(0), reads, loose: false };
     let Some(node) = c.anchor.map(|n| &g[n]) else {
         // Elements beside those of the result are as good as elements of the result; others are picked one by one.
         let inputs = c.tail.iter().flat_map(|t| &t.inputs);
@@ -107,7 +110,7 @@ pub fn orders(g: &Graph, c: &Cluster) -> Orders {
             demand: Demand::Alike,
             other: Some(picking(g, *v)),
         });
-        return Orders { row_major: Some(0), channels_last: Some(0), reads: reads.collect() };
+        return either(reads.collect());
     };
     let all = |demand: Demand| -> Vec<Read> { node.inputs.iter().flatten().map(|v| Read { value: *v, demand, other: None }).collect() };
     let moved = || -> Vec<Read> {
@@ -121,7 +124,7 @@ pub fn orders(g: &Graph, c: &Cluster) -> Orders {
             let mut reads: Vec<Read> =
                 operands.map(|value| Read { value, demand: Demand::In(Layout::ChannelsLast), other: None }).collect();
             reads.extend(x.map(|value| Read { value, demand: Demand::In(Layout::ChannelsLast), other: Some(by_rows(g, node)) }));
-            Orders { row_major: None, channels_last: Some(0), reads }
+            Orders { channels_last: Some(0), reads, ..Orders::default() }
         }
         Op::Pool(_) if pools(g, node) => {
             let plain = plain_pool(g, node);
@@ -130,15 +133,15 @@ pub fn orders(g: &Graph, c: &Cluster) -> Orders {
                 false => (Demand::In(Layout::ChannelsLast), Some(plain)),
             };
             let reads = x.map(|value| Read { value, demand, other }).into_iter().collect();
-            Orders { row_major: Some(plain), channels_last: Some(0), reads }
+            Orders { row_major: Some(plain), ..either(reads) }
         }
         Op::InstanceNorm(_) | Op::GroupNorm(_) if norms_pixels(g, node) && c.head.is_none() => {
             let tail = c.tail.iter().flat_map(|t| &t.inputs[1..]).filter(|v| g.shape(**v) == g.shape(c.outputs[0]));
             let reads = x.iter().chain(tail).map(|v| Read { value: *v, demand: Demand::Alike, other: None }).collect();
-            Orders { row_major: Some(0), channels_last: Some(0), reads }
+            either(reads)
         }
-        Op::Concat(_) | Op::Slice(_) | Op::Split(_) => Orders { row_major: Some(0), channels_last: Some(0), reads: moved() },
-        Op::Resize(r) if whole_nearest(g, node, r) => Orders { row_major: Some(0), channels_last: Some(0), reads: moved() },
+        Op::Concat(_) | Op::Slice(_) | Op::Split(_) => either(moved()),
+        Op::Resize(r) if whole_nearest(g, node, r) => either(moved()),
         // A mean of pixels has a kernel for either order.
         Op::Reduce(r) if r.mode == "mean" && x.is_some_and(|x| r.axes == (2..g.shape(x).len()).collect::<Vec<_>>()) => rows,
         // A view of axes in one order is a value in the other.
@@ -149,14 +152,19 @@ pub fn orders(g: &Graph, c: &Cluster) -> Orders {
             if t.perm == layout::order(axes, Layout::ChannelsLast) {
                 Orders { reads: vec![read(Layout::ChannelsLast)], ..rows }
             } else if layout::order(axes, Layout::ChannelsLast).iter().enumerate().all(|(i, a)| t.perm[*a] == i) {
-                Orders { row_major: None, channels_last: Some(0), reads: vec![read(Layout::RowMajor)] }
+                Orders { channels_last: Some(0), reads: vec![read(Layout::RowMajor)], ..Orders::default() }
             } else {
-                rows
+                Orders { loose: true, ..rows }
             }
         }
         // Views, and blocks whose kernels read what is around them as it lies.
         Op::Expand(_) | Op::If(_) | Op::Loop(_) => rows,
         Op::Reshape(_) if x.is_some_and(|x| layout::reshapes(g, x, node.outputs[0], Layout::ChannelsLast)) => rows,
+        // Where it is no view, it is a copy that writes either order.
+        Op::Reshape(_) if x.is_some_and(|x| layout::reshapes(g, node.outputs[0], x, Layout::ChannelsLast)) => {
+            let other = Some(turning(g, node.outputs[0]));
+            either(x.map(|value| Read { value, demand: Demand::Alike, other }).into_iter().collect())
+        }
         _ if rowwise::form(g, node).is_some() => {
             let head = c.head.iter().flat_map(|t| &t.inputs);
             let inputs = c.tail.iter().flat_map(|t| &t.inputs).chain(head).chain(node.inputs.iter().flatten());
