@@ -41,6 +41,13 @@ fn windows_over_rows_are_turned_first() {
 }
 
 #[test]
+fn local_responses_lie_as_their_neighbours_do() {
+    let b = image().node("Conv", &["x", "point"], &["c"]).node("LRN", &["c"], &["r"]).attr("size", 5);
+    let b = pool(b, "r", "p").node("GlobalAveragePool", &["p"], &["y"]);
+    assert_eq!(kernels(b.output("y")), ["conv", "local response", "pool", "global mean"]);
+}
+
+#[test]
 fn values_of_exporters_that_have_channels_last_are_never_turned() {
     let b = ModelBuilder::new().opset(18).input("nhwc", F32, [1, 14, 14, 32]).initializer("deep", weight([32, 1, 3, 3]));
     let b = b.initializer("point", weight([48, 32, 1, 1]));

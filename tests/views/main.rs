@@ -220,7 +220,7 @@ impl Growing {
         }
         let mut shape = v.shape.clone();
         let c = shape[1];
-        match self.rng.below(6) {
+        match self.rng.below(7) {
             0 | 1 => {
                 let (k, n) = (self.rng.pick(&[1usize, 3]), self.rng.pick(&[3usize, 8, 17]));
                 let w = self.floats(&[n, c, k, k]);
@@ -235,6 +235,10 @@ impl Growing {
                 self.node("MaxPool", &[&v.name], shape, v.open).attr("kernel_shape", vec![3i64, 3]).attr("pads", vec![1i64; 4]);
             }
             4 => {
+                let (size, beta) = self.rng.pick(&[(1i64, 0.75), (3, 0.5), (4, 0.75)]);
+                self.node("LRN", &[&v.name], shape, v.open).attr("size", size).attr("beta", beta).attr("alpha", 0.5);
+            }
+            5 => {
                 shape[2..].fill(1);
                 self.node("GlobalAveragePool", &[&v.name], shape, v.open);
             }

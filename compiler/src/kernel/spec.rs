@@ -337,6 +337,21 @@ pub enum Kernel {
         /// The operand.
         x: ValueId,
     },
+    /// A local response normalization of a channels-last tensor.
+    Response {
+        /// Channels in a window.
+        size: usize,
+        /// What the sum of squares is scaled by, the exponent, and what is added before it.
+        parameters: [f32; 3],
+        /// Images, pixels, channels.
+        sizes: [Dim; 3],
+        /// The operand.
+        x: ValueId,
+        /// Elements from pixel to pixel and from image to image of the operand.
+        x_steps: [Dim; 2],
+        /// The same of the result.
+        out_steps: [Dim; 2],
+    },
     /// The mean over the spatial axes of a channels-last tensor.
     GlobalMean {
         /// Images.
@@ -474,6 +489,7 @@ impl Kernel {
             Kernel::MatMul { .. } => "matmul",
             Kernel::Pool { .. } => "pool",
             Kernel::GlobalMean { .. } => "global mean",
+            Kernel::Response { .. } => "local response",
             Kernel::Softmax { .. } => "softmax",
             Kernel::Attend { .. } => "attend",
             Kernel::Rows { op: Row::Norm { .. }, .. } => "layer norm",
@@ -542,7 +558,8 @@ impl Kernel {
                 b.value = of(b.value);
                 operands(epilogue);
             }
-            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => *x = of(*x),
+            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Response { x, .. } => *x = of(*x),
+            Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => *x = of(*x),
             Kernel::Attend { q, k, v, mask, .. } => {
                 [q, k, v].into_iter().chain(mask).for_each(|o| o.value = of(o.value));
             }
@@ -563,7 +580,8 @@ impl Kernel {
             Kernel::IntGemm { a, a_zero, .. } => [*a, *a_zero].into_iter().chain(tail()).collect(),
             Kernel::PixelNorm { x, scale, bias, .. } => [*x, *scale, *bias].into_iter().chain(tail()).collect(),
             Kernel::MatMul { a, b, .. } => [a.value, b.value].into_iter().chain(tail()).collect(),
-            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => vec![*x],
+            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Response { x, .. } => vec![*x],
+            Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => vec![*x],
             Kernel::Attend { q, k, v, mask, .. } => [q, k, v].into_iter().chain(mask).map(|o| o.value).collect(),
             Kernel::Rows { op, x, head, tail, .. } => {
                 let stages = head.iter().chain(tail).flat_map(|s| &s.operands).map(|o| o.value);

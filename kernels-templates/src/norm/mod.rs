@@ -6,8 +6,10 @@ use crate::reduce::{Fold, fold_rows};
 use crate::support::lanes;
 
 mod pixels;
+mod response;
 
 pub use pixels::Pixels;
+pub use response::Response;
 
 /// Rows of `n` floats to be normalized: the arguments that the kernels here share.
 #[derive(Clone, Copy, Debug)]

@@ -1,9 +1,10 @@
-//! Steps of vector kernels with one tensor operand: pools, means, and softmax along an axis that is not the last.
+//! Steps of vector kernels with one tensor operand: pools, means, local responses, and softmax along an axis that is not the last.
 
-use super::super::{Printer, ident, int, names};
+use super::super::{Printer, expr, ident, int, names};
 use crate::ir::{Dim, ValueId, product};
-use crate::kernel::Window;
+use crate::kernel::{Kernel, Literal, Window};
 use crate::plan::KernelStep;
+use kiln_kernels::dtype::DType;
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
 
@@ -63,6 +64,28 @@ impl Printer<'_> {
             })
         };
         self.simple(n, step, dims.to_vec(), x, body)
+    }
+    /// A local response normalization.
+    pub(super) fn response(&self, n: usize, step: &KernelStep) -> TokenStream {
+        let Kernel::Response { size, parameters, sizes, x, x_steps, out_steps } = &step.kernel else { return quote!() };
+        let k = names::kernels();
+        let [images, pixels, c] = sizes.each_ref().map(|d| self.dim(d));
+        let [x_pitch, x_batch] = x_steps.each_ref().map(|d| self.dim(d));
+        let [out_pitch, out_batch] = out_steps.each_ref().map(|d| self.dim(d));
+        let [scale, beta, bias] = parameters.map(|p| expr::literal(Literal::float(f64::from(p)), DType::F32));
+        let size = int(*size);
+        let body = quote! {
+            let r = #k::norm::Response {
+                n: #images, pixels: #pixels, c: #c, x_steps: [#x_pitch, #x_batch], out_steps: [#out_pitch, #out_batch],
+                size: #size, scale: #scale, beta: #beta, bias: #bias
+            };
+            f.spread(r.tasks(), r.n * r.pixels * r.c * r.size, &|task, _| {
+                let (x, o) = ({ let x = x; x.0 }, { let o = o; o.0 });
+                // SAFETY: the plan gives both tensors these extents, and tasks write disjoint pixels.
+                unsafe { r.run_task(isa, task, x, o) }
+            })
+        };
+        self.simple(n, step, sizes.iter().chain(x_steps).chain(out_steps).collect(), *x, body)
     }
     /// A softmax along the middle of three axes.
     pub(super) fn softmax(&self, n: usize, step: &KernelStep, dims: &[Dim; 3], log: bool, x: ValueId) -> TokenStream {

@@ -55,6 +55,13 @@ pub fn norms_pixels(g: &Graph, node: &Node) -> bool {
     matches!(node.op, Op::InstanceNorm(_) | Op::GroupNorm(_)) && rowwise::form(g, node).is_some() && g.shape(x).len() >= 3
 }
 
+/// Whether a local response normalization has a channels-last kernel.
+pub fn responds(g: &Graph, node: &Node) -> bool {
+    let (Op::Lrn(l), Some(x)) = (&node.op, node.inputs[0]) else { return false };
+    let size = usize::try_from(l.size).is_ok_and(|s| s <= kiln_kernels::norm::Response::WIDEST);
+    size && l.beta.get() != 0.0 && g.dtype(x) == DType::F32
+}
+
 /// Whether a Resize only repeats elements a whole number of times, so that it is a few strided copies.
 pub fn whole_nearest(g: &Graph, node: &Node, r: &Resize) -> bool {
     let Some(x) = node.inputs[0] else { return false };

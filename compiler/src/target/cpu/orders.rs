@@ -1,7 +1,7 @@
 //! What orders of axes are worth to the kernels of the CPU: which they can write, and what it costs them to read another.
 
 use super::cost::{RATES, upper};
-use super::{norms_pixels, packs, pools, rowwise, whole_nearest};
+use super::{norms_pixels, packs, pools, responds, rowwise, whole_nearest};
 use crate::fusion::Cluster;
 use crate::ir::{Graph, Node, ValueId};
 use crate::layout::{self, Layout};
@@ -11,6 +11,8 @@ use crate::ops::Op;
 const PICKED: f64 = 1_200.0;
 /// Picoseconds for an element of a window in the plain kernel of pools.
 const PLAIN: f64 = 11_000.0;
+/// Picoseconds for an element in the plain kernel of local responses.
+const RESPONSE: f64 = 30_000.0;
 /// How much longer a convolution takes whose channels are no neighbours: of all its time, and of that of a depthwise one.
 const ROWS: [f64; 2] = [0.05, 40.0];
 /// An operand of so few channels is read by rows as well.
@@ -139,6 +141,11 @@ pub fn orders(g: &Graph, c: &Cluster) -> Orders {
             let tail = c.tail.iter().flat_map(|t| &t.inputs[1..]).filter(|v| g.shape(**v) == g.shape(c.outputs[0]));
             let reads = x.iter().chain(tail).map(|v| Read { value: *v, demand: Demand::Alike, other: None }).collect();
             either(reads)
+        }
+        Op::Lrn(_) if responds(g, node) => {
+            let plain = (elements(g, node.outputs[0]) * RESPONSE) as u64;
+            let reads = all(Demand::Alike);
+            Orders { row_major: Some(plain), ..either(reads) }
         }
         Op::Concat(_) | Op::Slice(_) | Op::Split(_) => either(moved()),
         Op::Resize(r) if whole_nearest(g, node, r) => either(moved()),

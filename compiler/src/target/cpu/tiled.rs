@@ -4,7 +4,7 @@
 use super::orders::{by_rows, plain_pool};
 use super::reach::{pixel_pitch, row_pitch};
 use super::select::{Selected, moves};
-use super::{constant_right, norms_pixels, packs, pools, rows, turning, turns};
+use super::{constant_right, norms_pixels, packs, pools, responds, rows, turning, turns};
 use crate::ir::{Dim, Graph, Node, ValueId, product};
 use crate::kernel::{Epilogue, Kernel, Operand, Packed, Recipe, Stride, Window};
 use crate::layout::{self, Layout, Layouts, is_forward};
@@ -221,6 +221,24 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             let ((pitch, batch), places) = self::pixels(g, layouts, v);
             let sizes = [shape[0].clone(), pixels, groups, channels];
             let kernel = Kernel::PixelNorm { epsilon, sizes, x, x_steps, out_steps: [pitch, batch], scale, bias, epilogue };
+            selected(kernel, wants, places)
+        }
+        Op::Lrn(l) if responds(g, node) && layouts.of(v) == Layout::ChannelsLast => {
+            let shape = g.shape(x);
+            let (pixels, c) = (product(&shape[2..]), shape[1].clone());
+            let ((x_pitch, x_batch), wants) = match pixel_pitch(g, layouts, x) {
+                Some(steps) => (steps, vec![]),
+                None => ((c.clone(), pixels.clone() * c.clone()), vec![(x, Layout::ChannelsLast)]),
+            };
+            let ((out_pitch, out_batch), places) = self::pixels(g, layouts, v);
+            let kernel = Kernel::Response {
+                size: l.size as usize,
+                parameters: [(f64::from(l.alpha.get()) / l.size as f64) as f32, l.beta.get(), l.bias.get()],
+                sizes: [shape[0].clone(), pixels, c],
+                x,
+                x_steps: [x_pitch, x_batch],
+                out_steps: [out_pitch, out_batch],
+            };
             selected(kernel, wants, places)
         }
         Op::Softmax(s) if f32 && s.mode != "hardmax" => {
