@@ -48,6 +48,17 @@ fn local_responses_lie_as_their_neighbours_do() {
 }
 
 #[test]
+fn norms_over_channels_are_rows_of_pixels() {
+    let b = image().initializer("axis", Tensor::new(&[1], &[1i64])).initializer("eps", Tensor::scalar(1e-6f32));
+    let b = b.initializer("g", Tensor::new(&[48, 1, 1], &noise(2, 48))).initializer("h", Tensor::new(&[48, 1, 1], &noise(3, 48)));
+    let b = b.node("Conv", &["x", "point"], &["c"]).node("ReduceMean", &["c", "axis"], &["m"]).node("Sub", &["c", "m"], &["d"]);
+    let b = b.node("Mul", &["d", "d"], &["s"]).node("ReduceMean", &["s", "axis"], &["v"]).node("Add", &["v", "eps"], &["e"]);
+    let b = b.node("Sqrt", &["e"], &["r"]).node("Div", &["d", "r"], &["n"]).node("Mul", &["n", "g"], &["t"]);
+    let b = b.node("Add", &["t", "h"], &["y"]).initializer("back", weight([32, 48, 1, 1])).node("Conv", &["y", "back"], &["z"]);
+    assert_eq!(kernels(b.node("GlobalAveragePool", &["z"], &["out"]).output("out")), ["conv", "layer norm", "conv", "global mean"]);
+}
+
+#[test]
 fn values_of_exporters_that_have_channels_last_are_never_turned() {
     let b = ModelBuilder::new().opset(18).input("nhwc", F32, [1, 14, 14, 32]).initializer("deep", weight([32, 1, 3, 3]));
     let b = b.initializer("point", weight([48, 32, 1, 1]));

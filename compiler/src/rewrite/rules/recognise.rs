@@ -7,6 +7,7 @@ use super::orders;
 use crate::eval;
 use crate::ir::{NodeId, ValueId, product};
 use crate::ops::gather::Lookup;
+use crate::ops::movement::Transpose;
 use crate::ops::norm::LayerNorm;
 use crate::ops::reduce::Reduce;
 use crate::ops::shape::Reshape;
@@ -19,10 +20,10 @@ use kiln_kernels::dtype::DType;
 pub const RULES: &[Rule] = &[
     Rule { name: "pow-inverse-root", on: &["Pow"], equation: "x ^ -0.5 => 1 / sqrt(x)  but for the sign at -0", class: Class::Reassociating, apply: inverse_root },
     Rule { name: "sum-mean", on: &["Div", "Mul"], equation: "ReduceSum(x) / n => ReduceMean(x)  where n is the number of terms", class: Class::Reassociating, apply: sum_mean },
-    Rule { name: "layer-norm", on: &["Div", "Mul"], equation: "d / sqrt(mean(d * d) + eps) => LayerNorm(x)  where d = x - mean(x), over the last axes", class: Class::Reassociating, apply: |rw, n| norm(rw, n, true) },
-    Rule { name: "rms-norm", on: &["Div", "Mul"], equation: "x / sqrt(mean(x * x) + eps) => LayerNorm(x; not centred)  over the last axes", class: Class::Reassociating, apply: |rw, n| norm(rw, n, false) },
-    Rule { name: "norm-scale", on: &["Mul"], equation: "LayerNorm(x; 1) * g => LayerNorm(x; g)", class: Class::Reassociating, apply: norm_scale },
-    Rule { name: "norm-bias", on: &["Add"], equation: "LayerNorm(x; g) + b => LayerNorm(x; g, b)", class: Class::Reassociating, apply: norm_bias },
+    Rule { name: "layer-norm", on: &["Div", "Mul"], equation: "d / sqrt(mean(d * d) + eps) => LayerNorm(x)  where d = x - mean(x);  behind a Transpose, with its inverse after it, where the mean is not over the last axes", class: Class::Reassociating, apply: |rw, n| norm(rw, n, true) },
+    Rule { name: "rms-norm", on: &["Div", "Mul"], equation: "x / sqrt(mean(x * x) + eps) => LayerNorm(x; not centred);  behind a Transpose likewise", class: Class::Reassociating, apply: |rw, n| norm(rw, n, false) },
+    Rule { name: "norm-scale", on: &["Mul"], equation: "LayerNorm(x; 1) * g => LayerNorm(x; g), perhaps with a Transpose between", class: Class::Reassociating, apply: norm_scale },
+    Rule { name: "norm-bias", on: &["Add"], equation: "LayerNorm(x; g) + b => LayerNorm(x; g, b), perhaps with a Transpose between", class: Class::Reassociating, apply: norm_bias },
     Rule { name: "lookup", on: &["Add"], equation: "Gather(a, i) + Gather(b, j) => Lookup(a, i, b, j)  where a, b are tables of one width and nothing else reads the rows", class: Class::Exact, apply: lookup },
     Rule { name: "lookup-add", on: &["Add"], equation: "Lookup(a, i, b, j) + c => Lookup(a, i, b, j, c)  where c has the result's shape", class: Class::Exact, apply: lookup_add },
     Rule { name: "softmax", on: &["Div", "Mul"], equation: "exp(x - max(x)) / sum(exp(x - max(x))) => Softmax(x);  exp(x) / sum(exp(x)) => Softmax(x)", class: Class::Reassociating, apply: softmax },
@@ -114,28 +115,61 @@ fn normalized(rw: &mut Rewriter<'_>, d: ValueId, root: ValueId, centred: bool) -
         false => d,
     };
     let rank = rw.shape(x).len();
-    let axis = rank.checked_sub(axes.len())?;
-    let dims: Vec<usize> = rw.shape(x)[axis..].iter().map(|d| d.as_int().and_then(|n| usize::try_from(n).ok())).collect::<Option<_>>()?;
-    if axes != (axis..rank).collect::<Vec<_>>() || axes.is_empty() {
-        return rw.refuse("the mean is not over the last axes");
-    }
+    let axis = rank.checked_sub(axes.len()).filter(|axis| *axis < rank)?;
+    let dims: Vec<usize> = axes.iter().map(|a| rw.shape(x)[*a].as_int().and_then(|n| usize::try_from(n).ok())).collect::<Option<_>>()?;
+    let perm: Vec<usize> = (0..rank).filter(|a| !axes.contains(a)).chain(axes.iter().copied()).collect();
+    let rows = permuted(rw, x, &perm)?;
     let ones = eval::from_f64s(&dims, &vec![1.0; dims.iter().product()], rw.dtype(x));
     let scale = rw.tensor(ones);
-    rw.add(LayerNorm { axis, epsilon: (epsilon as f32).into(), centred }, &[x, scale])
+    let y = rw.add(LayerNorm { axis, epsilon: (epsilon as f32).into(), centred }, &[rows, scale])?;
+    permuted(rw, y, &inverse(&perm))
 }
 
-/// A normalization that only its reader reads, the operand beside it, and what it is.
-fn normal_operand(rw: &Rewriter<'_>, n: NodeId) -> Option<(NodeId, ValueId, LayerNorm)> {
-    orders(rw, n)?.into_iter().find_map(|(y, c)| {
-        let m = rw.made_by(y, "LayerNorm")?;
-        if !rw.used_once(y) {
-            return rw.refuse("others read the normalization too");
+/// A value with its axes in another order: itself where that is none.
+fn permuted(rw: &mut Rewriter<'_>, x: ValueId, perm: &[usize]) -> Option<ValueId> {
+    if perm.is_sorted() { Some(x) } else { rw.add(Transpose { perm: perm.to_vec() }, &[x]) }
+}
+
+fn inverse(perm: &[usize]) -> Vec<usize> {
+    let mut out = vec![0; perm.len()];
+    perm.iter().enumerate().for_each(|(i, p)| out[*p] = i);
+    out
+}
+
+/// A normalization that only its reader reads.
+struct Normal {
+    node: NodeId,
+    op: LayerNorm,
+    /// The order in which its axes are read.
+    perm: Vec<usize>,
+    /// The constant beside it, with its axes in the order of the normalization.
+    c: ValueId,
+}
+
+fn normal_operand(rw: &mut Rewriter<'_>, n: NodeId) -> Option<Normal> {
+    let (y, c) = orders(rw, n)?.into_iter().find(|(y, _)| ["LayerNorm", "Transpose"].iter().any(|name| rw.made_by(*y, name).is_some()))?;
+    let (rank, own) = (rw.shape(y).len(), rw.shape(c).to_vec());
+    let (normal, perm) = match rw.made_by(y, "Transpose").map(|t| rw.node(t).op.clone()) {
+        Some(Op::Transpose(t)) => (under(rw, y, "Transpose")?, t.perm),
+        _ => (y, (0..rank).collect()),
+    };
+    let node = rw.made_by(normal, "LayerNorm")?;
+    let Op::LayerNorm(op) = rw.node(node).op.clone() else { return None };
+    if !rw.used_once(y) || !rw.used_once(normal) {
+        return rw.refuse("others read the normalization too");
+    }
+    if rw.node(node).outputs.len() != 1 || rw.constant(c).is_none() || own.len() > rank {
+        return None;
+    }
+    let c = match perm.is_sorted() {
+        true => c,
+        false => {
+            let shape = [vec![1.into(); rank - own.len()], own].concat();
+            let c = rw.add(Reshape { shape }, &[c])?;
+            permuted(rw, c, &inverse(&perm))?
         }
-        match &rw.node(m).op {
-            Op::LayerNorm(l) if rw.node(m).outputs.len() == 1 => Some((m, c, l.clone())),
-            _ => None,
-        }
-    })
+    };
+    Some(Normal { node, op, perm, c })
 }
 
 /// A factor or summand with one element for each that is normalized together, in their shape.
@@ -151,23 +185,25 @@ fn by_element(rw: &mut Rewriter<'_>, c: ValueId, like: ValueId) -> Option<ValueI
 }
 
 fn norm_scale(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
-    let (m, c, op) = normal_operand(rw, n)?;
-    let (x, scale) = (rw.input(m, 0)?, rw.input(m, 1)?);
-    if rw.uniform(scale)? != 1.0 || rw.input(m, 2).is_some() || rw.constant(c).is_none() {
+    let Normal { node, op, perm, c } = normal_operand(rw, n)?;
+    let (x, scale) = (rw.input(node, 0)?, rw.input(node, 1)?);
+    if rw.uniform(scale)? != 1.0 || rw.input(node, 2).is_some() {
         return None;
     }
     let scale = by_element(rw, c, scale)?;
-    Some(vec![rw.add(op, &[x, scale])?])
+    let y = rw.add(op, &[x, scale])?;
+    Some(vec![permuted(rw, y, &perm)?])
 }
 
 fn norm_bias(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
-    let (m, c, op) = normal_operand(rw, n)?;
-    let (x, scale) = (rw.input(m, 0)?, rw.input(m, 1)?);
-    if !op.centred || rw.input(m, 2).is_some() || rw.constant(c).is_none() {
+    let Normal { node, op, perm, c } = normal_operand(rw, n)?;
+    let (x, scale) = (rw.input(node, 0)?, rw.input(node, 1)?);
+    if !op.centred || rw.input(node, 2).is_some() {
         return None;
     }
     let bias = by_element(rw, c, scale)?;
-    Some(vec![rw.add(op, &[x, scale, bias])?])
+    let y = rw.add(op, &[x, scale, bias])?;
+    Some(vec![permuted(rw, y, &perm)?])
 }
 
 fn softmax(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
@@ -239,7 +275,10 @@ pub(in crate::rewrite) mod tests {
         (c.input(DType::F32, &shape), (axis..rank).collect())
     }
     fn spelled(c: &mut Case, centred: bool) -> (ValueId, ValueId, Vec<usize>) {
-        let (x, axes) = rows(c);
+        let (x, mut axes) = rows(c);
+        if c.rng.below(2) == 0 {
+            axes = vec![c.rng.below(c.g.shape(x).len())];
+        }
         let d = match centred {
             true => {
                 let m = mean(c, x, &axes);
@@ -254,12 +293,19 @@ pub(in crate::rewrite) mod tests {
         let root = c.pointwise("Sqrt", &[sum]);
         (over(c, d, root), x, axes)
     }
-    /// A normalization whose scale is one, or not, with what it normalizes together.
+    /// A normalization whose scale is one, or not, perhaps with its axes in another order, with the shape of a constant beside it.
     fn whole(c: &mut Case, ones: bool) -> (ValueId, Vec<usize>) {
         let (x, axes) = rows(c);
         let shape: Vec<usize> = axes.iter().map(|a| c.g.shape(x)[*a].as_int().unwrap() as usize).collect();
         let scale = if ones { c.filled(DType::F32, &shape, 1.0) } else { c.factor(DType::F32, &shape) };
-        (c.op(LayerNorm { axis: axes[0], epsilon: 1e-3.into(), centred: true }, &[x, scale]), shape)
+        let y = c.op(LayerNorm { axis: axes[0], epsilon: 1e-3.into(), centred: true }, &[x, scale]);
+        let rank = c.g.shape(y).len();
+        if rank < 2 || c.rng.below(2) == 0 {
+            return (y, shape);
+        }
+        // The first axis goes last: what is normalized together stands before it, behind other axes.
+        let perm: Vec<usize> = (1..rank).chain([0]).collect();
+        (c.op(Transpose { perm }, &[y]), [&shape[usize::from(axes[0] == 0)..], &[if axes[0] == 0 { shape[0] } else { 1 }]].concat())
     }
 
     /// Tables and constant indices into them, which no rule takes for a slice.
