@@ -285,7 +285,7 @@ fn kernels(model: &[u8]) -> Vec<&'static str> {
     let model = onnx::read(model, None, &Default::default()).unwrap();
     let mut g = import::import(&model, &Default::default()).unwrap();
     optimize(&mut g, Ablation::Nothing, &mut |_, _| {}).unwrap();
-    schedule(g, Ablation::Nothing).kernels().iter().map(|s| s.kernel.name()).collect()
+    schedule(g, Ablation::Nothing, Default::default()).kernels().iter().map(|s| s.kernel.name()).collect()
 }
 
 #[test]
