@@ -11,6 +11,7 @@ use kiln_tests::writer::Writer;
 use kiln_tests::{compiled, samples};
 
 mod tails;
+mod winograd;
 
 /// Random graphs of each kind.
 const GRAPHS: u64 = 56;

@@ -21,6 +21,12 @@ const BLOCK_FLOATS: usize = 224 * 1024;
 /// Tiles of a block at least, where there are as many: as many rows as the register tile has.
 const LEAST_TILES: usize = 14;
 
+/// Output channels of a task at least, where it does not have all.
+const LEAST_COLUMNS: usize = 128;
+
+/// Tasks that are worth a cost, so that threads end together.
+const TASKS: usize = 8;
+
 /// A convolution with 3x3 windows, steps and dilations of 1, one group, and input channels that are neighbours (`x_strides[1] == 1`), by
 /// tiles of `m` x `m` outputs.
 #[derive(Clone, Copy, Debug)]
@@ -68,10 +74,15 @@ impl Winograd {
     /// Blocks of tiles, and of output channels.
     const fn grid(&self) -> (usize, usize) {
         let most = self.most_tiles();
-        let blocks = self.tiles().div_ceil(if most == 0 { 1 } else { most });
-        // Every block of channels transforms its input again, so it is cut only where few tasks would be left otherwise.
+        let mut blocks = self.tiles().div_ceil(if most == 0 { 1 } else { most });
+        // Smaller blocks read the weights more often, which costs nothing where those are still in the cache.
+        let enough = if self.tiles() / LEAST_TILES < TASKS { self.tiles() / LEAST_TILES } else { TASKS };
+        if self.packed_len() <= BLOCK_FLOATS && blocks < enough {
+            blocks = enough;
+        }
+        // Every block of channels transforms its input again.
         let mut parts = 1;
-        while blocks * parts < 8 && self.conv.k >= parts * 2 * 8 * PANEL {
+        while blocks * parts < TASKS && self.conv.k >= parts * 2 * LEAST_COLUMNS {
             parts *= 2;
         }
         (blocks, parts)

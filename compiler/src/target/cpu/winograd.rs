@@ -8,10 +8,10 @@ use crate::target::Accuracy;
 use kiln_kernels::gemm::PANEL;
 
 /// A float of a matrix that a transform writes or reads, with its share of the transform's arithmetic, in picoseconds on one core.
-const TRANSFORMED: f64 = 55.0;
+const TRANSFORMED: f64 = 90.0;
 
 /// A byte of transformed weights, which every block of tiles reads.
-const WEIGHT: f64 = 22.0;
+const WEIGHT: f64 = 27.0;
 
 /// How much longer a product takes that has a few rows, for each matrix of a tile, than the direct sum's long ones.
 const SHORT: f64 = 1.1;
