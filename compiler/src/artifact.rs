@@ -122,8 +122,11 @@ pub fn make(request: &Request, root: &Path) -> Result<Artifact> {
     key.add(env!("CARGO_PKG_VERSION").as_bytes());
     key.add(env!("KILN_SOURCE_HASH").as_bytes());
     key.add(
-        format!("{:?} {:?} {:?} {} {}", request.options.dims, request.options.without, request.names, request.embed, request.skeleton)
-            .as_bytes(),
+        format!(
+            "{:?} {:?} {:?} {:?} {} {}",
+            request.options.dims, request.options.without, request.options.accuracy, request.names, request.embed, request.skeleton
+        )
+        .as_bytes(),
     );
     key.add_file(model).map_err(|e| io("cannot read", model, &e))?;
     let folder = root.join(env!("CARGO_PKG_VERSION")).join(format!("{:016x}{:016x}", key.0, key.1));

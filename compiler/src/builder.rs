@@ -4,6 +4,7 @@ use crate::artifact::{self, Request};
 use crate::diagnostics::{Diagnostic, Diagnostics, Result};
 use crate::emit::{Names, WeightsAt};
 use crate::import::Extent;
+use crate::target::Accuracy;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +49,11 @@ impl Build {
     /// The name of the field of a port.
     pub fn field(mut self, field: &str, port: &str) -> Build {
         self.request.names.fields.insert(port.to_string(), field.to_string());
+        self
+    }
+    /// Which algorithms may compute a result.
+    pub fn accuracy(mut self, level: Accuracy) -> Build {
+        self.request.options.accuracy = level;
         self
     }
     /// Leaves the weights in a file, which the program hands over in `Options`, rather than in the binary.

@@ -8,6 +8,7 @@ use crate::onnx::{self, Limits};
 use crate::pipeline::{self, Ablation};
 use crate::plan::{self, Arena, Notes, Plan};
 use crate::rewrite::{Event, Explored, Miss};
+use crate::target::Accuracy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ pub struct Options {
     pub dump_after: Option<String>,
     /// What is left out.
     pub without: Ablation,
+    /// Which algorithms may compute a result.
+    pub accuracy: Accuracy,
 }
 
 /// A compiled model.
@@ -114,7 +117,7 @@ pub fn compile(options: &Options) -> Result<Output> {
     report.rules_applied = applied.rules.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
     report.seconds.rewrite = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let mut plan = plan::schedule(graph, options.without);
+    let mut plan = plan::schedule(graph, options.without, options.accuracy);
     plan.notes = notes(&report);
     report.seconds.plan = start.elapsed().as_secs_f64();
     report.weights_bytes = plan.weights.bytes;

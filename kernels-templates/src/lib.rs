@@ -37,4 +37,5 @@ pub mod support;
 pub mod transpose;
 pub mod trees;
 pub mod value;
+pub mod winograd;
 pub mod wire;

@@ -29,6 +29,8 @@ pub(crate) trait Products: Copy {
 pub(crate) trait Simd: Products {
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a` where it is above `b`, else `b`: NaN in `a` is passed over.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     /// The sum of the elements, halves added to halves.
@@ -75,6 +77,14 @@ impl<A: Arith> Simd for Scalar<A> {
     #[inline(always)]
     unsafe fn add(a: f32, b: f32) -> f32 {
         a + b
+    }
+    #[inline(always)]
+    unsafe fn sub(a: f32, b: f32) -> f32 {
+        a - b
+    }
+    #[inline(always)]
+    unsafe fn mul(a: f32, b: f32) -> f32 {
+        a * b
     }
     #[inline(always)]
     unsafe fn max(a: f32, b: f32) -> f32 {
@@ -132,6 +142,22 @@ impl Simd for Lanes {
         let mut r = a;
         for i in 0..8 {
             r[i] = a[i] + b[i];
+        }
+        r
+    }
+    #[inline(always)]
+    unsafe fn sub(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        let mut r = a;
+        for i in 0..8 {
+            r[i] = a[i] - b[i];
+        }
+        r
+    }
+    #[inline(always)]
+    unsafe fn mul(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        let mut r = a;
+        for i in 0..8 {
+            r[i] = a[i] * b[i];
         }
         r
     }
@@ -199,6 +225,16 @@ impl Simd for Avx2 {
         unsafe { _mm256_add_ps(a, b) }
     }
     #[inline(always)]
+    unsafe fn sub(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
     unsafe fn max(a: __m256, b: __m256) -> __m256 {
         // SAFETY: as in `zero`.
         unsafe { _mm256_max_ps(a, b) }
@@ -261,6 +297,16 @@ impl Simd for Avx512 {
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
         // SAFETY: as in `zero`.
         unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm512_mul_ps(a, b) }
     }
     #[inline(always)]
     unsafe fn max(a: __m512, b: __m512) -> __m512 {

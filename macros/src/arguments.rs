@@ -1,5 +1,6 @@
 //! The grammar of `model!`: a path, or a struct with clauses.
 
+use kiln_compiler::Accuracy;
 use kiln_compiler::import::{Dims, Extent};
 use proc_macro2::Span;
 use quote::ToTokens;
@@ -20,12 +21,20 @@ pub(crate) struct Arguments {
     pub(crate) fields: BTreeMap<String, String>,
     /// Whether the weights go into the binary.
     pub(crate) embed: bool,
+    /// Which algorithms may compute a result.
+    pub(crate) accuracy: Accuracy,
 }
 
 impl Parse for Arguments {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let mut out =
-            Arguments { path: LitStr::new("", Span::call_site()), item: None, dims: Dims::default(), fields: BTreeMap::new(), embed: true };
+        let mut out = Arguments {
+            path: LitStr::new("", Span::call_site()),
+            item: None,
+            dims: Dims::default(),
+            fields: BTreeMap::new(),
+            embed: true,
+            accuracy: Accuracy::default(),
+        };
         if input.peek(LitStr) {
             out.path = input.parse()?;
             let _: Option<Token![,]> = input.parse()?;
@@ -47,7 +56,7 @@ impl Parse for Arguments {
                 "dims" => out.dims_clause(input)?,
                 "inputs" | "outputs" => out.ports_clause(input)?,
                 "target" => target_clause(input)?,
-                "accuracy" => word(input, &["exact", "standard", "fast"]).map(|_| ())?,
+                "accuracy" => out.accuracy = Accuracy::from_name(word(input, &Accuracy::NAMES)?).unwrap_or_default(),
                 "weights" => out.embed = word(input, &["embedded", "file"])? == "embedded",
                 "state" => return Err(syn::Error::new(clause.span(), "state is not supported yet: pass it as inputs and outputs")),
                 other => {

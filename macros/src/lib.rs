@@ -35,6 +35,7 @@ fn expand(a: &Arguments) -> TokenStream {
         request.names = Names { visibility: visibility.clone(), ..Names::new(name, request.names.weights) };
     }
     request.options.dims = a.dims.clone();
+    request.options.accuracy = a.accuracy;
     request.names.fields.clone_from(&a.fields);
     request.embed = a.embed;
     // An editor only needs the types; it sets this for the macros it runs.

@@ -11,6 +11,7 @@ use kiln_tests::writer::Writer;
 use kiln_tests::{compiled, samples};
 
 mod tails;
+mod winograd;
 
 /// Random graphs of each kind.
 const GRAPHS: u64 = 56;
@@ -285,7 +286,7 @@ fn kernels(model: &[u8]) -> Vec<&'static str> {
     let model = onnx::read(model, None, &Default::default()).unwrap();
     let mut g = import::import(&model, &Default::default()).unwrap();
     optimize(&mut g, Ablation::Nothing, &mut |_, _| {}).unwrap();
-    schedule(g, Ablation::Nothing).kernels().iter().map(|s| s.kernel.name()).collect()
+    schedule(g, Ablation::Nothing, Default::default()).kernels().iter().map(|s| s.kernel.name()).collect()
 }
 
 #[test]

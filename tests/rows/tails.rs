@@ -7,18 +7,19 @@ use super::{Dim, F32, Growing, ModelBuilder, Rng, Tensor, Value, compiled, data,
 const GRAPHS: u64 = 48;
 
 impl Growing {
-    fn weight(&mut self, dims: &[usize]) -> String {
+    pub(super) fn weight(&mut self, dims: &[usize]) -> String {
         let scale = 1.0 / (dims[1..].iter().product::<usize>().max(1) as f32).sqrt();
         self.w.noise(dims, |x| x * scale)
     }
-    fn conv(&mut self, x: &str, [c, k, size, groups]: [usize; 4]) -> String {
+    pub(super) fn conv(&mut self, x: &str, [c, k, size, groups]: [usize; 4]) -> String {
         let w = self.weight(&[k, c / groups, size, size]);
         let y = self.w.node("Conv", &[x, &w]);
         self.w.attr("pads", vec![size as i64 / 2; 4]);
         self.w.attr("group", groups as i64);
         y
     }
-    /// A kernel that takes a pointwise tail, or none; gives the shape of its result. What is quantized by its range is `finite`.
+    /// A kernel that takes a pointwise tail, or none; gives the shape of its result. What is quantized by its range is `finite`, and what
+    /// may be convolved by tiles, of which an infinity reaches all.
     fn anchor(&mut self, batch: usize, finite: &mut bool) -> (String, Vec<usize>) {
         let kind = self.rng.below(9);
         let [c, k] = [[1, 3, 16, 17], [1, 5, 16, 24]].map(|from| self.rng.pick(&from));
@@ -27,6 +28,7 @@ impl Growing {
             0..=3 => {
                 let x = self.input(&[batch, c, h, w], true);
                 let size = self.rng.pick(&[1, 3]);
+                *finite |= size == 3;
                 // Every channel alone, or all together.
                 let (k, groups) = if kind == 1 { (c, c) } else { (k, 1) };
                 let y = self.conv(&x, [c, k, size, groups]);
@@ -104,6 +106,7 @@ fn random(seed: u64, open: bool) -> (Vec<u8>, Vec<Vec<Value>>) {
             }
             2 if shape.len() == 4 => {
                 let y = g.conv(v, [shape[1], 5, 3, 1]);
+                finite = true;
                 outputs.push(y);
             }
             _ => {}

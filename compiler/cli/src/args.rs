@@ -3,8 +3,8 @@
 use crate::failure::{Failure, Result};
 use crate::verbs;
 use clap::{Args, Parser, Subcommand};
-use kiln_compiler::Options;
 use kiln_compiler::import::{Dims, Extent};
+use kiln_compiler::{Accuracy, Options};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,6 +53,9 @@ pub(crate) struct ModelArgs {
     /// The machine to compile for.
     #[arg(long, default_value = "cpu", value_name = "cpu|cuda")]
     target: String,
+    /// Which algorithms may compute results: direct ones alone (`exact`), or also those whose error stays near theirs.
+    #[arg(long, default_value = "standard", value_name = "exact|standard|fast", value_parser = accuracy)]
+    pub(crate) accuracy: Accuracy,
 }
 
 /// Choices about how a model runs.
@@ -118,8 +121,12 @@ impl ModelArgs {
     }
     /// What the compiler is asked.
     pub(crate) fn options(&self, dims: Dims) -> Options {
-        Options { model: self.model.clone(), dims, ..Options::default() }
+        Options { model: self.model.clone(), dims, accuracy: self.accuracy, ..Options::default() }
     }
+}
+
+fn accuracy(name: &str) -> std::result::Result<Accuracy, String> {
+    Accuracy::from_name(name).ok_or_else(|| format!("expected one of {}", Accuracy::NAMES.join(", ")))
 }
 
 fn extent(text: &str) -> Option<Extent> {

@@ -6,6 +6,7 @@ use crate::cargo;
 use crate::data;
 use crate::failure::{At, Failure, Result};
 use crate::package::{self, toml};
+use kiln_compiler::Accuracy;
 use kiln_compiler::import::Dims;
 use kiln_compiler::onnx::{self, Limits, ValueInfo};
 use kiln_compiler::pipeline::Ablation;
@@ -39,6 +40,8 @@ pub(crate) struct Ready {
     pub(crate) dims: Dims,
     /// What of the optimizer is left out.
     pub(crate) without: Ablation,
+    /// Which algorithms may compute results.
+    pub(crate) accuracy: Accuracy,
     /// Files beside the model.
     pub(crate) data_files: Vec<PathBuf>,
 }
@@ -71,7 +74,8 @@ pub(crate) fn ready(args: &ModelArgs, inputs: &InputArgs) -> Result<Ready> {
         let text = format!("input {i} \"{}\" has no value: in_{i}.npy, in_{i}.pb or --input gives one", ports[i].name);
         return Err(Failure::Fault(text));
     }
-    Ok(Ready { outputs: model.graph.outputs, values, dims, without: Ablation::Nothing, data_files: model.data_files })
+    let (without, accuracy) = (Ablation::Nothing, args.accuracy);
+    Ok(Ready { outputs: model.graph.outputs, values, dims, without, accuracy, data_files: model.data_files })
 }
 
 /// A program around a compiled model.

@@ -6,4 +6,4 @@ mod spec;
 pub(crate) mod text;
 
 pub use expr::{At, Binary, Expr, Literal, Scalar, Unary, operands};
-pub use spec::{Copy, Epilogue, Kernel, Operand, Packed, Recipe, Row, Stage, Stride, Window};
+pub use spec::{Copy, Epilogue, Kernel, Method, Operand, Packed, Recipe, Row, Stage, Stride, Window};

@@ -124,6 +124,17 @@ impl Row {
     }
 }
 
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Method {
+    /// The sums of its definition, by register tiles.
+    Direct,
+    /// Every channel alone, by vectors of channels.
+    Depthwise,
+    /// Winograd's minimal filtering, by tiles of this many outputs along each axis.
+    Winograd(usize),
+}
+
 /// How constant bytes become what a kernel reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Recipe {
@@ -150,7 +161,7 @@ pub enum Recipe {
         /// Columns.
         n: usize,
     },
-    /// Convolution weights as `kiln_kernels::conv::Conv::pack_weights` wants them.
+    /// Convolution weights as `pack_weights` of the method's kernel packs them.
     Conv {
         /// Input channels.
         c: usize,
@@ -160,8 +171,8 @@ pub enum Recipe {
         kernel: [usize; 3],
         /// Groups.
         groups: usize,
-        /// Packed for the depthwise kernel.
-        depthwise: bool,
+        /// The kernel that reads them.
+        method: Method,
     },
 }
 
@@ -247,8 +258,8 @@ pub enum Kernel {
         k: usize,
         /// Groups.
         groups: usize,
-        /// Whether every channel is convolved alone.
-        depthwise: bool,
+        /// How it is computed; the weights are packed for that.
+        method: Method,
         /// The operand.
         x: ValueId,
         /// Packed weights.
@@ -481,7 +492,8 @@ impl Kernel {
     pub fn name(&self) -> &'static str {
         match self {
             Kernel::Map { .. } => "map",
-            Kernel::Conv { depthwise: true, .. } => "depthwise conv",
+            Kernel::Conv { method: Method::Depthwise, .. } => "depthwise conv",
+            Kernel::Conv { method: Method::Winograd(_), .. } => "winograd conv",
             Kernel::Conv { .. } => "conv",
             Kernel::Gemm { .. } => "gemm",
             Kernel::IntGemm { .. } => "integer gemm",

@@ -10,12 +10,13 @@ use crate::kernel::{Kernel, Operand, Packed, Recipe, Stride};
 use crate::layout::{self, Layout, Layouts};
 use crate::ops::{Op, control};
 use crate::pipeline::Ablation;
+use crate::target::Accuracy;
 use crate::target::cpu::{self, Selected};
 use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Makes the plan of a graph.
-pub fn schedule(mut g: Graph, without: Ablation) -> Plan {
+pub fn schedule(mut g: Graph, without: Ablation, accuracy: Accuracy) -> Plan {
     let tables = share::tables(&mut g);
     let fuse = without != Ablation::Fusion;
     let clusters = fusion::cluster(&g, &g.body, fuse);
@@ -42,6 +43,7 @@ pub fn schedule(mut g: Graph, without: Ablation) -> Plan {
         loops: Vec::new(),
         depth: 0,
         fuse,
+        accuracy,
     };
     for (i, v) in s.g.body.inputs.clone().into_iter().enumerate() {
         s.places.insert(v, Place::Input(i));
@@ -95,6 +97,7 @@ struct Scheduler {
     depth: usize,
     /// Whether nodes share kernels.
     fuse: bool,
+    accuracy: Accuracy,
 }
 
 /// What is told of a kernel step beside its kernel and values.
@@ -245,6 +248,7 @@ impl Scheduler {
             _ => {}
         }
         let (mut kernel, replaced) = self.select(c, steps);
+        cpu::quicken(&self.g, &mut kernel, self.accuracy);
         let of = |v: ValueId| replaced.get(&v).copied().unwrap_or(v);
         kernel.map_values(&of);
         let by_position = kernel.by_position();

@@ -2,12 +2,13 @@
 
 use super::{KernelStep, Plan};
 use crate::ir::{Dim, ValueId};
-use crate::kernel::{Kernel, Operand, Stride, Window};
+use crate::kernel::{Kernel, Method, Operand, Stride, Window};
 use crate::target::cpu::rowwise::BLOCK;
 use kiln_kernels::conv::Conv;
 use kiln_kernels::gemm::{Gemm, MatMul};
 use kiln_kernels::igemm::IntGemm;
 use kiln_kernels::norm::Pixels;
+use kiln_kernels::winograd::Winograd;
 
 /// The runtime gives each worker a multiple of this many bytes.
 const ALIGN: usize = 64;
@@ -39,7 +40,7 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
     }
     if !matches!(
         &step.kernel,
-        Kernel::Conv { depthwise: false, .. }
+        Kernel::Conv { method: Method::Direct | Method::Winograd(_), .. }
             | Kernel::Gemm { .. }
             | Kernel::IntGemm { .. }
             | Kernel::MatMul { .. }
@@ -54,7 +55,13 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
         Stride::Unless1 { extent, stride } => Some(if size(extent)? == 1 { 0 } else { size(stride)? }),
     };
     match &step.kernel {
-        Kernel::Conv { window, k, groups, .. } => Some(conv(window, *k, *groups, &size)?.scratch_floats()),
+        Kernel::Conv { window, k, groups, method, .. } => {
+            let conv = conv(window, *k, *groups, &size)?;
+            Some(match *method {
+                Method::Winograd(m) => Winograd { conv, m }.scratch_floats(),
+                _ => conv.scratch_floats(),
+            })
+        }
         Kernel::Gemm { m, n, k, a_row, out_row, .. } => {
             Some(Gemm { m: size(m)?, n: *n, k: *k, a_row: size(a_row)?, a_col: 1, ldc: size(out_row)? }.scratch_floats())
         }

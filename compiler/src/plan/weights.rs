@@ -1,11 +1,12 @@
 //! Constants as kernels read them: each packed once by its recipe, equal ones stored once, written out in a stream.
 
 use crate::ir::Graph;
-use crate::kernel::{Packed, Recipe};
+use crate::kernel::{Method, Packed, Recipe};
 use kiln_kernels::conv::Conv;
 use kiln_kernels::depthwise::Depthwise;
 use kiln_kernels::dtype::DType;
 use kiln_kernels::value::Tensor;
+use kiln_kernels::winograd::Winograd;
 use kiln_kernels::{gemm, igemm};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -119,9 +120,13 @@ fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
         Recipe::Gemm { k, n } => gemm::packed_len(*k, *n),
         Recipe::IntGemm { k, n } => return igemm::packed_len(*k, *n),
         Recipe::Zeros { n } => n.next_multiple_of(gemm::PANEL),
-        Recipe::Conv { c, k, kernel, groups, depthwise } => {
+        Recipe::Conv { c, k, kernel, groups, method } => {
             let conv = geometry(*c, *k, *kernel, *groups);
-            if *depthwise { Depthwise(conv).packed_len() } else { conv.packed_len() }
+            match *method {
+                Method::Direct => conv.packed_len(),
+                Method::Depthwise => Depthwise(conv).packed_len(),
+                Method::Winograd(m) => Winograd { conv, m }.packed_len(),
+            }
         }
     }
 }
@@ -147,9 +152,13 @@ fn pack_floats(t: &Tensor, recipe: &Recipe) -> Vec<f32> {
     match recipe {
         Recipe::Raw | Recipe::Padded(_) | Recipe::IntGemm { .. } | Recipe::Zeros { .. } => out[..x.len()].copy_from_slice(x),
         Recipe::Gemm { k, n } => gemm::pack_rows(*k, *n, x, &mut out),
-        Recipe::Conv { c, k, kernel, groups, depthwise } => {
+        Recipe::Conv { c, k, kernel, groups, method } => {
             let conv = geometry(*c, *k, *kernel, *groups);
-            if *depthwise { Depthwise(conv).pack_weights(x, &mut out) } else { conv.pack_weights(x, &mut out) }
+            match *method {
+                Method::Direct => conv.pack_weights(x, &mut out),
+                Method::Depthwise => Depthwise(conv).pack_weights(x, &mut out),
+                Method::Winograd(m) => Winograd { conv, m }.pack_weights(x, &mut out),
+            }
         }
     }
     out

@@ -1,3 +1,26 @@
-//! Machines that kernels are chosen for.
+//! Machines that kernels are chosen for, and how near to the direct sums they must stay.
 
 pub mod cpu;
+
+/// Which algorithms may compute a result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accuracy {
+    /// Direct ones, in a fixed order.
+    Exact,
+    /// Also those whose error stays near that of direct f32: convolutions by Winograd's minimal filtering.
+    #[default]
+    Standard,
+    /// As the standard, and reduced precision where it pays; there is none of that yet.
+    Fast,
+}
+
+impl Accuracy {
+    /// Their names, as options have them.
+    pub const NAMES: [&'static str; 3] = ["exact", "standard", "fast"];
+
+    /// The level of that name.
+    pub fn from_name(name: &str) -> Option<Accuracy> {
+        let at = Accuracy::NAMES.iter().position(|n| *n == name)?;
+        Some([Accuracy::Exact, Accuracy::Standard, Accuracy::Fast][at])
+    }
+}

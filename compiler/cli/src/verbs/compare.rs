@@ -107,8 +107,12 @@ impl Compare {
         wide.outputs = watched.iter().map(|(_, v)| Port { name: graph[*v].name.clone(), field: String::new(), optional: false }).collect();
         let key = format!("layers-{}", cache::key(&self.model.model, ready)?);
         pipeline::optimize(&mut wide, Ablation::Nothing, &mut |_, _| {}).map_err(Failure::Fault)?;
-        let output =
-            Output { plan: plan::schedule(wide, Ablation::Nothing), report: Default::default(), data_files: Vec::new(), dump: None };
+        let output = Output {
+            plan: plan::schedule(wide, Ablation::Nothing, ready.accuracy),
+            report: Default::default(),
+            data_files: Vec::new(),
+            dump: None,
+        };
         let dir = cache::root()?.join("models").join(&key);
         let _lock = cache::lock(&key)?;
         let built = model::build_program(&output, &key, &dir)?;

@@ -132,8 +132,8 @@ impl Printer<'_> {
     fn function(&self, n: usize, step: &KernelStep) -> TokenStream {
         match &step.kernel {
             Kernel::Map { expr, dims, operands, to, meets } => self.map(n, step, expr, dims, operands, to, meets),
-            Kernel::Conv { window, k, groups, depthwise, x, weights, bias, epilogue } => {
-                self.conv(n, step, window, (*k, *groups, *depthwise), *x, (weights, bias.as_ref()), epilogue.as_ref())
+            Kernel::Conv { window, k, groups, method, x, weights, bias, epilogue } => {
+                self.conv(n, step, window, (*k, *groups, *method), *x, (weights, bias.as_ref()), epilogue.as_ref())
             }
             Kernel::Gemm { m, n: columns, k, a, a_row, out_row, b, bias, epilogue } => {
                 self.gemm(n, step, (m, *columns, *k), (*a, a_row, out_row), (b, bias.as_ref()), epilogue.as_ref())

@@ -2,7 +2,7 @@
 
 use super::super::{Printer, element, expr, ident, int, names};
 use crate::ir::{Dim, ValueId};
-use crate::kernel::{Epilogue, Kernel, Operand, Packed, Scalar, Stride, Window};
+use crate::kernel::{Epilogue, Kernel, Method, Operand, Packed, Scalar, Stride, Window};
 use crate::plan::KernelStep;
 use kiln_kernels::dtype::DType;
 use proc_macro2::{Ident, Span, TokenStream};
@@ -59,8 +59,8 @@ impl Printer<'_> {
         });
         quote!(0 #(#terms)*)
     }
-    /// The geometry of a convolution that is not depthwise, and the extents in it.
-    fn conv_geometry(&self, w: &Window, k: usize, groups: usize) -> (TokenStream, Vec<Dim>) {
+    /// The geometry of a convolution under its method, and the extents in it.
+    fn conv_geometry(&self, w: &Window, (k, groups, method): (usize, usize, Method)) -> (TokenStream, Vec<Dim>) {
         let kernels = names::kernels();
         let (common, dims) = self.window_tokens(w);
         let strides = w.x_strides.iter().map(|d| self.dim(d));
@@ -70,7 +70,15 @@ impl Printer<'_> {
                 #common, k: #k, groups: #groups, x_strides: [#(#strides),*]
             }
         };
-        (conv, dims)
+        let geometry = match method {
+            Method::Direct => conv,
+            Method::Depthwise => quote!(#kernels::depthwise::Depthwise(#conv)),
+            Method::Winograd(m) => {
+                let m = int(m);
+                quote!(#kernels::winograd::Winograd { conv: #conv, m: #m })
+            }
+        };
+        (geometry, dims)
     }
     fn gemm_geometry(&self, m: &Dim, n: usize, k: usize, [a_row, out_row]: [&Dim; 2]) -> TokenStream {
         let kernels = names::kernels();
@@ -78,27 +86,25 @@ impl Printer<'_> {
         quote!(#kernels::gemm::Gemm { m: #m, n: #n, k: #k, a_row: #a_row, a_col: 1, ldc: #ldc })
     }
 
-    /// A convolution; `weights` with the bias.
+    /// A convolution; `how` is output channels, groups and method, `weights` with the bias.
     pub(super) fn conv(
         &self,
         n: usize,
         step: &KernelStep,
         w: &Window,
-        (k, groups, depthwise): (usize, usize, bool),
+        how: (usize, usize, Method),
         x: ValueId,
         (weights, bias): (&Packed, Option<&Packed>),
         epilogue: Option<&Epilogue>,
     ) -> TokenStream {
-        let (conv, dims) = self.conv_geometry(w, k, groups);
-        let kernels = names::kernels();
-        let geometry = if depthwise { quote!(#kernels::depthwise::Depthwise(#conv)) } else { conv };
+        let (geometry, dims) = self.conv_geometry(w, how);
         let tiles = Tiles {
             dims: dims.iter().collect(),
             geometry,
             x: self.pointer(x, &quote!(f32), false),
             weights: self.packed(weights),
             bias: bias.map_or(quote!(core::ptr::null()), |b| self.packed(b)),
-            scratch: !depthwise,
+            scratch: how.2 != Method::Depthwise,
         };
         self.tiled(n, step, tiles, epilogue)
     }
@@ -270,8 +276,8 @@ impl Printer<'_> {
     /// Scratch bytes that a step's workers need, as an expression over symbols; `None` for none.
     pub(in crate::emit) fn scratch(&self, step: &KernelStep) -> Option<(Vec<Dim>, TokenStream)> {
         match &step.kernel {
-            Kernel::Conv { window, k, groups, depthwise: false, .. } => {
-                let (g, dims) = self.conv_geometry(window, *k, *groups);
+            Kernel::Conv { window, k, groups, method: method @ (Method::Direct | Method::Winograd(_)), .. } => {
+                let (g, dims) = self.conv_geometry(window, (*k, *groups, *method));
                 Some((dims, quote!(#g.scratch_floats() * 4)))
             }
             Kernel::Gemm { m, n, k, a_row, out_row, .. } => {

@@ -8,10 +8,12 @@ mod rotary;
 pub mod rowwise;
 mod select;
 mod tiled;
+mod winograd;
 
 pub use cost::{RATES, Rates, cost};
 pub use orders::{Demand, Orders, Read, orders, turning, turns};
 pub use select::{Selected, relayout, select};
+pub use winograd::quicken;
 
 use crate::ir::{Dim, Graph, Node, NodeId, ValueId, product};
 use crate::kernel::Stride;

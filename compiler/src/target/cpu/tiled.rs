@@ -6,7 +6,7 @@ use super::reach::{pixel_pitch, row_pitch};
 use super::select::{Selected, moves};
 use super::{constant_right, norms_pixels, packs, pools, responds, rows, turning, turns};
 use crate::ir::{Dim, Graph, Node, ValueId, product};
-use crate::kernel::{Epilogue, Kernel, Operand, Packed, Recipe, Stride, Window};
+use crate::kernel::{Epilogue, Kernel, Method, Operand, Packed, Recipe, Stride, Window};
 use crate::layout::{self, Layout, Layouts, is_forward};
 use crate::ops::{Op, reduce::around};
 use kiln_kernels::dtype::DType;
@@ -104,12 +104,12 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             }
             // Channels of a depthwise kernel are read as vectors, so they must be neighbours.
             let neighbours = own == Layout::ChannelsLast || layouts.shared(x).is_some() || !wants.is_empty();
-            let depthwise = groups == c && groups == k && neighbours && strides[1].is(1);
+            let method = if groups == c && groups == k && neighbours && strides[1].is(1) { Method::Depthwise } else { Method::Direct };
             let (pitches, places) = pixels(g, layouts, v);
             let window = window(g, (x, out), [&kernel, &op.strides, &op.pads, &op.dilations], &strides, pitches);
-            let recipe = Recipe::Conv { c, k, kernel: window.kernel, groups, depthwise };
+            let recipe = Recipe::Conv { c, k, kernel: window.kernel, groups, method };
             let bias = node.inputs.get(2).copied().flatten().map(|v| Packed { value: v, recipe: Recipe::Padded(PANEL) });
-            let kernel = Kernel::Conv { window, k, groups, depthwise, x, weights: Packed { value: w, recipe }, bias, epilogue };
+            let kernel = Kernel::Conv { window, k, groups, method, x, weights: Packed { value: w, recipe }, bias, epilogue };
             selected(kernel, wants, places)
         }
         Op::MatMulInteger(_) if packs(g, node) => {
