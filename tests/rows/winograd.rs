@@ -9,9 +9,9 @@ use kiln_compiler::{import, onnx};
 /// 3x3 convolutions of odd extents and pads, side by side in a Concat, with residual sums that others read.
 fn blocks(seed: u64, open: bool) -> (Vec<u8>, Vec<Vec<Value>>) {
     let mut g = Growing::new(ModelBuilder::new().opset(21), seed, open);
-    let [c, k] = [[16, 17, 40], [16, 24, 33]].map(|from| g.rng.pick(&from));
-    let [h, w] = [[9, 14, 17], [11, 12, 23]].map(|from| g.rng.pick(&from));
-    let pads = [[1i64; 4], [1, 1, 1, 1], [0, 1, 2, 0]][g.rng.below(3)].to_vec();
+    let [c, k] = [[24, 33, 48], [32, 33, 48]].map(|from| g.rng.pick(&from));
+    let [h, w] = [[14, 17, 21], [16, 23, 25]].map(|from| g.rng.pick(&from));
+    let pads = [[1i64; 4], [0; 4], [0, 1, 2, 0]][g.rng.below(3)].to_vec();
     let batch = if open { 2 } else { g.rng.pick(&[1, 3]) };
     let x = g.input(&[batch, c, h, w], true);
     // Channels last from a neighbour.

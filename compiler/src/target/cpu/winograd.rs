@@ -58,6 +58,8 @@ fn tiled(g: &Graph, w: &Window, c: usize, k: usize, m: usize) -> f64 {
     let along = |d: &Dim| (upper(&g.symbols, d) / m as f64).ceil();
     let tiles = images(g, &w.n) * along(&w.out_dims[1]) * along(&w.out_dims[2]);
     let products = ((m + 2) * (m + 2)) as f64;
+    // Few channels cost as much as a whole vector of them.
+    let vectors = (c.next_multiple_of(PANEL) + k.next_multiple_of(PANEL)) as f64;
     let weights = products * (c * k.next_multiple_of(PANEL)) as f64;
-    weights * (tiles * RATES.multiply_add * SHORT + 4.0 * WEIGHT) + tiles * products * (c + k) as f64 * TRANSFORMED
+    weights * (tiles * RATES.multiply_add * SHORT + 4.0 * WEIGHT) + tiles * products * vectors * TRANSFORMED
 }
