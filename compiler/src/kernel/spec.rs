@@ -594,7 +594,9 @@ impl Kernel {
             Kernel::Map { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Rotary { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Conv { x, .. } | Kernel::Gemm { a: x, .. } => std::iter::once(*x).chain(tail()).collect(),
-            Kernel::IntGemm { a, a_zero, .. } | Kernel::IntConv { x: a, zero: a_zero, .. } => [*a, *a_zero].into_iter().chain(tail()).collect(),
+            Kernel::IntGemm { a, a_zero, .. } | Kernel::IntConv { x: a, zero: a_zero, .. } => {
+                [*a, *a_zero].into_iter().chain(tail()).collect()
+            }
             Kernel::PixelNorm { x, scale, bias, .. } => [*x, *scale, *bias].into_iter().chain(tail()).collect(),
             Kernel::MatMul { a, b, .. } => [a.value, b.value].into_iter().chain(tail()).collect(),
             Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => vec![*x],

@@ -125,11 +125,7 @@ fn windows(cx: &Infer<'_>, [strides, pads, dilations]: [&[i64]; 3]) -> Result<Ve
         let window = (w[2 + i].clone() - Dim::int(1)) * Dim::int(dilations[i]) + Dim::int(1);
         let span = x[2 + i].clone() + Dim::int(pads[i] + pads[axes + i]) - window.clone();
         if span.as_int().is_some_and(|s| s < 0) {
-            return Err(Diagnostic::new(format!(
-                "the kernel spans {window} of axis {}, which has only {} with its pads",
-                2 + i,
-                x[2 + i]
-            )));
+            return Err(Diagnostic::new(format!("the kernel spans {window} of axis {}, which has only {} with its pads", 2 + i, x[2 + i])));
         }
         shape.push(span.floor_div(&Dim::int(strides[i])) + Dim::int(1));
     }

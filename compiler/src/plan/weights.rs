@@ -5,8 +5,8 @@ use crate::kernel::{Packed, Recipe};
 use kiln_kernels::conv::Conv;
 use kiln_kernels::depthwise::Depthwise;
 use kiln_kernels::dtype::DType;
-use kiln_kernels::value::Tensor;
 use kiln_kernels::igemm::{IntConv, IntDepthwise};
+use kiln_kernels::value::Tensor;
 use kiln_kernels::{gemm, igemm};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -148,7 +148,11 @@ fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
         Recipe::IntConv { c, k, kernel, depthwise } => {
             let conv = int_geometry(*c, *k, *kernel);
             let mut out = vec![0; packed_bytes(t, recipe)];
-            if *depthwise { IntDepthwise(conv).pack_weights(t.bytes(), &mut out) } else { conv.pack_weights(t.bytes(), &mut out) }
+            if *depthwise {
+                IntDepthwise(conv).pack_weights(t.bytes(), &mut out)
+            } else {
+                conv.pack_weights(t.bytes(), &mut out)
+            }
             out
         }
         Recipe::Zeros { n } => igemm::pack_zeros(*n, t.bytes(), unsigned).into_iter().flat_map(i32::to_le_bytes).collect(),
@@ -161,7 +165,9 @@ fn pack_floats(t: &Tensor, recipe: &Recipe) -> Vec<f32> {
     let x: &[f32] = t.slice();
     let mut out = vec![0f32; packed_bytes(t, recipe) / 4];
     match recipe {
-        Recipe::Raw | Recipe::Padded(_) | Recipe::IntGemm { .. } | Recipe::IntConv { .. } | Recipe::Zeros { .. } => out[..x.len()].copy_from_slice(x),
+        Recipe::Raw | Recipe::Padded(_) | Recipe::IntGemm { .. } | Recipe::IntConv { .. } | Recipe::Zeros { .. } => {
+            out[..x.len()].copy_from_slice(x)
+        }
         Recipe::Gemm { k, n } => gemm::pack_rows(*k, *n, x, &mut out),
         Recipe::Conv { c, k, kernel, groups, depthwise } => {
             let conv = geometry(*c, *k, *kernel, *groups);

@@ -15,8 +15,7 @@ pub fn widens(g: &Graph, n: &Node) -> bool {
 pub fn dequantize(g: &mut Graph) -> Report {
     let mut report = Report::default();
     let block = std::mem::take(&mut g.body);
-    let made: BTreeMap<ValueId, NodeId> =
-        block.nodes.iter().filter(|n| widens(g, &g[**n])).map(|n| (g[*n].outputs[0], *n)).collect();
+    let made: BTreeMap<ValueId, NodeId> = block.nodes.iter().filter(|n| widens(g, &g[**n])).map(|n| (g[*n].outputs[0], *n)).collect();
     let mut first: BTreeMap<ValueId, NodeId> = BTreeMap::new();
     let mut nodes = Vec::with_capacity(block.nodes.len());
     for n in block.nodes {

@@ -205,7 +205,10 @@ impl Conv {
             };
             let cols = wide.min(self.k_group() - col);
             let (row, col) = (place.row + first, place.col + col);
-            sweep(isa, &Sweep { tile, down: self.out_pitch, rows: last - first, cols, k: self.depth(), row, col, epilogue: place.epilogue });
+            sweep(
+                isa,
+                &Sweep { tile, down: self.out_pitch, rows: last - first, cols, k: self.depth(), row, col, epilogue: place.epilogue },
+            );
         }
     }
 }

@@ -71,7 +71,11 @@ fn compare(rng: &mut Rng, depthwise: bool, large: bool) {
     }
     let alone = IntDepthwise(g);
     let mut packed = vec![0xaa; if depthwise { alone.packed_len() } else { g.packed_len() }];
-    if depthwise { alone.pack_weights(&w, &mut packed) } else { g.pack_weights(&w, &mut packed) }
+    if depthwise {
+        alone.pack_weights(&w, &mut packed)
+    } else {
+        g.pack_weights(&w, &mut packed)
+    }
     let (tasks, floats) = match depthwise {
         true => (alone.tasks(), alone.scratch_floats()),
         false => (g.tasks(), g.scratch_floats()),

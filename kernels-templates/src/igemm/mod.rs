@@ -323,6 +323,6 @@ pub fn multiply<T: Num>(
 }
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 mod conv_tests;
+#[cfg(test)]
+mod tests;

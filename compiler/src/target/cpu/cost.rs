@@ -95,8 +95,8 @@ pub fn cost(rates: &Rates, symbols: &[Symbol], p: &Priced<'_>) -> Price {
             | Op::Softmax(_)
             | Op::Reduce(_)
     );
-    let takes_more =
-        takes && p.results.iter().all(|f| f.ty.dtype() == Some(DType::F32)) || matches!(p.op, Op::Pointwise(_) | Op::MatMulInteger(_) | Op::ConvInteger(_));
+    let takes_more = takes && p.results.iter().all(|f| f.ty.dtype() == Some(DType::F32))
+        || matches!(p.op, Op::Pointwise(_) | Op::MatMulInteger(_) | Op::ConvInteger(_));
     let whole = |x: f64| x.clamp(0.0, 1e15) as u64;
     Price { alone: whole(total), joined: whole(joined), takes_more }
 }

@@ -48,7 +48,7 @@ pub fn packs(g: &Graph, node: &Node) -> bool {
 pub fn pools(g: &Graph, node: &Node) -> bool {
     let Op::Pool(p) = &node.op else { return false };
     let Some(x) = node.inputs[0] else { return false };
-    g.dtype(x) == DType::F32
+    (g.dtype(x) == DType::F32 || g.dtype(x) == DType::U8 && p.mode == "max")
         && node.outputs.len() == 1
         && (3..=5).contains(&g.shape(x).len())
         && p.pads.iter().all(|p| *p >= 0)
