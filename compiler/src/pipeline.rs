@@ -59,6 +59,11 @@ pub const PASSES: &[Pass] = &[
         what: "What exploration chose is settled; weights it made of weights are folded.",
         run: |g, _| Ok(rewrite::simplify(g)),
     },
+    Pass {
+        name: "dequantize",
+        what: "Dequantized bytes are made by each reader for itself: what is stored are the bytes.",
+        run: |g, _| Ok(rewrite::dequantize(g)),
+    },
     Pass { name: "prune", what: "Nodes and constants that no output needs are dropped.", run: |g, _| Ok(rewrite::prune(g)) },
 ];
 

@@ -3,6 +3,7 @@
 use crate::ir::{Block, Graph, Node, NodeId, ValueId};
 use crate::kernel::{At, Expr};
 use crate::ops::Op;
+use crate::rewrite::widens;
 use crate::target::cpu;
 use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,7 +49,9 @@ pub fn cluster(g: &Graph, block: &Block, fuse: bool) -> Vec<Cluster> {
     let cx = Cx::new(g, block, fuse);
     let mut taken: BTreeSet<NodeId> = BTreeSet::new();
     let mut out: Vec<(usize, Cluster)> = Vec::new();
-    for &n in &block.nodes {
+    // Dequantized bytes are read as bytes by the cluster of their reader, so they are last to have one of their own.
+    let (late, early): (Vec<NodeId>, Vec<NodeId>) = block.nodes.iter().partition(|n| fuse && cx.lazy(**n));
+    for n in early.into_iter().chain(late) {
         if taken.contains(&n) {
             continue;
         }
@@ -70,7 +73,7 @@ pub fn cluster(g: &Graph, block: &Block, fuse: bool) -> Vec<Cluster> {
 pub fn apart(g: &Graph, clusters: &[Cluster], [from, into]: [usize; 2], value: ValueId, reader: NodeId) -> &'static str {
     let (c, result) = (&clusters[from], &value);
     let anchored = c.anchor.map(|n| &g[n]);
-    let tiles = |n: &Node| matches!(n.op, Op::Conv(_) | Op::MatMul(_) | Op::MatMulInteger(_)) && cpu::packs(g, n);
+    let tiles = |n: &Node| matches!(n.op, Op::Conv(_) | Op::ConvInteger(_) | Op::MatMul(_) | Op::MatMulInteger(_)) && cpu::packs(g, n);
     let rows = |n: &Node| cpu::rowwise::form(g, n).is_some();
     if rows(&g[reader]) {
         return match anchored {
@@ -119,10 +122,25 @@ impl<'a> Cx<'a> {
         let dtype = match node.op {
             Op::Conv(_) | Op::MatMul(_) => DType::F32,
             // Sums of four bytes, which a tail of f32 replaces in their place.
-            Op::MatMulInteger(_) => DType::I32,
+            Op::MatMulInteger(_) | Op::ConvInteger(_) => DType::I32,
             _ => return false,
         };
         node.outputs.len() == 1 && self.g.dtype(node.outputs[0]) == dtype && cpu::packs(self.g, node)
+    }
+    /// Whether a node dequantizes bytes for one pointwise reader.
+    fn lazy(&self, n: NodeId) -> bool {
+        let node = &self.g[n];
+        let reader = || self.users.get(&node.outputs[0]).and_then(|u| u.first()).map(|r| &self.g[*r].op);
+        widens(self.g, node) && self.uses.get(&node.outputs[0]) == Some(&1) && matches!(reader(), Some(Op::Pointwise(_)))
+    }
+    /// The nodes that dequantize operands of a pointwise node for it alone, and that no cluster has.
+    fn widened(&self, n: NodeId, taken: &BTreeSet<NodeId>, values: &BTreeSet<ValueId>) -> Vec<NodeId> {
+        let mut out: Vec<NodeId> = Vec::new();
+        for v in self.g[n].inputs.iter().flatten().filter(|v| !values.contains(v)) {
+            let made = self.producer.get(v).filter(|d| !taken.contains(d) && !out.contains(d) && self.lazy(**d));
+            out.extend(made);
+        }
+        out
     }
     /// Whether computing `v` needs a value of the set.
     fn depends(&self, v: ValueId, set: &BTreeSet<ValueId>, first: usize) -> bool {
@@ -147,11 +165,13 @@ impl<'a> Cx<'a> {
     fn grow(&self, start: NodeId, taken: &BTreeSet<NodeId>) -> Cluster {
         let node = &self.g[start];
         let pointwise = matches!(node.op, Op::Pointwise(_));
+        let mut own = if pointwise && self.fuse { self.widened(start, taken, &BTreeSet::new()) } else { vec![] };
+        own.push(start);
         let alone = Cluster {
             anchor: (!pointwise).then_some(start),
-            nodes: vec![start],
+            nodes: own.clone(),
             head: None,
-            tail: pointwise.then(|| self.tail(&[start], None, &node.outputs[..1])),
+            tail: pointwise.then(|| self.tail(&own, None, &node.outputs[..1])),
             outputs: node.outputs.clone(),
         };
         if !self.fuse || !pointwise && !self.takes_tail(start) {
@@ -160,8 +180,8 @@ impl<'a> Cx<'a> {
         let root = node.outputs[0];
         let shape = self.g.shape(root);
         let first = self.position[&start];
-        let mut set: Vec<NodeId> = vec![start];
-        let mut values = BTreeSet::from([root]);
+        let mut set: Vec<NodeId> = own;
+        let mut values: BTreeSet<ValueId> = set.iter().map(|n| self.g[*n].outputs[0]).collect();
         let mut best = alone;
         let mut queue: BTreeSet<(usize, NodeId)> = BTreeSet::new();
         let push = |v: ValueId, queue: &mut BTreeSet<(usize, NodeId)>| {
@@ -182,6 +202,10 @@ impl<'a> Cx<'a> {
                 && node.inputs.iter().flatten().all(|v| values.contains(v) || !self.depends(*v, &values, first));
             if !fits {
                 continue;
+            }
+            for d in self.widened(n, taken, &values) {
+                set.push(d);
+                values.insert(self.g[d].outputs[0]);
             }
             set.push(n);
             values.insert(node.outputs[0]);
@@ -259,8 +283,10 @@ impl<'a> Cx<'a> {
     /// Whether a tail is of the anchor's kernel: its results are f32, and its other operands can be read from the rows and columns that the
     /// kernel hands to it. Else why not.
     fn fits_tail(&self, anchor: NodeId, tail: &Tail) -> Result<(), &'static str> {
-        if tail.expr.results.iter().any(|r| tail.expr.ty(*r) != DType::F32) {
-            return Err("its result is not f32");
+        let bytes = matches!(self.g[anchor].op, Op::ConvInteger(_));
+        let stores = |d: DType| d == DType::F32 || bytes && matches!(d, DType::U8 | DType::I8);
+        if tail.expr.results.iter().any(|r| !stores(tail.expr.ty(*r))) {
+            return Err("its result is not of a type that the kernel stores");
         }
         match tail.inputs[1..].iter().all(|v| cpu::tail_operand(self.g, anchor, *v).is_some()) {
             true => Ok(()),

@@ -44,6 +44,8 @@ pub struct Operand {
 pub struct Epilogue {
     /// The expression; input 0 is the matrix kernel's result, which its own first result replaces.
     pub expr: Expr,
+    /// Where its first result is stored, with steps as below, if that is not the place of the matrix kernel's result.
+    pub first: Option<Operand>,
     /// Operands of the inputs from 1 on: steps along the batch axes, then rows, then columns.
     pub operands: Vec<Operand>,
     /// Where its results from 1 on are stored, with steps likewise; their columns are neighbours.
@@ -173,6 +175,17 @@ pub enum Recipe {
         groups: usize,
         /// The kernel that reads them.
         method: Method,
+    },
+    /// Weights of bytes as `kiln_kernels::igemm::IntConv`, or the depthwise kernel, wants them.
+    IntConv {
+        /// Input channels.
+        c: usize,
+        /// Output channels.
+        k: usize,
+        /// Window extents.
+        kernel: [usize; 3],
+        /// Packed for the depthwise kernel.
+        depthwise: bool,
     },
 }
 
@@ -310,6 +323,23 @@ pub enum Kernel {
         b: Packed,
         /// Zero points of its columns, where one is not zero.
         zeros: Option<Packed>,
+        /// The pointwise tail.
+        epilogue: Option<Epilogue>,
+    },
+    /// An integer convolution of channels-last u8 with packed constant weights of i8.
+    IntConv {
+        /// Its geometry.
+        window: Window,
+        /// Output channels.
+        k: usize,
+        /// Whether every channel is convolved alone.
+        depthwise: bool,
+        /// The operand.
+        x: ValueId,
+        /// Its zero point.
+        zero: ValueId,
+        /// Packed weights.
+        weights: Packed,
         /// The pointwise tail.
         epilogue: Option<Epilogue>,
     },
@@ -497,6 +527,8 @@ impl Kernel {
             Kernel::Conv { .. } => "conv",
             Kernel::Gemm { .. } => "gemm",
             Kernel::IntGemm { .. } => "integer gemm",
+            Kernel::IntConv { depthwise: true, .. } => "depthwise integer conv",
+            Kernel::IntConv { .. } => "integer conv",
             Kernel::Calibrate { .. } => "range",
             Kernel::MatMul { .. } => "matmul",
             Kernel::Pool { .. } => "pool",
@@ -522,6 +554,7 @@ impl Kernel {
             Kernel::Conv { weights, bias, .. }
             | Kernel::Gemm { b: weights, bias, .. }
             | Kernel::IntGemm { b: weights, zeros: bias, .. } => std::iter::once(weights).chain(bias).collect(),
+            Kernel::IntConv { weights, .. } => vec![weights],
             _ => Vec::new(),
         }
     }
@@ -531,6 +564,7 @@ impl Kernel {
             Kernel::Conv { epilogue, .. }
             | Kernel::Gemm { epilogue, .. }
             | Kernel::IntGemm { epilogue, .. }
+            | Kernel::IntConv { epilogue, .. }
             | Kernel::MatMul { epilogue, .. }
             | Kernel::PixelNorm { epilogue, .. } => epilogue.as_ref(),
             _ => None,
@@ -557,7 +591,7 @@ impl Kernel {
                 *a = of(*a);
                 operands(epilogue);
             }
-            Kernel::IntGemm { a, a_zero, epilogue, .. } => {
+            Kernel::IntGemm { a, a_zero, epilogue, .. } | Kernel::IntConv { x: a, zero: a_zero, epilogue, .. } => {
                 (*a, *a_zero) = (of(*a), of(*a_zero));
                 operands(epilogue);
             }
@@ -589,7 +623,9 @@ impl Kernel {
             Kernel::Map { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Rotary { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Conv { x, .. } | Kernel::Gemm { a: x, .. } => std::iter::once(*x).chain(tail()).collect(),
-            Kernel::IntGemm { a, a_zero, .. } => [*a, *a_zero].into_iter().chain(tail()).collect(),
+            Kernel::IntGemm { a, a_zero, .. } | Kernel::IntConv { x: a, zero: a_zero, .. } => {
+                [*a, *a_zero].into_iter().chain(tail()).collect()
+            }
             Kernel::PixelNorm { x, scale, bias, .. } => [*x, *scale, *bias].into_iter().chain(tail()).collect(),
             Kernel::MatMul { a, b, .. } => [a.value, b.value].into_iter().chain(tail()).collect(),
             Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Response { x, .. } => vec![*x],

@@ -133,7 +133,7 @@ pub fn channels_last(g: &Graph, clusters: &[Cluster]) -> BTreeSet<ValueId> {
 
 /// The results of a cluster whose kernel writes them channels last or not at all.
 pub fn channels_last_only<'c>(g: &Graph, c: &'c Cluster) -> &'c [ValueId] {
-    let convolves = c.anchor.is_some_and(|n| matches!(g[n].op, Op::Conv(_)) && cpu::packs(g, &g[n]));
+    let convolves = c.anchor.is_some_and(|n| matches!(g[n].op, Op::Conv(_) | Op::ConvInteger(_)) && cpu::packs(g, &g[n]));
     if convolves { &c.outputs } else { &[] }
 }
 

@@ -18,6 +18,20 @@ pub struct Conv {
     pub groups: i64,
 }
 
+/// A convolution of u8 `[N, C, ..]`, less one zero point, by i8 `[M, C/groups, ..]`, with sums in i32; pads are the zero point.
+/// Operands: x, w, the zero point.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConvInteger {
+    /// Step of each spatial axis.
+    pub strides: Vec<i64>,
+    /// Leading pads, then trailing pads.
+    pub pads: Vec<i64>,
+    /// Distance of taps along each spatial axis.
+    pub dilations: Vec<i64>,
+    /// Number of groups.
+    pub groups: i64,
+}
+
 /// [ConvTranspose](https://onnx.ai/onnx/operators/onnx__ConvTranspose.html): operands x `[N, C, ..]`, w `[C, M/groups, ..]`,
 /// optional bias `[M]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,6 +87,17 @@ fn check(cx: &Infer<'_>, name: &str, channels_axis: usize, groups: i64) -> Resul
     {
         return Err(Diagnostic::new(format!("{name} needs numbers of one type, found {} and {}", cx.dtype(0), cx.dtype(1))));
     }
+    check_channels(cx, name, channels_axis, groups)?;
+    let m = if channels_axis == 1 { w[0].clone() } else { w[1].clone() * Dim::int(groups) };
+    if cx.has(2) && cx.shape(2) != [m.clone()] {
+        return Err(Diagnostic::new(format!("the bias of {name} has shape [{}], expected [{m}]", super::cx::list(cx.shape(2)))));
+    }
+    Ok(x.len() - 2)
+}
+
+/// Checks that the weights are of a known shape, which fits the channels.
+fn check_channels(cx: &Infer<'_>, name: &str, channels_axis: usize, groups: i64) -> Result<(), Diagnostic> {
+    let (x, w) = (cx.shape(0), cx.shape(1));
     if w.iter().any(|d| d.as_int().is_none()) {
         return Err(Diagnostic::new(format!("{name} needs weights of a known shape, found [{}]", super::cx::list(w))));
     }
@@ -88,34 +113,66 @@ fn check(cx: &Infer<'_>, name: &str, channels_axis: usize, groups: i64) -> Resul
     if channels_axis == 1 && w[0].as_int().is_some_and(|m| m % groups != 0) {
         return Err(Diagnostic::new(format!("{name} has {} output channels in {groups} groups", w[0])));
     }
-    let m = if channels_axis == 1 { w[0].clone() } else { w[1].clone() * Dim::int(groups) };
-    if cx.has(2) && cx.shape(2) != [m.clone()] {
-        return Err(Diagnostic::new(format!("the bias of {name} has shape [{}], expected [{m}]", super::cx::list(cx.shape(2)))));
+    Ok(())
+}
+
+/// The shape of a convolution's result.
+fn windows(cx: &Infer<'_>, [strides, pads, dilations]: [&[i64]; 3]) -> Result<Vec<Dim>, Diagnostic> {
+    let (x, w) = (cx.shape(0), cx.shape(1));
+    let axes = x.len() - 2;
+    let mut shape = vec![x[0].clone(), w[0].clone()];
+    for i in 0..axes {
+        let window = (w[2 + i].clone() - Dim::int(1)) * Dim::int(dilations[i]) + Dim::int(1);
+        let span = x[2 + i].clone() + Dim::int(pads[i] + pads[axes + i]) - window.clone();
+        if span.as_int().is_some_and(|s| s < 0) {
+            return Err(Diagnostic::new(format!("the kernel spans {window} of axis {}, which has only {} with its pads", 2 + i, x[2 + i])));
+        }
+        shape.push(span.floor_div(&Dim::int(strides[i])) + Dim::int(1));
     }
-    Ok(x.len() - 2)
+    Ok(shape)
 }
 
 impl Operator for Conv {
     fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
-        let axes = check(cx, "Conv", 1, self.groups)?;
-        let (x, w) = (cx.shape(0), cx.shape(1));
-        let mut shape = vec![x[0].clone(), w[0].clone()];
-        for i in 0..axes {
-            let window = (w[2 + i].clone() - Dim::int(1)) * Dim::int(self.dilations[i]) + Dim::int(1);
-            let span = x[2 + i].clone() + Dim::int(self.pads[i] + self.pads[axes + i]) - window.clone();
-            if span.as_int().is_some_and(|s| s < 0) {
-                return Err(Diagnostic::new(format!(
-                    "the kernel spans {window} of axis {}, which has only {} with its pads",
-                    2 + i,
-                    x[2 + i]
-                )));
-            }
-            shape.push(span.floor_div(&Dim::int(self.strides[i])) + Dim::int(1));
-        }
+        check(cx, "Conv", 1, self.groups)?;
+        let shape = windows(cx, [&self.strides, &self.pads, &self.dilations])?;
         Ok(vec![Fact::tensor(cx.dtype(0), shape)])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         call(cx, "plain::conv", &self.strides, &self.pads, &self.dilations, self.groups)
+    }
+}
+
+impl Operator for ConvInteger {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        let (x, w) = (cx.shape(0), cx.shape(1));
+        let types = [cx.dtype(0), cx.dtype(1), cx.dtype(2)] == [DType::U8, DType::I8, DType::U8];
+        if !types || x.len() != w.len() || x.len() < 3 || !cx.shape(2).is_empty() {
+            return Err(Diagnostic::new(format!(
+                "a convolution of bytes needs u8, i8 of as many axes, and one zero point, found {}[{}], {}[{}] and {}[{}]",
+                cx.dtype(0),
+                super::cx::list(x),
+                cx.dtype(1),
+                super::cx::list(w),
+                cx.dtype(2),
+                super::cx::list(cx.shape(2))
+            )));
+        }
+        check_channels(cx, "ConvInteger", 1, self.groups)?;
+        Ok(vec![Fact::tensor(DType::I32, windows(cx, [&self.strides, &self.pads, &self.dilations])?)])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        let axes = self.strides.len();
+        let args = [
+            CallArg::Dims(cx.shape(0).to_vec()),
+            CallArg::Dims(cx.shape(1).to_vec()),
+            CallArg::Dims(cx.out_shape(0).to_vec()),
+            CallArg::Ints(self.strides.clone()),
+            CallArg::Ints(self.pads[..axes].to_vec()),
+            CallArg::Ints(self.dilations.clone()),
+            CallArg::Dim(Dim::int(self.groups)),
+        ];
+        Lowering::call("igemm::convolve", [], 3, args)
     }
 }
 

@@ -136,6 +136,7 @@ operators! {
     MatMul: matmul::MatMul {};
     MatMulInteger: matmul::MatMulInteger {};
     Conv: conv::Conv { strides, pads, dilations, groups };
+    ConvInteger: conv::ConvInteger { strides, pads, dilations, groups };
     ConvTranspose: conv::ConvTranspose { strides, pads, dilations, output_padding, groups };
     Pool: pool::Pool { mode in pool::MODES, kernel, strides, pads, dilations, ceil, column_major };
     Reduce: reduce::Reduce { mode in reduce::MODES, axes, keep };

@@ -2,6 +2,7 @@
 
 use crate::ir::{Dim, Graph, Node, ValueId, product};
 use crate::ops::Op;
+use crate::ops::conv::{Conv, ConvInteger};
 
 /// A condition on extents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +59,9 @@ pub(super) fn of(g: &Graph, node: &Node) -> Vec<Check> {
             }
         }
         Op::MatMulInteger(_) => checks.push(Check::Equal(shape(0)[shape(0).len() - 1].clone(), shape(1)[0].clone())),
-        Op::Conv(c) => checks.push(Check::Equal(shape(0)[1].clone(), shape(1)[1].clone() * Dim::int(c.groups))),
+        Op::Conv(Conv { groups, .. }) | Op::ConvInteger(ConvInteger { groups, .. }) => {
+            checks.push(Check::Equal(shape(0)[1].clone(), shape(1)[1].clone() * Dim::int(*groups)));
+        }
         Op::Concat(c) => {
             for i in 0..node.inputs.len() {
                 for (k, d) in shape(i).iter().enumerate().filter(|(k, _)| *k != c.axis) {

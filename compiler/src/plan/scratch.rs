@@ -6,7 +6,7 @@ use crate::kernel::{Kernel, Method, Operand, Stride, Window};
 use crate::target::cpu::rowwise::BLOCK;
 use kiln_kernels::conv::Conv;
 use kiln_kernels::gemm::{Gemm, MatMul};
-use kiln_kernels::igemm::IntGemm;
+use kiln_kernels::igemm::{IntConv, IntDepthwise, IntGemm};
 use kiln_kernels::norm::Pixels;
 use kiln_kernels::winograd::Winograd;
 
@@ -43,6 +43,7 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
         Kernel::Conv { method: Method::Direct | Method::Winograd(_), .. }
             | Kernel::Gemm { .. }
             | Kernel::IntGemm { .. }
+            | Kernel::IntConv { .. }
             | Kernel::MatMul { .. }
             | Kernel::PixelNorm { .. }
             | Kernel::Attend { .. }
@@ -61,6 +62,12 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
                 Method::Winograd(m) => Winograd { conv, m }.scratch_floats(),
                 _ => conv.scratch_floats(),
             })
+        }
+        Kernel::IntConv { window, k, depthwise, .. } => {
+            let Conv { n, c, in_dims, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch, .. } =
+                conv(window, *k, 1, &size)?;
+            let g = IntConv { n, c, in_dims, k: *k, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch };
+            Some(if *depthwise { IntDepthwise(g).scratch_floats() } else { g.scratch_floats() })
         }
         Kernel::Gemm { m, n, k, a_row, out_row, .. } => {
             Some(Gemm { m: size(m)?, n: *n, k: *k, a_row: size(a_row)?, a_col: 1, ldc: size(out_row)? }.scratch_floats())

@@ -5,6 +5,7 @@ use crate::kernel::{Method, Packed, Recipe};
 use kiln_kernels::conv::Conv;
 use kiln_kernels::depthwise::Depthwise;
 use kiln_kernels::dtype::DType;
+use kiln_kernels::igemm::{IntConv, IntDepthwise};
 use kiln_kernels::value::Tensor;
 use kiln_kernels::winograd::Winograd;
 use kiln_kernels::{gemm, igemm};
@@ -113,6 +114,11 @@ fn geometry(c: usize, k: usize, kernel: [usize; 3], groups: usize) -> Conv {
     }
 }
 
+fn int_geometry(c: usize, k: usize, kernel: [usize; 3]) -> IntConv {
+    let Conv { n, in_dims, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch, .. } = geometry(c, k, kernel, 1);
+    IntConv { n, c, in_dims, k, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch }
+}
+
 fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
     4 * match recipe {
         Recipe::Raw => return t.bytes().len(),
@@ -120,6 +126,10 @@ fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
         Recipe::Gemm { k, n } => gemm::packed_len(*k, *n),
         Recipe::IntGemm { k, n } => return igemm::packed_len(*k, *n),
         Recipe::Zeros { n } => n.next_multiple_of(gemm::PANEL),
+        Recipe::IntConv { c, k, kernel, depthwise } => {
+            let conv = int_geometry(*c, *k, *kernel);
+            return if *depthwise { IntDepthwise(conv).packed_len() } else { conv.packed_len() };
+        }
         Recipe::Conv { c, k, kernel, groups, method } => {
             let conv = geometry(*c, *k, *kernel, *groups);
             match *method {
@@ -140,6 +150,16 @@ fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
             igemm::pack_rows(*k, *n, t.bytes(), unsigned, &mut out);
             out
         }
+        Recipe::IntConv { c, k, kernel, depthwise } => {
+            let conv = int_geometry(*c, *k, *kernel);
+            let mut out = vec![0; packed_bytes(t, recipe)];
+            if *depthwise {
+                IntDepthwise(conv).pack_weights(t.bytes(), &mut out)
+            } else {
+                conv.pack_weights(t.bytes(), &mut out)
+            }
+            out
+        }
         Recipe::Zeros { n } => igemm::pack_zeros(*n, t.bytes(), unsigned).into_iter().flat_map(i32::to_le_bytes).collect(),
         _ => bytes_of(&pack_floats(t, recipe)),
     }
@@ -150,7 +170,9 @@ fn pack_floats(t: &Tensor, recipe: &Recipe) -> Vec<f32> {
     let x: &[f32] = t.slice();
     let mut out = vec![0f32; packed_bytes(t, recipe) / 4];
     match recipe {
-        Recipe::Raw | Recipe::Padded(_) | Recipe::IntGemm { .. } | Recipe::Zeros { .. } => out[..x.len()].copy_from_slice(x),
+        Recipe::Raw | Recipe::Padded(_) | Recipe::IntGemm { .. } | Recipe::IntConv { .. } | Recipe::Zeros { .. } => {
+            out[..x.len()].copy_from_slice(x)
+        }
         Recipe::Gemm { k, n } => gemm::pack_rows(*k, *n, x, &mut out),
         Recipe::Conv { c, k, kernel, groups, method } => {
             let conv = geometry(*c, *k, *kernel, *groups);

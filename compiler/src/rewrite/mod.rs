@@ -1,6 +1,7 @@
 //! Rules between graphs: what they are, and the driver that applies them to a fixed point.
 
 mod affine;
+mod dequantize;
 mod explore;
 mod merge;
 mod prune;
@@ -11,6 +12,7 @@ pub mod rules;
 mod tests;
 
 pub use affine::Affine;
+pub use dequantize::{dequantize, widens};
 pub use explore::{Budget, Cost, Explored, Price, Priced, explore};
 pub use merge::merge;
 pub use prune::prune;

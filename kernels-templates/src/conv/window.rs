@@ -134,7 +134,7 @@ impl Conv {
                 };
                 let cols = wide.min(self.k_group() - col);
                 let (row, col) = (place.row + pixel, place.col + col);
-                sweep(isa, &Sweep { tile, rows: ow, cols, k: self.depth(), row, col, epilogue: place.epilogue });
+                sweep(isa, &Sweep { tile, down: self.out_pitch, rows: ow, cols, k: self.depth(), row, col, epilogue: place.epilogue });
             }
         }
     }
@@ -205,7 +205,10 @@ impl Conv {
             };
             let cols = wide.min(self.k_group() - col);
             let (row, col) = (place.row + first, place.col + col);
-            sweep(isa, &Sweep { tile, rows: last - first, cols, k: self.depth(), row, col, epilogue: place.epilogue });
+            sweep(
+                isa,
+                &Sweep { tile, down: self.out_pitch, rows: last - first, cols, k: self.depth(), row, col, epilogue: place.epilogue },
+            );
         }
     }
 }

@@ -156,7 +156,7 @@ impl Gemm {
                 cols: 0,
                 bias: if bias.is_null() { bias } else { bias.add(col) },
             };
-            sweep(isa, &Sweep { tile, rows, cols: wide.min(self.n - col), k: self.k, row, col, epilogue });
+            sweep(isa, &Sweep { tile, down: self.ldc, rows, cols: wide.min(self.n - col), k: self.k, row, col, epilogue });
         }
     }
 }

@@ -11,6 +11,8 @@ pub(crate) const B_FLOATS: usize = 128 * 1024;
 pub(crate) struct Sweep<'a> {
     /// Operands of the block's first row and column; `cols` and `panel` are filled in.
     pub(crate) tile: Tile,
+    /// Floats from the output of one row to that of the next tile's: the pitch, or 0 where tiles follow each other in one place.
+    pub(crate) down: usize,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     /// Depth: `taps` times `run`.
@@ -77,7 +79,7 @@ pub(crate) unsafe fn sweep_with(widths: &[Width], s: &Sweep) {
                         a: s.tile.a.add(row * s.tile.a_row),
                         b: s.tile.b.add(p * panel),
                         panel,
-                        out: s.tile.out.add(row * s.tile.pitch + p * PANEL),
+                        out: s.tile.out.add(row * s.down + p * PANEL),
                         cols: (s.cols - p * PANEL).min(n * PANEL),
                         bias: if s.tile.bias.is_null() { s.tile.bias } else { s.tile.bias.add(p * PANEL) },
                         ..s.tile
@@ -87,7 +89,7 @@ pub(crate) unsafe fn sweep_with(widths: &[Width], s: &Sweep) {
             }
             if let Some(f) = s.epilogue {
                 // SAFETY: inside of the block, as above.
-                let out = unsafe { s.tile.out.add(row * s.tile.pitch + first * PANEL) };
+                let out = unsafe { s.tile.out.add(row * s.down + first * PANEL) };
                 f(Block { out, pitch: s.tile.pitch, row: s.row + row, rows, col: s.col + first * PANEL, cols });
             }
             row += rows;

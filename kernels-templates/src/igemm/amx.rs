@@ -156,6 +156,8 @@ pub(super) struct Sweep<'a> {
     pub(super) start: *const i32,
     pub(super) out: *mut i32,
     pub(super) pitch: usize,
+    /// Elements from the output of one row to that of the next tiles': the pitch, or 0 where they follow each other in one place.
+    pub(super) down: usize,
     pub(super) rows: usize,
     pub(super) cols: usize,
     /// Place of the block in the whole output, for the epilogue.
@@ -205,7 +207,7 @@ pub(super) unsafe fn sweep(s: &Sweep) {
                 let b = [b, if pair { b.add(panel) } else { b }];
                 let start = s.start.add(col);
                 let start = [start, if pair { start.add(PANEL) } else { start }];
-                let out = s.out.add(row * s.pitch + col);
+                let out = s.out.add(row * s.down + col);
                 // Whether each panel's sums can be written where they belong. A lone tile is written there twice.
                 let whole = [col + PANEL <= s.cols, col + 2 * PANEL <= s.cols];
                 let at = |i: usize| {
@@ -230,7 +232,7 @@ pub(super) unsafe fn sweep(s: &Sweep) {
         }
         if let Some(f) = s.epilogue {
             // SAFETY: inside of the block, as above.
-            let out = unsafe { s.out.add(row * s.pitch) };
+            let out = unsafe { s.out.add(row * s.down) };
             f(Block { out: out.cast(), pitch: s.pitch, row: s.row + row, rows, col: s.col, cols: s.cols });
         }
         row += rows;

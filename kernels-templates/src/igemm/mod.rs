@@ -7,10 +7,14 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod conv;
+mod depthwise;
 mod dots;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::available as tiles_available;
+pub use conv::{IntConv, convolve};
+pub use depthwise::IntDepthwise;
 
 use crate::entry::{In, Out};
 use crate::gemm::{Block, Epilogue, Gemm, PANEL, Sweep, Tile, a_pitch, sweep_with};
@@ -166,30 +170,82 @@ impl IntGemm {
                     core::ptr::copy_nonoverlapping(a.add((row + i) * self.a_row), to.cast::<u8>(), self.k);
                 }
             }
-            let tile = Tile {
-                a: rows_a,
-                a_row,
-                taps: [1, 1, 1],
-                tap: [0, 0, 0],
-                run: words.k,
-                b: b.add(col * self.k.next_multiple_of(4)).cast(),
-                panel: 0,
-                out: out.cast::<f32>().add(row * self.ldc + col),
-                pitch: self.ldc,
-                cols: 0,
-                bias: start.cast::<f32>().cast_const(),
-            };
             let epilogue: Epilogue = if zeros.is_null() { epilogue } else { Some(&fix) };
-            let cols = wide.min(self.n - col);
-            #[cfg(target_arch = "x86_64")]
-            if tiles && amx::pays(rows, self.k) {
-                let (a, a_row) = (rows_a.cast(), a_row * 4);
-                let (b, out) = (tile.b.cast(), out.add(row * self.ldc + col));
-                return amx::sweep(&amx::Sweep { a, a_row, b, k: self.k, start, out, pitch: self.ldc, rows, cols, row, col, epilogue });
-            }
-            let _ = tiles;
-            sweep_with(dots::widths(isa), &Sweep { tile, rows, cols, k: words.k, row, col, epilogue });
+            let sums = Sums {
+                isa,
+                tiles,
+                a: rows_a.cast(),
+                a_row: a_row * 4,
+                k: self.k,
+                b: b.add(col * self.k.next_multiple_of(4)),
+                start,
+                out: out.add(row * self.ldc + col),
+                pitch: self.ldc,
+                down: self.ldc,
+                rows,
+                cols: wide.min(self.n - col),
+                row,
+                col,
+                epilogue,
+            };
+            sums.compute();
         }
+    }
+}
+
+/// A block of sums by the register tiles of the machine.
+struct Sums<'a> {
+    isa: Isa,
+    /// Whether matrix registers may be used.
+    tiles: bool,
+    a: *const u8,
+    /// Bytes from row to row of A, whole words; behind a row's `k` bytes lie some that may be read up to the next whole word.
+    a_row: usize,
+    k: usize,
+    /// Panels of the block's columns.
+    b: *const u8,
+    /// Initial values of the columns, padded to whole panels.
+    start: *const i32,
+    out: *mut i32,
+    pitch: usize,
+    /// Elements from the output of one row to that of the next tile's: the pitch, or 0 where tiles follow each other in one place.
+    down: usize,
+    rows: usize,
+    cols: usize,
+    /// Place of the block in the whole output, for the epilogue.
+    row: usize,
+    col: usize,
+    epilogue: Epilogue<'a>,
+}
+
+impl Sums<'_> {
+    /// # Safety
+    /// The pointers address such a block and its operands, the output is not aliased, and the machine has `isa` and, where they may
+    /// be used, matrix registers.
+    unsafe fn compute(&self) {
+        let &Sums { isa, tiles, a, a_row, k, b, start, out, pitch, down, rows, cols, row, col, epilogue } = self;
+        #[cfg(target_arch = "x86_64")]
+        if tiles && amx::pays(rows, k) {
+            // SAFETY: passed on from the caller.
+            return unsafe { amx::sweep(&amx::Sweep { a, a_row, b, k, start, out, pitch, down, rows, cols, row, col, epilogue }) };
+        }
+        let _ = tiles;
+        let words = k.div_ceil(4);
+        let tile = Tile {
+            a: a.cast(),
+            a_row: a_row / 4,
+            taps: [1, 1, 1],
+            tap: [0, 0, 0],
+            run: words,
+            b: b.cast(),
+            panel: 0,
+            out: out.cast(),
+            pitch,
+            cols: 0,
+            bias: start.cast(),
+        };
+        // SAFETY: passed on from the caller.
+        unsafe { sweep_with(dots::widths(isa), &Sweep { tile, down, rows, cols, k: words, row, col, epilogue }) }
     }
 }
 
@@ -266,5 +322,7 @@ pub fn multiply<T: Num>(
     }
 }
 
+#[cfg(test)]
+mod conv_tests;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Max and average pooling of channels-last f32 tensors, by output rows.
+//! Max and average pooling of channels-last f32 tensors, and max pooling of bytes, by output rows.
 
 use crate::isa::Isa;
 use crate::kernel_fn;
@@ -73,35 +73,84 @@ impl Pool {
     /// `x` and `out` address tensors of the strides given, that row of `out` is not accessed elsewhere meanwhile,
     /// `task < tasks()`, and the machine has `isa`.
     pub unsafe fn run_task(&self, isa: Isa, task: usize, x: *const f32, out: *mut f32) {
+        let max = self.kind == Kind::Max;
+        self.walk(task, |from, to, extents, steps, count| {
+            // SAFETY: the window elements are inside of the input; image and pixel are inside of the output.
+            unsafe { window(isa, x.add(from), out.add(to), self.c, max, extents, steps, if max { 1.0 } else { count as f32 }) }
+        });
+    }
+    /// Runs one task of a max pool of u8, whose strides count bytes.
+    ///
+    /// # Safety
+    /// As [`Self::run_task`].
+    pub unsafe fn run_bytes(&self, isa: Isa, task: usize, x: *const u8, out: *mut u8) {
+        self.walk(task, |from, to, extents, steps, _| {
+            // SAFETY: as in `run_task`.
+            unsafe { window_of_bytes(isa, x.add(from), out.add(to), self.c, extents, steps) }
+        });
+    }
+    /// Calls `f` with each window of an output row: where its first element and its output pixel lie, its extents, its steps and how
+    /// many elements count.
+    #[inline(always)]
+    fn walk(&self, task: usize, f: impl Fn(usize, usize, [usize; 3], [usize; 3], usize)) {
         let [od, oh, ow] = self.out_dims;
         let (h, d, image) = (task % oh, task / oh % od, task / oh / od);
         let [x_n, x_d, x_h, x_w] = self.x_strides;
         let (kds, khs) = (self.inside(0, d), self.inside(1, h));
-        let max = self.kind == Kind::Max;
         for w in 0..ow {
             let kws = self.inside(2, w);
             let count = match self.kind {
                 Kind::MeanPadded => self.counted(0, d) * self.counted(1, h) * self.counted(2, w),
                 _ => kds.len() * khs.len() * kws.len(),
             };
-            // SAFETY: the window elements are inside of the input; image and pixel are inside of the output.
-            unsafe {
-                let at = |axis: usize, o: usize, first: usize| {
-                    (o * self.stride[axis] + first * self.dilation[axis]).wrapping_sub(self.pad[axis])
-                };
-                let out = out.add(image * self.out_batch + ((d * oh + h) * ow + w) * self.out_pitch);
-                let extents = [kds.len(), khs.len(), kws.len()];
-                let steps = [self.dilation[0] * x_d, self.dilation[1] * x_h, self.dilation[2] * x_w];
-                let x = if extents.contains(&0) {
-                    x
-                } else {
-                    x.add(image * x_n + at(0, d, kds.start) * x_d + at(1, h, khs.start) * x_h + at(2, w, kws.start) * x_w)
-                };
-                let scale = if max { 1.0 } else { count as f32 };
-                window(isa, x, out, self.c, max, extents, steps, scale);
+            let at =
+                |axis: usize, o: usize, first: usize| (o * self.stride[axis] + first * self.dilation[axis]).wrapping_sub(self.pad[axis]);
+            let extents = [kds.len(), khs.len(), kws.len()];
+            let steps = [self.dilation[0] * x_d, self.dilation[1] * x_h, self.dilation[2] * x_w];
+            let from = match extents.contains(&0) {
+                true => 0,
+                false => image * x_n + at(0, d, kds.start) * x_d + at(1, h, khs.start) * x_h + at(2, w, kws.start) * x_w,
+            };
+            f(from, image * self.out_batch + ((d * oh + h) * ow + w) * self.out_pitch, extents, steps, count);
+        }
+    }
+}
+
+kernel_fn! {
+    /// The greatest of one window of bytes for all channels; 0 of an empty one.
+    fn window_of_bytes<A>(x: *const u8, out: *mut u8, c: usize, extents: [usize; 3], steps: [usize; 3]) {
+        let mut from = 0;
+        while from < c {
+            if from + 64 <= c {
+                greatest::<64>(x.add(from), out.add(from), extents, steps);
+                from += 64;
+            } else if from + 16 <= c {
+                greatest::<16>(x.add(from), out.add(from), extents, steps);
+                from += 16;
+            } else {
+                greatest::<1>(x.add(from), out.add(from), extents, steps);
+                from += 1;
             }
         }
     }
+}
+
+#[inline(always)]
+unsafe fn greatest<const N: usize>(x: *const u8, out: *mut u8, extents: [usize; 3], steps: [usize; 3]) {
+    let mut acc = [0u8; N];
+    for d in 0..extents[0] {
+        for h in 0..extents[1] {
+            for w in 0..extents[2] {
+                // SAFETY: the caller vouches for `N` channels of every window element.
+                let v = unsafe { x.add(d * steps[0] + h * steps[1] + w * steps[2]).cast::<[u8; N]>().read_unaligned() };
+                for i in 0..N {
+                    acc[i] = acc[i].max(v[i]);
+                }
+            }
+        }
+    }
+    // SAFETY: the caller vouches for `N` channels of the output.
+    unsafe { out.cast::<[u8; N]>().write_unaligned(acc) }
 }
 
 kernel_fn! {
@@ -290,6 +339,19 @@ mod tests {
                     unsafe { p.run_task(isa, task, x[1..].as_ptr(), got.as_mut_ptr()) };
                 }
                 assert_close(&got, &want, 1e-5, &format!("{} {p:?}", isa.name()));
+            }
+            // Bytes are numbers too, of which the greatest is one; an empty window of them gives 0.
+            let bytes: Vec<u8> = (0..x.len()).map(|_| rng.next() as u8).collect();
+            let numbers: Vec<f32> = bytes.iter().map(|b| f32::from(*b)).collect();
+            let p = Pool { kind: Kind::Max, ..p };
+            reference(&p, &numbers[1..], &mut want);
+            for isa in Isa::available() {
+                let mut got = vec![7u8; want.len()];
+                for task in 0..p.tasks() {
+                    // SAFETY: the arrays have the sizes that the kernel asks for.
+                    unsafe { p.run_bytes(isa, task, bytes[1..].as_ptr(), got.as_mut_ptr()) };
+                }
+                assert!(got.iter().zip(&want).all(|(g, w)| f32::from(*g) == w.max(0.0)), "{} {p:?}", isa.name());
             }
         }
     }

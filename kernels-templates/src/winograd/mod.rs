@@ -63,7 +63,7 @@ impl Winograd {
     }
     /// Floats from one matrix to the next: stores to the same row of all of them go to different sets of the cache.
     const fn step(&self, tiles: usize) -> usize {
-        (tiles * self.pitch() / PANEL | 1) * PANEL
+        ((tiles * self.pitch() / PANEL) | 1) * PANEL
     }
     /// Tiles of a block at most.
     const fn most_tiles(&self) -> usize {
@@ -174,7 +174,7 @@ impl Winograd {
                     bias: core::ptr::null(),
                 };
                 let cols = wide.next_multiple_of(PANEL);
-                sweep(isa, &Sweep { tile, rows: count, cols, k: c.c, row: 0, col: 0, epilogue: None });
+                sweep(isa, &Sweep { tile, down: pitch, rows: count, cols, k: c.c, row: 0, col: 0, epilogue: None });
             }
             let bias = if bias.is_null() { bias } else { bias.add(col) };
             // Whole rows of tiles, or what the task has of them, while their pixels are in the cache.

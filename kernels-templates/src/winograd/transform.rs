@@ -1,4 +1,5 @@
 //! Tiles of the input to rows of matrices, and rows of products to pixels: channels are the elements of vectors.
+#![allow(clippy::needless_range_loop, reason = "indices are rows and columns of tiles, of which several arrays are read")]
 
 use super::points::{Four, MOST, Points, Two};
 use crate::conv::Conv;

@@ -3,7 +3,7 @@
 use super::super::{Printer, element, ident, int, names};
 use super::tiled::Tail;
 use crate::ir::{Dim, ValueId};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Window};
 use crate::plan::KernelStep;
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -57,6 +57,61 @@ impl Printer<'_> {
         let Kernel::IntGemm { m, n, k, a_row, out_row, .. } = &step.kernel else { return None };
         let g = self.int_gemm_geometry(m, *n, *k, [a_row, out_row]);
         Some((vec![m.clone(), a_row.clone(), out_row.clone()], quote!(#g.scratch_floats() * 4)))
+    }
+
+    /// The geometry of an integer convolution, and the extents in it.
+    fn int_conv_geometry(&self, w: &Window, k: usize, depthwise: bool) -> (TokenStream, Vec<Dim>) {
+        let kernels = names::kernels();
+        let (common, dims) = self.window_tokens(w);
+        let strides = w.x_strides.iter().map(|d| self.dim(d));
+        let k = int(k);
+        let conv = quote!(#kernels::igemm::IntConv { #common, k: #k, x_strides: [#(#strides),*] });
+        (if depthwise { quote!(#kernels::igemm::IntDepthwise(#conv)) } else { conv }, dims)
+    }
+    /// An integer convolution. Where its tail makes other elements than those of four bytes, it stores them itself.
+    pub(super) fn int_conv(&self, n: usize, step: &KernelStep) -> TokenStream {
+        let Kernel::IntConv { window, k, depthwise, x, zero, weights, epilogue } = &step.kernel else { return quote!() };
+        let (name, rt) = (ident("k", n), names::rt());
+        let (g, dims) = self.int_conv_geometry(window, *k, *depthwise);
+        let bindings = self.bindings(dims.iter().chain(self.tail_dims(epilogue.as_ref())).chain(self.result_dims(step)));
+        let Tail { function, lets, closure, arg } = self.tail(n, epilogue.as_ref(), None);
+        let o = match epilogue.as_ref().is_some_and(|e| e.first.is_some()) {
+            true => quote!(core::ptr::null_mut::<i32>()),
+            false => {
+                let o = self.result(step.outputs[0], &element(self.dtype(step.outputs[0])));
+                quote!((#o).cast::<i32>())
+            }
+        };
+        let (x, zero) = (self.pointer(*x, &quote!(u8), false), self.pointer(*zero, &quote!(u8), false));
+        let weights = self.packed_as(weights, &quote!(u8));
+        quote! {
+            #[inline(never)]
+            fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
+                #bindings
+                let g = #g;
+                let o = #rt::Shared(#o);
+                let (x, w) = (#rt::Shared(#x), #rt::Shared(#weights));
+                // SAFETY: the plan gives the zero point one element.
+                let zero: u8 = unsafe { *#zero };
+                let isa = f.isa;
+                let scratch = f.scratch();
+                #lets
+                #closure
+                f.parallel(g.tasks(), &|task, worker| {
+                    let (x, w, o) = ({ let x = x; x.0 }, { let w = w; w.0 }, { let o = o; o.0 });
+                    let s = { let s = scratch; s.at::<f32>(worker) };
+                    // SAFETY: the plan gives every tensor these extents, weights are packed for them, and tasks write disjoint blocks.
+                    unsafe { g.run_task(isa, task, x, zero, w, o, s, #arg) }
+                })
+            }
+            #function
+        }
+    }
+    /// Scratch of an integer convolution, as `Printer::scratch` gives it.
+    pub(super) fn int_conv_scratch(&self, step: &KernelStep) -> Option<(Vec<Dim>, TokenStream)> {
+        let Kernel::IntConv { window, k, depthwise, .. } = &step.kernel else { return None };
+        let (g, dims) = self.int_conv_geometry(window, *k, *depthwise);
+        Some((dims, quote!(#g.scratch_floats() * 4)))
     }
 
     /// The scale and the zero point of values.

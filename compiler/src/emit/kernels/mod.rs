@@ -139,6 +139,7 @@ impl Printer<'_> {
                 self.gemm(n, step, (m, *columns, *k), (*a, a_row, out_row), (b, bias.as_ref()), epilogue.as_ref())
             }
             Kernel::IntGemm { .. } => self.int_gemm(n, step),
+            Kernel::IntConv { .. } => self.int_conv(n, step),
             Kernel::Calibrate { x, n: elements } => self.calibrate(n, step, *x, elements),
             Kernel::MatMul { batch, m, n: columns, k, a, b, to, epilogue } => {
                 self.matmul(n, step, batch, [m, columns, k], [a, b], to, epilogue.as_ref())

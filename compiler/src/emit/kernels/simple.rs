@@ -1,6 +1,6 @@
 //! Steps of vector kernels with one tensor operand: pools, means, local responses, and softmax along an axis that is not the last.
 
-use super::super::{Printer, expr, ident, int, names};
+use super::super::{Printer, element, expr, ident, int, names};
 use crate::ir::{Dim, ValueId, product};
 use crate::kernel::{Kernel, Literal, Window};
 use crate::plan::KernelStep;
@@ -14,7 +14,8 @@ impl Printer<'_> {
         let name = ident("k", n);
         let rt = names::rt();
         let bindings = self.bindings(dims.into_iter().chain(self.result_dims(step)));
-        let (o, x) = (self.result(step.outputs[0], &quote!(f32)), self.pointer(x, &quote!(f32), false));
+        let of = |v: ValueId| element(self.dtype(v));
+        let (o, x) = (self.result(step.outputs[0], &of(step.outputs[0])), self.pointer(x, &of(x), false));
         quote! {
             #[inline(never)]
             fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
@@ -36,6 +37,7 @@ impl Printer<'_> {
         let pad_end = w.pad_end.iter().map(|p| int(*p));
         let pixels = product(&w.out_dims);
         dims.push(pixels.clone());
+        let run = Ident::new(if self.dtype(x) == DType::U8 { "run_bytes" } else { "run_task" }, Span::call_site());
         let (pixels, c) = (self.dim(&pixels), self.dim(&w.c));
         let taps = int(w.kernel.iter().product());
         let body = quote! {
@@ -45,7 +47,7 @@ impl Printer<'_> {
             f.spread(g.tasks(), g.n * #pixels * #c * #taps, &|task, _| {
                 let (x, o) = ({ let x = x; x.0 }, { let o = o; o.0 });
                 // SAFETY: the plan gives both tensors these extents, and tasks write disjoint rows.
-                unsafe { g.run_task(isa, task, x, o) }
+                unsafe { g.#run(isa, task, x, o) }
             })
         };
         self.simple(n, step, dims.iter().collect(), x, body)

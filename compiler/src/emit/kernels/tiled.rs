@@ -137,7 +137,8 @@ impl Printer<'_> {
         let name = ident("tail", n);
         let axes = e.operands.first().map_or(0, |o| o.strides.len());
         let (row, column) = (axes.saturating_sub(2), axes.saturating_sub(1));
-        let stored: Vec<(Ident, Ident)> = (0..e.stored.len()).map(|i| (ident("z", i), ident("q", i))).collect();
+        let to: Vec<&Operand> = e.first.iter().chain(&e.stored).collect();
+        let stored: Vec<(Ident, Ident)> = (0..to.len()).map(|i| (ident("z", i), ident("q", i))).collect();
         let sums = e.expr.code.iter().any(|(s, ty)| matches!(s, Scalar::In(0)) && *ty == DType::I32);
         let mut loads = vec![if sums { quote!(*o.add(c).cast::<i32>()) } else { quote!(*o.add(c)) }];
         let (mut params, mut rows, mut hoisted) = (Vec::new(), Vec::new(), Vec::new());
@@ -161,10 +162,14 @@ impl Printer<'_> {
             names_.push(x);
         }
         let (code, results) = expr::print(&e.expr, &loads);
-        let result = &results[0];
         let (mut stores, mut also) = (Vec::new(), Vec::new());
-        for ((z, q), result) in stored.iter().zip(&results[1..]) {
-            also.push(quote!(#z: *mut f32, #q: usize));
+        let apart = usize::from(e.first.is_none());
+        if let (1, result) = (apart, &results[0]) {
+            stores.push(quote!(*o.add(c) = #result;));
+        }
+        for ((z, q), (to, result)) in stored.iter().zip(to.iter().zip(&results[apart..])) {
+            let ty = element(self.dtype(to.value));
+            also.push(quote!(#z: *mut #ty, #q: usize));
             rows.push(quote!(let #z = #z.add(r * #q);));
             stores.push(quote!(*#z.add(c) = #result;));
         }
@@ -177,7 +182,7 @@ impl Printer<'_> {
                         let o = o.add(r * pitch);
                         #(#rows)*
                         #(#hoisted)*
-                        for c in 0..cols { #code *o.add(c) = #result; #(#stores)* }
+                        for c in 0..cols { #code #(#stores)* }
                     }
                 }
             }
@@ -187,7 +192,10 @@ impl Printer<'_> {
 
     /// The extents in the steps of a tail.
     pub(super) fn tail_dims<'e>(&self, epilogue: Option<&'e Epilogue>) -> Vec<&'e Dim> {
-        epilogue.map_or(vec![], |e| [self.stride_dims(&e.operands), self.stride_dims(&e.stored)].concat())
+        epilogue.map_or(vec![], |e| {
+            let first = e.first.as_slice();
+            [self.stride_dims(&e.operands), self.stride_dims(first), self.stride_dims(&e.stored)].concat()
+        })
     }
     /// A step's pointwise tail. `shift` gives how far an operand lies behind its start where the kernel works on one matrix of a batch.
     pub(super) fn tail(&self, n: usize, epilogue: Option<&Epilogue>, shift: Option<&dyn Fn(&Operand) -> TokenStream>) -> Tail {
@@ -202,12 +210,13 @@ impl Printer<'_> {
             let at = self.pointer(o.value, &element(self.dtype(o.value)), false);
             quote!(let #y = #rt::Shared(#at);)
         });
-        let zs: Vec<Ident> = (0..e.stored.len()).map(|i| ident("yz", i)).collect();
-        let results = zs.iter().zip(&e.stored).map(|(z, o)| {
-            let at = self.result(o.value, &quote!(f32));
+        let to: Vec<&Operand> = e.first.iter().chain(&e.stored).collect();
+        let zs: Vec<Ident> = (0..to.len()).map(|i| ident("yz", i)).collect();
+        let results = zs.iter().zip(&to).map(|(z, o)| {
+            let at = self.result(o.value, &element(self.dtype(o.value)));
             quote!(let #z = #rt::Shared(#at);)
         });
-        let all = || zs.iter().zip(&e.stored).chain(ys.iter().zip(&e.operands));
+        let all = || zs.iter().zip(to.iter().copied()).chain(ys.iter().zip(&e.operands));
         let shifted = all().filter_map(|(y, o)| {
             let by = shift?(o);
             Some(quote!(let #y = #rt::Shared({ let y = #y; y.0.wrapping_add(#by) });))
@@ -285,6 +294,7 @@ impl Printer<'_> {
                 Some((vec![m.clone(), a_row.clone(), out_row.clone()], quote!(#g.scratch_floats() * 4)))
             }
             Kernel::IntGemm { .. } => self.int_gemm_scratch(step),
+            Kernel::IntConv { .. } => self.int_conv_scratch(step),
             Kernel::MatMul { m, n, k, a, b, to, .. } => {
                 let g = self.matmul_geometry([m, n, k], [a, b], to);
                 let mut dims = vec![m.clone(), n.clone(), k.clone()];

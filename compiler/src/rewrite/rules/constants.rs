@@ -34,7 +34,7 @@ const GROWTH: usize = 64 << 20;
 
 fn fold(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let node = rw.node(n);
-    if !node.op.is_pure() {
+    if !node.op.is_pure() || super::integer::waits(rw, n) {
         return None;
     }
     let g = rw.graph();

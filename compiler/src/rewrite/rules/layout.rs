@@ -110,7 +110,10 @@ fn pointwise_reshape(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let from = rw.node(n).inputs.iter().flatten().find_map(|v| {
         let r = rw.made_by(*v, "Reshape").filter(|_| *rw.shape(*v) == out)?;
         let x = rw.input(r, 0)?;
-        let joins = matches!(rw.node(rw.producer(x)?).op, Op::MatMul(_) | Op::MatMulInteger(_) | Op::Conv(_) | Op::Pointwise(_));
+        let joins = matches!(
+            rw.node(rw.producer(x)?).op,
+            Op::MatMul(_) | Op::MatMulInteger(_) | Op::Conv(_) | Op::ConvInteger(_) | Op::Pointwise(_)
+        );
         // Towards fewer axes only, so that operands of two shapes do not pull in turn.
         (joins && rw.shape(x).len() < out.len()).then_some(x)
     })?;

@@ -11,6 +11,7 @@ pub mod exchange;
 pub mod filters;
 pub mod gather;
 pub mod groups;
+pub mod integer;
 pub mod layout;
 pub mod linear;
 pub mod matmul;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<&'static Rule> {
         filters::RULES,
         matmul::RULES,
         quantize::RULES,
+        integer::RULES,
         recognise::RULES,
         norms::RULES,
         activations::RULES,

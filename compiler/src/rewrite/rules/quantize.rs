@@ -12,7 +12,7 @@ use kiln_kernels::dtype::DType;
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
     Rule { name: "quantize-dequantize", on: &["QuantizeLinear"], equation: "Q(D(q, s, z), s, z) => q  where q has 8 or 16 bits, and s is constant, positive and of no extreme size", class: Class::Exact, apply: inverse },
-    Rule { name: "quantize-move", on: &["QuantizeLinear"], equation: "Q(move(x, ..), s, z) => move(Q(x, s, z), ..)  where x is moved out of D(q, s, z), nothing else reads what was moved, and move is Reshape, Transpose, Slice, Expand, Tile, Gather, Split or Concat; where s, z differ along an axis, it moves too", class: Class::Exact, apply: moved },
+    Rule { name: "quantize-move", on: &["QuantizeLinear"], equation: "Q(move(x, ..), s, z) => move(Q(x, s, z), ..)  where x is moved out of D(q, s, z), nothing else reads what was moved, and move is Reshape, Transpose, Slice, Expand, Tile, Gather, Split, Concat or MaxPool; where s, z differ along an axis, it moves too", class: Class::Exact, apply: moved },
     Rule { name: "quantize-clip", on: &["QuantizeLinear"], equation: "Q(clip(x, a, b), s, z) => Q(x, s, z)  where Q takes a to its least value and b to its greatest, and nothing else reads the clipped", class: Class::Exact, apply: clipped },
 ];
 
@@ -56,7 +56,7 @@ fn inverse(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 }
 
 /// Parameters in the shape in which they broadcast to a value of `rank` axes that they differ along `axis` of.
-fn spread(rw: &mut Rewriter<'_>, p: ValueId, axis: Option<usize>, rank: usize) -> Option<ValueId> {
+pub(super) fn spread(rw: &mut Rewriter<'_>, p: ValueId, axis: Option<usize>, rank: usize) -> Option<ValueId> {
     let shape = match axis {
         None => vec![],
         Some(a) => {
@@ -78,6 +78,7 @@ fn moved(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     // How many operands are moved; others say where to.
     let data = match op {
         Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Expand(_) | Op::Tile(_) | Op::Gather(_) | Op::Split(_) => 1,
+        Op::Pool(ref p) if p.mode == "max" && matches!(to, DType::U8 | DType::I8) => 1,
         Op::Concat(_) => rw.node(m).inputs.len(),
         _ => return None,
     };

@@ -69,6 +69,10 @@ pub fn cost(rates: &Rates, symbols: &[Symbol], p: &Priced<'_>) -> Price {
             let window: f64 = shape(1).iter().skip(1).map(extent).product();
             moved + out * window * if c.groups > 1 { rates.loose } else { rates.multiply_add }
         }
+        Op::ConvInteger(c) => {
+            let window: f64 = shape(1).iter().skip(1).map(extent).product();
+            moved + out * window * if c.groups > 1 { rates.loose } else { rates.multiply_add } / 4.0
+        }
         Op::Pointwise(e) => moved + out * rates.scalar * e.expr.code.len() as f64,
         _ => moved,
     };
@@ -91,8 +95,8 @@ pub fn cost(rates: &Rates, symbols: &[Symbol], p: &Priced<'_>) -> Price {
             | Op::Softmax(_)
             | Op::Reduce(_)
     );
-    let takes_more =
-        takes && p.results.iter().all(|f| f.ty.dtype() == Some(DType::F32)) || matches!(p.op, Op::Pointwise(_) | Op::MatMulInteger(_));
+    let takes_more = takes && p.results.iter().all(|f| f.ty.dtype() == Some(DType::F32))
+        || matches!(p.op, Op::Pointwise(_) | Op::MatMulInteger(_) | Op::ConvInteger(_));
     let whole = |x: f64| x.clamp(0.0, 1e15) as u64;
     Price { alone: whole(total), joined: whole(joined), takes_more }
 }

@@ -27,6 +27,12 @@ pub fn packs(g: &Graph, node: &Node) -> bool {
     if matches!(node.op, Op::MatMulInteger(_)) {
         return constant(1) && constant(3);
     }
+    if let Op::ConvInteger(c) = &node.op {
+        let Some(w) = node.inputs[1].filter(|_| constant(1)) else { return false };
+        let (rank, w) = (g.shape(x).len(), g.shape(w));
+        let alone = w[1].is(1) && w[0].is(c.groups);
+        return (c.groups == 1 || alone) && (3..=5).contains(&rank) && c.pads.iter().all(|p| *p >= 0);
+    }
     if g.dtype(x) != DType::F32 {
         return false;
     }
@@ -44,7 +50,7 @@ pub fn packs(g: &Graph, node: &Node) -> bool {
 pub fn pools(g: &Graph, node: &Node) -> bool {
     let Op::Pool(p) = &node.op else { return false };
     let Some(x) = node.inputs[0] else { return false };
-    g.dtype(x) == DType::F32
+    (g.dtype(x) == DType::F32 || g.dtype(x) == DType::U8 && p.mode == "max")
         && node.outputs.len() == 1
         && (3..=5).contains(&g.shape(x).len())
         && p.pads.iter().all(|p| *p >= 0)
@@ -100,7 +106,7 @@ pub fn tail_operand(g: &Graph, anchor: NodeId, v: ValueId) -> Option<Vec<Stride>
     let rank = out.len();
     let by = |n: Dim| Stride::By(n);
     match &node.op {
-        Op::Conv(_) | Op::InstanceNorm(_) | Op::GroupNorm(_) => {
+        Op::Conv(_) | Op::ConvInteger(_) | Op::InstanceNorm(_) | Op::GroupNorm(_) => {
             // One of fewer axes lies in the order of its own, which is not that of pixels.
             if full(0..rank) && shape.len() == rank {
                 Some(vec![by(out[1].clone()), by(Dim::int(1))])

@@ -120,12 +120,13 @@ pub fn orders(g: &Graph, c: &Cluster) -> Orders {
     };
     let x = node.inputs.first().copied().flatten();
     match &node.op {
-        Op::Conv(_) if packs(g, node) => {
+        Op::Conv(_) | Op::ConvInteger(_) if packs(g, node) => {
             let operands = c.tail.iter().flat_map(|t| t.inputs[1..].iter().copied());
             let operands = operands.filter(|v| g.shape(*v) == g.shape(c.outputs[0]));
             let mut reads: Vec<Read> =
                 operands.map(|value| Read { value, demand: Demand::In(Layout::ChannelsLast), other: None }).collect();
-            reads.extend(x.map(|value| Read { value, demand: Demand::In(Layout::ChannelsLast), other: Some(by_rows(g, node)) }));
+            let other = matches!(node.op, Op::Conv(_)).then(|| by_rows(g, node));
+            reads.extend(x.map(|value| Read { value, demand: Demand::In(Layout::ChannelsLast), other }));
             Orders { channels_last: Some(0), reads, ..Orders::default() }
         }
         Op::Pool(_) if pools(g, node) => {

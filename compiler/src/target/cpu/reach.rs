@@ -30,7 +30,7 @@ pub(super) fn tail_steps(g: &Graph, anchor: NodeId, v: ValueId, layouts: &Layout
         return None;
     }
     let own = |i: usize| if i < skip || shape[i - skip].is(1) { Dim::int(0) } else { strides[i - skip].clone() };
-    let pixels = matches!(node.op, Op::Conv(_) | Op::InstanceNorm(_) | Op::GroupNorm(_));
+    let pixels = matches!(node.op, Op::Conv(_) | Op::ConvInteger(_) | Op::InstanceNorm(_) | Op::GroupNorm(_));
     let (rows, column): (Vec<usize>, usize) = match pixels {
         true => (std::iter::once(0).chain(2..out.len()).collect(), 1),
         false => ((0..out.len() - 1).collect(), out.len() - 1),

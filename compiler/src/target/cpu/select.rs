@@ -162,7 +162,7 @@ fn epilogue(
         let shared = layouts.shared(v).and_then(|_| tail_steps(g, anchor, v, layouts));
         if shared.is_none() {
             // Full operands of a tail over pixels are read pixel by pixel, as the result is written.
-            let pixels = matches!(g[anchor].op, Op::Conv(_) | Op::InstanceNorm(_) | Op::GroupNorm(_));
+            let pixels = matches!(g[anchor].op, Op::Conv(_) | Op::ConvInteger(_) | Op::InstanceNorm(_) | Op::GroupNorm(_));
             let same = pixels && g.shape(v) == g.shape(out);
             wants.push((v, if same { layouts.of(out) } else { Layout::RowMajor }));
         }
@@ -174,7 +174,9 @@ fn epilogue(
         *places &= steps.is_some();
         Operand { value: v, strides: steps.or_else(|| tail_operand(g, anchor, v)).unwrap_or_default() }
     };
-    Epilogue { expr: t.expr.clone(), operands, stored: outputs[1..].iter().map(&mut stored).collect() }
+    // Elements of other sizes than the sums' cannot take their place.
+    let first = (g.dtype(out).size() != g.dtype(g[anchor].outputs[0]).size()).then(|| stored(&out));
+    Epilogue { expr: t.expr.clone(), first, operands, stored: outputs[1..].iter().map(&mut stored).collect() }
 }
 
 /// The axes of a result in the order of its memory.

@@ -112,6 +112,24 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             let kernel = Kernel::Conv { window, k, groups, method, x, weights: Packed { value: w, recipe }, bias, epilogue };
             selected(kernel, wants, places)
         }
+        Op::ConvInteger(op) if packs(g, node) => {
+            let [w, zero] = [node.inputs[1]?, node.inputs[2]?];
+            let dims = &g[w].constant.as_ref()?.dims;
+            let kernel: Vec<i64> = dims[2..].iter().map(|d| *d as i64).collect();
+            let (k, depthwise) = (dims[0], op.groups > 1);
+            let c = dims[1] * op.groups as usize;
+            let mut strides = layouts.strides(g, x);
+            let mut wants = vec![(zero, Layout::RowMajor)];
+            if !((strides[1].is(1) || c == 1) && is_forward(g, &strides)) {
+                wants.push((x, Layout::ChannelsLast));
+                strides = layout::strides(g.shape(x), Layout::ChannelsLast);
+            }
+            let (pitches, places) = pixels(g, layouts, v);
+            let window = window(g, (x, out), [&kernel, &op.strides, &op.pads, &op.dilations], &strides, pitches);
+            let recipe = Recipe::IntConv { c, k, kernel: window.kernel, depthwise };
+            let weights = Packed { value: w, recipe };
+            selected(Kernel::IntConv { window, k, depthwise, x, zero, weights, epilogue }, wants, places)
+        }
         Op::MatMulInteger(_) if packs(g, node) => {
             let (k, n) = constant_right(g, node)?;
             let [b, a_zero, b_zero] = [node.inputs[1]?, node.inputs[2]?, node.inputs[3]?];
