@@ -2,7 +2,7 @@
 //!
 //! `y = At [sum over c of (G g Gt) * (Bt d B)] A` for every tile of `m` x `m` outputs (Lavin and Gray 2015): 16 products for 4 outputs or
 //! 36 for 16, where the direct sum takes 36 or 144. Weights are transformed and packed in advance. A task takes a block of tiles, makes
-//! `m + 2` squared matrices of [tiles][channels] of them, multiplies each by its weights with the register tile of [`gemm`](crate::gemm),
+//! `m + 2` squared matrices of them, a row for each tile and a column for each channel, multiplies each by its weights with the register tile of [`gemm`](crate::gemm),
 //! and transforms back; all of that stays in the second-level cache.
 //!
 //! Error, as the largest difference over the root mean square of the result: F(2x2, 3x3) is at or below that of the direct sum,
