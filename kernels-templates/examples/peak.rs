@@ -1,8 +1,8 @@
-//! Prints this machine's multiply-add peak and the speed of the kernels on shapes of ResNet-50 and BERT, one thread.
+//! Prints this machine's multiply-add peak and the speed of the kernels on shapes of ResNet-50 and BERT, one thread; arguments choose by name.
 
 use kiln_kernels::conv::Conv;
 use kiln_kernels::depthwise::Depthwise;
-use kiln_kernels::gemm::{Gemm, MatMul, pack_b, packed_len};
+use kiln_kernels::gemm::{Gemm, MatMul, PANEL, Panels, digits_len, pack_b, pack_digits, packed_len};
 use kiln_kernels::isa::Isa;
 use kiln_kernels::norm::{Rows, layer_norm};
 use kiln_kernels::pool::{Kind, Pool};
@@ -37,6 +37,31 @@ impl std::ops::DerefMut for Floats {
         // SAFETY: as in `deref`, and the borrow is unique.
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), self.1) }
     }
+}
+
+/// The digits of packed floats, where the machine works with them.
+fn digits(isa: Isa, k: usize, packed: &Floats) -> Floats {
+    if isa < Isa::Amx {
+        return Floats::new(0.0, 0);
+    }
+    let panels = packed.len() / (k * PANEL);
+    let mut out = Floats::new(0.0, panels * digits_len(k) / 4);
+    for i in 0..panels {
+        // SAFETY: both hold as many panels.
+        unsafe { pack_digits(k, packed[i * k * PANEL..].as_ptr(), out.as_mut_ptr().cast::<u8>().add(i * digits_len(k))) };
+    }
+    out
+}
+
+/// Packed floats with their digits.
+fn panels(packed: &Floats, digits: &Floats) -> Panels {
+    Panels { digits: if digits.is_empty() { std::ptr::null() } else { digits.as_ptr().cast() }, ..Panels::of(packed.as_ptr()) }
+}
+
+/// Whether every argument of the command is part of a measurement's name, which starts with the instruction set's.
+fn wanted(isa: Isa, name: &str) -> bool {
+    let name = format!("{} {name}", isa.name());
+    std::env::args().skip(1).all(|part| name.contains(&part))
 }
 
 /// Seconds of one call, the best of several.
@@ -82,13 +107,13 @@ fn peak(isa: Isa) -> f64 {
         match isa {
             Isa::Portable => chains_sse(),
             Isa::Avx2 => chains_avx2(),
-            Isa::Avx512 => chains_avx512(),
+            Isa::Avx512 | Isa::Amx => chains_avx512(),
         }
     });
     let floats = match isa {
         Isa::Portable => 4 * 12,
         Isa::Avx2 => 8 * 12,
-        Isa::Avx512 => 16 * 24,
+        Isa::Avx512 | Isa::Amx => 16 * 24,
     };
     2.0 * (floats * ROUNDS) as f64 / t / 1e9
 }
@@ -146,6 +171,9 @@ fn main() {
             (196, 256, 1024, 1040),
             (49, 512, 2048, 2064),
         ] {
+            if !wanted(isa, &format!("gemm {m}x{n}x{k} pitch {pitch}")) {
+                continue;
+            }
             let gemm = Gemm { m, n, k, a_row: pitch, a_col: 1, ldc: n };
             let a = Floats::new(0.1, m * pitch);
             let b = Floats::new(0.1, k * n);
@@ -155,11 +183,13 @@ fn main() {
             let mut scratch = Floats::new(0.0, gemm.scratch_floats());
             // SAFETY: the arrays have the sizes that the kernel asks for.
             unsafe { pack_b(isa, k, n, b.as_ptr(), n, 1, packed.as_mut_ptr()) };
+            let digits = digits(isa, k, &packed);
+            let b = panels(&packed, &digits);
             let t = best(|| {
                 for task in 0..gemm.tasks() {
                     // SAFETY: as above.
                     unsafe {
-                        gemm.run_task(isa, task, a.as_ptr(), packed.as_ptr(), bias.as_ptr(), c.as_mut_ptr(), scratch.as_mut_ptr(), None)
+                        gemm.run_task(isa, task, a.as_ptr(), b, bias.as_ptr(), c.as_mut_ptr(), scratch.as_mut_ptr(), None)
                     };
                 }
             });
@@ -183,6 +213,9 @@ fn main() {
             ("depthwise 3x3 14 384", layer(14, 384, 384, 3, 1, 384, false)),
             ("depthwise 3x3 7 960", layer(7, 960, 960, 3, 1, 960, false)),
         ] {
+            if !wanted(isa, name) {
+                continue;
+            }
             let x = Floats::new(0.1, conv.c * conv.in_dims[1] * conv.in_dims[2]);
             let taps = conv.kernel[1] * conv.kernel[2];
             let weights = Floats::new(0.1, conv.k * conv.c / conv.groups * taps);
@@ -204,9 +237,11 @@ fn main() {
                 let mut packed = Floats::new(0.0, conv.packed_len());
                 conv.pack_weights(&weights, &mut packed);
                 let mut scratch = Floats::new(0.0, conv.scratch_floats());
+                let digits = digits(isa, taps * conv.c / conv.groups, &packed);
+                let w = panels(&packed, &digits);
                 let t = best(|| {
                     for task in 0..conv.tasks() {
-                        let (x, w, b) = (x.as_ptr(), packed.as_ptr(), bias.as_ptr());
+                        let (x, w, b) = (x.as_ptr(), w, bias.as_ptr());
                         // SAFETY: the arrays have the sizes that the kernel asks for.
                         unsafe { conv.run_task(isa, task, x, w, b, out.as_mut_ptr(), scratch.as_mut_ptr(), None) };
                     }
@@ -216,6 +251,9 @@ fn main() {
             report(format!("{name} ({tasks} tasks)"), flops, t);
         }
         for (name, n, k, b_row, b_col) in [("Q K^T", 128, 64, 1, 768), ("P V", 64, 128, 768, 1)] {
+            if !wanted(isa, &format!("attention {name}")) {
+                continue;
+            }
             let matmul = MatMul { m: 128, n, k, a_row: if k == 64 { 768 } else { 128 }, a_col: 1, b_row, b_col, ldc: 768 };
             let a = Floats::new(0.1, 128 * 768);
             let b = Floats::new(0.1, 128 * 768);
@@ -234,6 +272,9 @@ fn main() {
         let x = Floats::new(0.1, 128 * 3072);
         let mut out = Floats::new(0.0, 128 * 3072);
         let mut bytes = |name: &str, floats: usize, f: &mut dyn FnMut(*const f32, *mut f32)| {
+            if !wanted(isa, name) {
+                return;
+            }
             let t = best(|| f(x.as_ptr(), out.as_mut_ptr()));
             println!("  {name:42} {:7.1} Gelem/s        {:9.1} us", floats as f64 / t / 1e9, t * 1e6);
         };

@@ -9,11 +9,14 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// x86-64 with AVX-512 and matrix registers of bytes (AMX), where sums of f32 products are those of their digits' products: as near
+    /// to the exact result as others, but not the same bits.
+    Amx,
 }
 
 impl Isa {
     /// Every instruction set, the least capable first.
-    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     /// The best instruction set of this machine.
     pub fn detect() -> Isa {
@@ -22,7 +25,7 @@ impl Isa {
             use std::arch::is_x86_feature_detected as has;
             if has!("avx2") && has!("fma") && has!("f16c") {
                 if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
-                    return Isa::Avx512;
+                    return if crate::igemm::tiles_available() { Isa::Amx } else { Isa::Avx512 };
                 }
                 return Isa::Avx2;
             }
@@ -68,6 +71,7 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         }
     }
     /// The instruction set of that name.
@@ -209,7 +213,7 @@ macro_rules! kernel_fn {
             unsafe {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
-                    $crate::isa::Isa::Avx512 => avx512($($arg),*),
+                    $crate::isa::Isa::Avx512 | $crate::isa::Isa::Amx => avx512($($arg),*),
                     #[cfg(target_arch = "x86_64")]
                     $crate::isa::Isa::Avx2 => avx2($($arg),*),
                     _ => portable($($arg),*),

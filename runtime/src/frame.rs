@@ -5,6 +5,7 @@ use crate::memory::{ALIGN, Region};
 use crate::threads::Threads;
 use kiln_kernels::dtype::DType;
 use kiln_kernels::fault::Fault;
+use kiln_kernels::gemm::Panels;
 use kiln_kernels::isa::Isa;
 use kiln_kernels::value::{Tensor, Value};
 
@@ -16,6 +17,7 @@ pub struct Frame<'r> {
     pub(crate) threads: &'r Threads,
     pub(crate) arena: *mut u8,
     pub(crate) weights: *const u8,
+    pub(crate) digits: &'r [*const u8],
     pub(crate) inputs: &'r [*const u8],
     pub(crate) values: &'r [Option<Value>],
     pub(crate) offsets: &'r [usize],
@@ -64,6 +66,11 @@ impl Frame<'_> {
     #[inline(always)]
     pub fn weight<T>(&self, offset: usize) -> *const T {
         self.weights.wrapping_add(offset).cast()
+    }
+    /// Panels of the weights at an offset in bytes, with their digits where the machine works with them: matrix `i` of [`Spec::digits`](crate::rt::Spec).
+    #[inline(always)]
+    pub fn panels(&self, offset: usize, i: usize) -> Panels {
+        Panels { floats: self.weight(offset), digits: self.digits.get(i).copied().unwrap_or(std::ptr::null()) }
     }
     /// The elements of an input tensor.
     #[inline(always)]

@@ -3,7 +3,8 @@
 use crate::error::{Error, Fail, Result};
 use crate::frame::Frame;
 use crate::memory::{ALIGN, Region, place};
-use crate::options::{Options, Weights};
+use crate::loaded::Loaded;
+use crate::options::Options;
 use crate::spec::{ArenaSpec, OutPlace, Port, PortDim, PortKind, Spec};
 use crate::threads::Threads;
 use kiln_kernels::isa::Isa;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Instance {
     spec: &'static Spec,
-    weights: Arc<Blob>,
+    weights: Arc<Loaded>,
     threads: Threads,
     isa: Isa,
     arena: Region,
@@ -54,27 +55,6 @@ pub struct DeviceInfo {
     pub why: &'static str,
 }
 
-/// The bytes of the weights, wherever they are.
-#[derive(Debug)]
-enum Blob {
-    Embedded(*const u8),
-    Owned(Region),
-}
-
-// SAFETY: weights are never written after they are made.
-unsafe impl Send for Blob {}
-// SAFETY: as above.
-unsafe impl Sync for Blob {}
-
-impl Blob {
-    fn start(&self) -> *const u8 {
-        match self {
-            Blob::Embedded(p) => *p,
-            Blob::Owned(r) => r.start(),
-        }
-    }
-}
-
 /// An input: the elements of a dense tensor with its extents, or any value.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
@@ -99,21 +79,12 @@ impl Instance {
     /// # Errors
     /// Weights that are missing or do not fit, memory that cannot be had.
     pub fn new(spec: &'static Spec, options: &Options) -> Result<Instance> {
-        let weights = match (&options.weights, spec.weights) {
-            (Weights::Default, Some(embedded)) => Blob::Embedded(embedded()),
-            (Weights::Default, None) => {
-                return Err(Error::Weights { message: "this model was compiled without its weights; hand them over in Options".into() });
-            }
-            (Weights::Bytes(bytes), _) => Blob::Owned(copied(bytes, spec)?),
-            (Weights::File(path), _) => {
-                let bytes = std::fs::read(path).map_err(|e| Error::Weights { message: format!("{}: {e}", path.display()) })?;
-                Blob::Owned(copied(&bytes, spec)?)
-            }
-        };
         let threads = options.threads.clone().unwrap_or_default();
-        Instance::with_shared(spec, Arc::new(weights), threads, options.isa.map_or(Isa::detect(), |i| Isa::detect().capped(i)))
+        let isa = Isa::detect().capped(spec.isa).capped(options.isa.unwrap_or(Isa::Amx));
+        let weights = Loaded::new(spec, &options.weights, isa, &threads)?;
+        Instance::with_shared(spec, Arc::new(weights), threads, isa)
     }
-    fn with_shared(spec: &'static Spec, weights: Arc<Blob>, threads: Threads, isa: Isa) -> Result<Instance> {
+    fn with_shared(spec: &'static Spec, weights: Arc<Loaded>, threads: Threads, isa: Isa) -> Result<Instance> {
         let (arena, buffers) = match spec.arena {
             ArenaSpec::Fixed(bytes) => (Region::new(bytes)?, 0),
             ArenaSpec::Open { lives, .. } => (Region::new(0)?, lives.len()),
@@ -212,6 +183,7 @@ impl Instance {
             threads: &self.threads,
             arena: self.arena.start(),
             weights: self.weights.start(),
+            digits: self.weights.digits(),
             inputs: &self.inputs,
             values: &self.values,
             offsets: &self.offsets,
@@ -423,15 +395,4 @@ impl Instance {
             }
         }
     }
-}
-
-fn copied(bytes: &[u8], spec: &Spec) -> Result<Region> {
-    if bytes.len() != spec.weights_bytes {
-        let message = format!("{} bytes were given, the model has {}", bytes.len(), spec.weights_bytes);
-        return Err(Error::Weights { message });
-    }
-    let r = Region::new(bytes.len())?;
-    // SAFETY: the region was just made with as many bytes.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), r.start(), bytes.len()) };
-    Ok(r)
 }

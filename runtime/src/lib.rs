@@ -24,6 +24,7 @@ mod frame;
 #[doc(hidden)]
 pub mod harness;
 mod instance;
+mod loaded;
 mod memory;
 mod model;
 mod options;

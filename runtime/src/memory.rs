@@ -1,7 +1,7 @@
 //! Aligned memory: arenas and scratch, and the placement of buffers whose sizes are known only at run time.
 
 use crate::error::{Error, Result};
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 
 /// Buffers start at multiples of this: a cache line, and a vector register of the widest instruction set.
 pub(crate) const ALIGN: usize = 64;
@@ -35,6 +35,24 @@ impl Region {
         let start = unsafe { alloc_zeroed(layout) };
         if start.is_null() { Err(Error::Memory { bytes }) } else { Ok(Region { start, layout: Some(layout) }) }
     }
+    /// `bytes` bytes of any value, on huge pages where the system gives them: for what is written once and then read by every run.
+    ///
+    /// # Errors
+    /// The system has no such memory.
+    pub(crate) fn unwritten(bytes: usize) -> Result<Region> {
+        const HUGE: usize = 2 << 20;
+        if bytes < HUGE {
+            return Region::new(bytes);
+        }
+        let layout = Layout::from_size_align(bytes, HUGE).map_err(|_| Error::Memory { bytes })?;
+        // SAFETY: the layout has a size above zero.
+        let start = unsafe { alloc(layout) };
+        if start.is_null() {
+            return Err(Error::Memory { bytes });
+        }
+        advise_huge(start, bytes);
+        Ok(Region { start, layout: Some(layout) })
+    }
     /// The first byte.
     pub(crate) fn start(&self) -> *mut u8 {
         self.start
@@ -45,10 +63,27 @@ impl Region {
     }
 }
 
+/// Asks the system to back memory by huge pages; one that does not know of them answers with an error, which changes nothing.
+fn advise_huge(start: *mut u8, bytes: usize) {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64", not(miri)))]
+    {
+        const MADVISE: usize = 28;
+        const HUGEPAGE: usize = 14;
+        // SAFETY: advice about whole pages of memory of our own changes nothing that a program can read.
+        unsafe {
+            std::arch::asm!(
+                "syscall", inlateout("rax") MADVISE => _, in("rdi") start, in("rsi") bytes & !4095, in("rdx") HUGEPAGE,
+                out("rcx") _, out("r11") _, options(nostack),
+            );
+        }
+    }
+    let _ = (start, bytes);
+}
+
 impl Drop for Region {
     fn drop(&mut self) {
         if let Some(layout) = self.layout {
-            // SAFETY: the memory came from `alloc_zeroed` with this layout and is freed once.
+            // SAFETY: the memory came from the allocator with this layout and is freed once.
             unsafe { dealloc(self.start, layout) }
         }
     }

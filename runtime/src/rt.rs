@@ -6,10 +6,11 @@ pub use crate::frame::{Frame, Shared};
 pub use crate::instance::{Input, Instance};
 pub use crate::memory::Life;
 pub use crate::model::Model;
-pub use crate::spec::{ArenaSpec, Kernel, OutPlace, Port, PortDim, PortKind, Spec, Symbol};
+pub use crate::spec::{ArenaSpec, Digits, Kernel, OutPlace, Port, PortDim, PortKind, Spec, Symbol};
 pub use crate::view::AsInput;
 pub use kiln_kernels as kernels;
 pub use kiln_kernels::dtype::DType;
+pub use kiln_kernels::isa::Isa;
 
 use kiln_kernels::entry::Answer;
 use kiln_kernels::fault::Fault;

@@ -4,6 +4,18 @@ use crate::error::Fail;
 use crate::frame::Frame;
 use crate::memory::Life;
 use kiln_kernels::dtype::DType;
+use kiln_kernels::isa::Isa;
+
+/// A matrix among the weights that is packed in panels of [`kiln_kernels::gemm::PANEL`] columns.
+#[derive(Clone, Copy, Debug)]
+pub struct Digits {
+    /// Where it begins, in bytes.
+    pub at: usize,
+    /// Its rows.
+    pub k: usize,
+    /// Its panels.
+    pub panels: usize,
+}
 
 /// An input or output of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -118,8 +130,12 @@ pub struct Spec {
     pub slots: usize,
     /// Bytes of scratch a worker needs.
     pub scratch: fn(&[i64]) -> usize,
+    /// The most capable instruction set that kernels may use: [`Isa::Amx`] rounds in another order.
+    pub isa: Isa,
     /// Bytes of weights.
     pub weights_bytes: usize,
+    /// Packed matrices that machines with [`Isa::Amx`] write in digits when the weights are loaded.
+    pub digits: &'static [Digits],
     /// The weights when they are embedded.
     pub weights: Option<fn() -> *const u8>,
     /// Runs the model.

@@ -89,6 +89,11 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
         WeightsAt::Given => (quote!(), quote!(None)),
     };
     let slots = int(p.plan.slots);
+    let isa = if p.plan.exact { quote!(#rt::Isa::Avx512) } else { quote!(#rt::Isa::Amx) };
+    let digits = p.plan.digits.iter().map(|d| {
+        let (at, k, panels) = (int(d.at), int(d.k), int(d.panels));
+        quote!(#rt::Digits { at: #at, k: #k, panels: #panels })
+    });
     let hash = p.hash();
     quote! {
         const _: () = #rt::abi(#abi, #version);
@@ -113,7 +118,9 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
             arena: #arena,
             slots: #slots,
             scratch,
+            isa: #isa,
             weights_bytes: #bytes,
+            digits: &[#(#digits),*],
             weights: #weights,
             run,
             nodes: &[#(#nodes),*],

@@ -1,5 +1,6 @@
 //! `Plan`: when and where. A tree of steps over placed buffers; everything is decided here, printers only print.
 
+mod digits;
 mod memory;
 mod requires;
 mod schedule;
@@ -7,6 +8,7 @@ mod scratch;
 mod share;
 mod weights;
 
+pub use digits::Digits;
 pub use memory::{Arena, Life};
 pub use requires::Check;
 pub use schedule::schedule;
@@ -165,6 +167,10 @@ pub struct Plan {
     pub lines: Vec<String>,
     /// What rewriting did with each ONNX node, for those who read the generated code.
     pub notes: Notes,
+    /// Whether kernels keep to sums of rounded products, in a documented order.
+    pub exact: bool,
+    /// Packed matrices that some machines write in digits.
+    pub digits: Vec<Digits>,
 }
 
 impl Plan {

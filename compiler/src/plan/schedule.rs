@@ -70,7 +70,10 @@ pub fn schedule(mut g: Graph, without: Ablation, accuracy: Accuracy) -> Plan {
     s.buffers.iter_mut().for_each(|b| b.life.to = b.life.to.min(end));
     let arena = memory::place(&s.buffers, &s.g.symbols);
     let Scheduler { g: graph, places, starts, buffers, slots, weights, .. } = s;
-    Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes: Notes::default() }
+    let (notes, exact, digits) = (Notes::default(), accuracy == Accuracy::Exact, Vec::new());
+    let mut plan = Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes, exact, digits };
+    plan.choose_digits();
+    plan
 }
 
 struct Scheduler {

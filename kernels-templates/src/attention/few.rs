@@ -117,7 +117,7 @@ macro_rules! dispatch {
             unsafe {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512 => avx512($($arg),*),
+                    Isa::Avx512 | Isa::Amx => avx512($($arg),*),
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx2 => avx2($($arg),*),
                     _ => portable($($arg),*),

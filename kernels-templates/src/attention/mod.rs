@@ -209,7 +209,7 @@ impl Attend {
     ) {
         let queries = range.len();
         // Strips of nearly equal height, none taller than the register tile.
-        let tallest = if isa == Isa::Avx512 { STRIP } else { 12 };
+        let tallest = if isa >= Isa::Avx512 { STRIP } else { 12 };
         let strips = queries.div_ceil(tallest);
         let start = |s: usize| s * queries / strips;
         let (block, wide) = (self.block(), self.width.next_multiple_of(PANEL));
@@ -247,14 +247,14 @@ impl Attend {
                         cols: 0,
                         bias: core::ptr::null(),
                     };
-                    sweep(isa, &Sweep { tile, down: tile.pitch, rows, cols, k: self.depth, row: 0, col: 0, epilogue: None });
+                    sweep(isa, &Sweep { rows, cols, k: self.depth, ..Sweep::of(tile) });
                     let mask = if mask.is_null() { mask } else { mask.add(row * self.mask_row + from * self.mask_col) };
                     let seen = (range.start + row).saturating_add(self.reach).saturating_add(1).saturating_sub(from);
                     strip::weigh(isa, strip, pitch, rows, cols, seen, mask, self.mask_row, self.mask_col, state);
                     let (to, to_pitch) = if from == 0 { (out, self.out_row) } else { (part, wide) };
                     let tile = Tile { a: strip, a_row: pitch, run: cols, b: packed_v, out: to, pitch: to_pitch, ..tile };
                     // The panels are as long as the block, of which the strip may see only the first keys.
-                    sweep(isa, &Sweep { tile, down: tile.pitch, rows, cols: self.width, k: len, row: 0, col: 0, epilogue: None });
+                    sweep(isa, &Sweep { rows, cols: self.width, k: len, ..Sweep::of(tile) });
                     if from > 0 {
                         strip::rescale(isa, out, self.out_row, part, wide, rows, self.width, state);
                     }

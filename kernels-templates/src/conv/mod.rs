@@ -6,7 +6,7 @@
 
 mod window;
 
-use crate::gemm::{B_FLOATS, Epilogue, Gemm, PANEL, TASK_WORK, pack_b};
+use crate::gemm::{B_FLOATS, Epilogue, Gemm, PANEL, Panels, TASK_WORK, digit_floats, pack_b};
 use crate::isa::Isa;
 
 /// A convolution: depth, height and width are always there, extents of 1 where the model has fewer.
@@ -93,6 +93,11 @@ impl Conv {
         let gather = matches!(self.schedule(), Schedule::Gather);
         let least = if gather { 8 } else { 4 };
         let mut wide = (B_FLOATS / (depth * PANEL)).next_multiple_of(4);
+        // A task copies its pixels, which takes some channels to pay for.
+        let quarter = panels.div_ceil(4).next_multiple_of(4);
+        if wide < quarter {
+            wide = quarter;
+        }
         if wide < least {
             wide = least;
         }
@@ -158,8 +163,8 @@ impl Conv {
         let bias = self.k_group().next_multiple_of(PANEL);
         bias + match self.schedule() {
             Schedule::Product => self.product().scratch_floats(),
-            Schedule::Rows => self.window(self.cut().1).floats(),
-            Schedule::Gather => self.cut().1 * crate::gemm::a_pitch(self.depth()),
+            Schedule::Rows => self.window(self.cut().1).floats() + digit_floats(self.cut().1 * self.out_dims[2], self.depth()),
+            Schedule::Gather => self.cut().1 * crate::gemm::a_pitch(self.depth()) + digit_floats(self.cut().1, self.depth()),
         }
     }
     /// Floats of the packed weights.
@@ -193,7 +198,7 @@ impl Conv {
         isa: Isa,
         task: usize,
         x: *const f32,
-        weights: *const f32,
+        weights: Panels,
         bias: *const f32,
         out: *mut f32,
         scratch: *mut f32,
@@ -209,7 +214,7 @@ impl Conv {
         // SAFETY: group and image are inside of what the caller vouches for.
         unsafe {
             let x = x.add(image * self.x_strides[0] + group * self.c_group() * self.x_strides[1]);
-            let weights = weights.add(group * kg.next_multiple_of(PANEL) * self.depth());
+            let weights = weights.from(group * kg.next_multiple_of(PANEL), self.depth());
             let out = out.add(image * self.out_batch + group * kg);
             let mut group_bias = bias;
             if !bias.is_null() && self.groups > 1 {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::depthwise::Depthwise;
-use crate::support::testing::{Rng, assert_close};
+use crate::support::testing::{Rng, assert_close, panels};
 
 /// Value of the floats that a kernel must leave alone.
 const UNTOUCHED: f32 = 12345.0;
@@ -45,8 +45,10 @@ fn check(rng: &mut Rng, conv: Conv, x_len: usize, depthwise: bool) {
                 let mut packed = vec![f32::NAN; conv.packed_len()];
                 conv.pack_weights(&weights, &mut packed);
                 let mut scratch = vec![f32::NAN; conv.scratch_floats()];
+                let mut digits = Vec::new();
+                let weights = panels(isa, conv.depth(), &packed, &mut digits);
                 for task in (0..conv.tasks()).rev() {
-                    conv.run_task(isa, task, x, packed.as_ptr(), bias_ptr, out, scratch.as_mut_ptr(), Some(&relu));
+                    conv.run_task(isa, task, x, weights, bias_ptr, out, scratch.as_mut_ptr(), Some(&relu));
                 }
             }
         }

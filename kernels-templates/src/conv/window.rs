@@ -1,7 +1,7 @@
 //! The two schedules of convolutions whose window has more than one element.
 
 use super::Conv;
-use crate::gemm::{Epilogue, Sweep, Tile, a_pitch, sweep};
+use crate::gemm::{Epilogue, Panels, Sweep, Tile, a_pitch, sweep};
 use crate::isa::Isa;
 use crate::support::copy::transpose;
 
@@ -96,7 +96,7 @@ impl Conv {
         task: usize,
         grid: [usize; 3],
         x: *const f32,
-        weights: *const f32,
+        weights: Panels,
         bias: *const f32,
         out: *mut f32,
         scratch: *mut f32,
@@ -117,25 +117,27 @@ impl Conv {
         // SAFETY: all offsets are inside of the window, the weights and the output that the caller vouches for.
         unsafe {
             self.copy_window(isa, &w, od, oh0, x, scratch);
-            for i in oh0..oh.min(oh0 + tall) {
-                let pixel = (od * oh + i) * ow;
-                let tile = Tile {
-                    a: scratch.add((i - oh0) * self.stride[1] * line),
-                    a_row: self.stride[2] * w.pitch,
-                    taps: [self.kernel[0], self.kernel[1], across_taps],
-                    tap: [w.rows * line, self.dilation[1] * line, step],
-                    run,
-                    b: weights.add(col * self.depth()),
-                    panel: 0,
-                    out: out.add(pixel * self.out_pitch + col),
-                    pitch: self.out_pitch,
-                    cols: 0,
-                    bias: if bias.is_null() { bias } else { bias.add(col) },
-                };
-                let cols = wide.min(self.k_group() - col);
-                let (row, col) = (place.row + pixel, place.col + col);
-                sweep(isa, &Sweep { tile, down: self.out_pitch, rows: ow, cols, k: self.depth(), row, col, epilogue: place.epilogue });
-            }
+            let pixel = (od * oh + oh0) * ow;
+            let weights = weights.from(col, self.depth());
+            let digits = weights.digits;
+            let tile = Tile {
+                a: scratch,
+                a_row: self.stride[2] * w.pitch,
+                taps: [self.kernel[0], self.kernel[1], across_taps],
+                tap: [w.rows * line, self.dilation[1] * line, step],
+                run,
+                b: weights.floats,
+                panel: 0,
+                out: out.add(pixel * self.out_pitch + col),
+                pitch: self.out_pitch,
+                cols: 0,
+                bias: if bias.is_null() { bias } else { bias.add(col) },
+            };
+            let (rows, cols) = (tall.min(oh - oh0) * ow, wide.min(self.k_group() - col));
+            let (row, col) = (place.row + pixel, place.col + col);
+            let scratch = scratch.add(self.window(tall).floats());
+            let line = (ow, self.stride[1] * line);
+            sweep(isa, &Sweep { line, rows, cols, k: self.depth(), row, col, epilogue: place.epilogue, digits, scratch, ..Sweep::of(tile) });
         }
     }
 
@@ -149,7 +151,7 @@ impl Conv {
         task: usize,
         grid: [usize; 3],
         x: *const f32,
-        weights: *const f32,
+        weights: Panels,
         bias: *const f32,
         out: *mut f32,
         scratch: *mut f32,
@@ -190,13 +192,15 @@ impl Conv {
                     }
                 }
             }
+            let weights = weights.from(col, self.depth());
+            let digits = weights.digits;
             let tile = Tile {
                 a: scratch,
                 a_row: pitch,
                 taps: [1, 1, 1],
                 tap: [0, 0, 0],
                 run: self.depth(),
-                b: weights.add(col * self.depth()),
+                b: weights.floats,
                 panel: 0,
                 out: out.add(first * self.out_pitch + col),
                 pitch: self.out_pitch,
@@ -205,10 +209,9 @@ impl Conv {
             };
             let cols = wide.min(self.k_group() - col);
             let (row, col) = (place.row + first, place.col + col);
-            sweep(
-                isa,
-                &Sweep { tile, down: self.out_pitch, rows: last - first, cols, k: self.depth(), row, col, epilogue: place.epilogue },
-            );
+            let scratch = scratch.add(tall * pitch);
+            let rows = last - first;
+            sweep(isa, &Sweep { rows, cols, k: self.depth(), row, col, epilogue: place.epilogue, digits, scratch, ..Sweep::of(tile) });
         }
     }
 }

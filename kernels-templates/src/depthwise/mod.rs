@@ -74,7 +74,7 @@ impl Depthwise {
             let task = Task { conv: c, d, rows: rows.clone(), whole: whole(c), x: x.add(image * c.x_strides[0]), weights, bias, out };
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => x86::rows_avx512(&task),
+                Isa::Avx512 | Isa::Amx => x86::rows_avx512(&task),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => x86::rows_avx2(&task),
                 _ => rows_portable(&task),

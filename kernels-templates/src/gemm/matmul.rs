@@ -101,7 +101,7 @@ impl MatMul {
                     cols: 0,
                     bias: if bias.is_null() { bias } else { bias.add(col) },
                 };
-                sweep(isa, &Sweep { tile, down: self.ldc, rows, cols, k: self.k, row, col, epilogue });
+                sweep(isa, &Sweep { rows, cols, k: self.k, row, col, epilogue, ..Sweep::of(tile) });
             }
         }
     }

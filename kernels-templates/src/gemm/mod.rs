@@ -4,6 +4,8 @@
 //! Work is cut in independent tasks; an element of C is its bias plus its products in the order of K, wherever the
 //! cuts are, so results are the same for any number of threads and for every instruction set with fused multiply-add.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod any;
 mod generic;
 mod kernel;
@@ -26,6 +28,57 @@ pub(crate) use sweep::{B_FLOATS, Sweep, sweep, sweep_with};
 
 use crate::isa::Isa;
 
+/// A packed B.
+#[derive(Clone, Copy, Debug)]
+pub struct Panels {
+    /// Panels of floats, as [`pack_b`] writes them.
+    pub floats: *const f32,
+    /// Their digits, as [`pack_digits`] writes them, where the machine works with them; null elsewhere.
+    pub digits: *const u8,
+}
+
+impl Panels {
+    /// Panels without digits.
+    pub const fn of(floats: *const f32) -> Panels {
+        Panels { floats, digits: core::ptr::null() }
+    }
+    /// The panels from a column on, which starts one.
+    ///
+    /// # Safety
+    /// There is such a column, of depth `k`.
+    pub(crate) unsafe fn from(self, col: usize, k: usize) -> Panels {
+        // SAFETY: passed on from the caller.
+        let floats = unsafe { self.floats.add(col * k) };
+        Panels { floats, digits: self.digits.wrapping_add(if self.digits.is_null() { 0 } else { col / PANEL * digits_len(k) }) }
+    }
+}
+
+/// Bytes of the digits of one panel of such a depth; 0 where no instruction set of the machine works with them.
+pub const fn digits_len(k: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        amx::panel_len(k)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = k;
+        0
+    }
+}
+
+/// Writes the digits of one panel of depth `k`.
+///
+/// # Safety
+/// `panel` holds the panel, `to`, aligned to 64 bytes, [`digits_len`] bytes, and the machine has [`Isa::Amx`].
+pub unsafe fn pack_digits(k: usize, panel: *const f32, to: *mut u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: passed on from the caller.
+    unsafe {
+        amx::pack_panel(k, panel, to)
+    }
+    let _ = (k, panel, to);
+}
+
 /// A finished block of output, for an [`Epilogue`].
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
@@ -47,7 +100,26 @@ pub struct Block {
 pub type Epilogue<'a> = Option<&'a (dyn Fn(Block) + Sync)>;
 
 /// Multiply-adds that make a task worth handing to a thread (some tens of microseconds).
-pub(crate) const TASK_WORK: usize = 1 << 20;
+pub(crate) const TASK_WORK: usize = 1 << 21;
+
+/// Floats of scratch that blocks of up to so many rows take where factors are written in digits, whether or not this machine does.
+pub(crate) const fn digit_floats(rows: usize, k: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        amx::scratch_floats(rows, k)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (rows, k);
+        0
+    }
+}
+
+/// Whether a block is computed by digits.
+pub(crate) fn by_digits(isa: Isa, digits: *const u8, rows: usize, cols: usize) -> bool {
+    // Fewer do not fill the tiles.
+    isa == Isa::Amx && !digits.is_null() && rows >= 8 && cols >= 12
+}
 
 /// `C[m][n] = bias[n] + sum over k of A[m][k] B[k][n]`, with B packed in advance.
 #[derive(Clone, Copy, Debug)]
@@ -81,12 +153,16 @@ impl Gemm {
         if wide < least {
             wide = least;
         }
-        // Few rows are shared out by columns.
+        // Few rows are shared out by columns, enough of them to pay for what a task does to its rows.
         let work = self.m * per_panel;
-        let even = panels.div_ceil(8);
-        if self.m <= 256 && wide > even {
+        if self.m <= 256 {
+            let parts = if self.m <= 8 { 8 } else { 4 };
+            let parts = if parts < panels / 32 { panels / 32 } else { parts };
             let paying = TASK_WORK.div_ceil(if work == 0 { 1 } else { work });
-            wide = if even > least { even } else { least };
+            wide = panels / parts;
+            if wide < least {
+                wide = least;
+            }
             if self.m > 8 && wide < paying {
                 wide = paying;
             }
@@ -98,7 +174,7 @@ impl Gemm {
         let row_work = wide * per_panel;
         // A multiple of the tile heights 14 and 6.
         let mut tall = TASK_WORK.div_ceil(row_work).next_multiple_of(42);
-        if tall + 42 > self.m {
+        if tall + 42 > self.m || (self.m <= 256 && panels >= 4 * wide) {
             tall = if self.m == 0 { 1 } else { self.m };
         }
         (wide * PANEL, tall)
@@ -110,12 +186,13 @@ impl Gemm {
     }
     /// Floats of scratch that a thread needs.
     pub const fn scratch_floats(&self) -> usize {
-        if self.copies_a() { self.cut().1 * pack::a_pitch(self.k) } else { 0 }
+        let (_, tall) = self.cut();
+        digit_floats(tall, self.k) + if self.copies_a() { tall * pack::a_pitch(self.k) } else { 0 }
     }
     /// Runs one task.
     ///
     /// # Safety
-    /// `a` and `out` address matrices of the strides given, `b` holds [`pack_b`]'s panels, `bias` is null or holds N floats
+    /// `a` and `out` address matrices of the strides given, `b` are panels of [`pack_b`], `bias` is null or holds N floats
     /// padded to whole panels, `scratch` holds [`scratch_floats`](Self::scratch_floats), the task's part of `out` is not
     /// accessed elsewhere meanwhile, `task < tasks()`, and the machine has `isa`.
     pub unsafe fn run_task(
@@ -123,7 +200,7 @@ impl Gemm {
         isa: Isa,
         task: usize,
         a: *const f32,
-        b: *const f32,
+        b: Panels,
         bias: *const f32,
         out: *mut f32,
         scratch: *mut f32,
@@ -138,7 +215,10 @@ impl Gemm {
         unsafe {
             let mut rows_a = a.add(row * self.a_row);
             let mut a_row = self.a_row;
-            if self.copies_a() {
+            let b = b.from(col, self.k);
+            let cols = wide.min(self.n - col);
+            let digits = by_digits(isa, b.digits, rows, cols);
+            if self.copies_a() && (self.a_col != 1 || !digits) {
                 pack_a(isa, rows, self.k, rows_a, self.a_row, self.a_col, scratch);
                 rows_a = scratch;
                 a_row = pack::a_pitch(self.k);
@@ -149,14 +229,15 @@ impl Gemm {
                 taps: [1, 1, 1],
                 tap: [0, 0, 0],
                 run: self.k,
-                b: b.add(col * self.k),
+                b: b.floats,
                 panel: 0,
                 out: out.add(row * self.ldc + col),
                 pitch: self.ldc,
                 cols: 0,
                 bias: if bias.is_null() { bias } else { bias.add(col) },
             };
-            sweep(isa, &Sweep { tile, down: self.ldc, rows, cols: wide.min(self.n - col), k: self.k, row, col, epilogue });
+            let scratch = if self.copies_a() { scratch.add(tall * pack::a_pitch(self.k)) } else { scratch };
+            sweep(isa, &Sweep { rows, cols, k: self.k, row, col, epilogue, digits: b.digits, scratch, ..Sweep::of(tile) });
         }
     }
 }

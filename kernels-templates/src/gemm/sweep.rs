@@ -8,11 +8,14 @@ use crate::isa::Isa;
 pub(crate) const B_FLOATS: usize = 128 * 1024;
 
 /// A block of output and its operands.
+#[derive(Clone, Copy)]
 pub(crate) struct Sweep<'a> {
     /// Operands of the block's first row and column; `cols` and `panel` are filled in.
     pub(crate) tile: Tile,
     /// Floats from the output of one row to that of the next tile's: the pitch, or 0 where tiles follow each other in one place.
     pub(crate) down: usize,
+    /// Rows of A that follow each other at the tile's pitch, 0 where all do, and floats from the first row of such a line to that of the next.
+    pub(crate) line: (usize, usize),
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     /// Depth: `taps` times `run`.
@@ -21,13 +24,54 @@ pub(crate) struct Sweep<'a> {
     pub(crate) row: usize,
     pub(crate) col: usize,
     pub(crate) epilogue: Epilogue<'a>,
+    /// The digits of the block's first panel, where the machine works with them, and scratch for those of A; null elsewhere.
+    pub(crate) digits: *const u8,
+    /// What [`digit_floats`](super::digit_floats) asks for.
+    pub(crate) scratch: *mut f32,
+}
+
+impl Sweep<'_> {
+    /// No rows yet, of a tile: a base for others.
+    pub(crate) fn of(tile: Tile) -> Sweep<'static> {
+        let (rows, cols, k) = (0, 0, 0);
+        let (digits, scratch) = (core::ptr::null(), core::ptr::null_mut());
+        Sweep { tile, down: tile.pitch, line: (0, 0), rows, cols, k, row: 0, col: 0, epilogue: None, digits, scratch }
+    }
+
+    /// A row of A.
+    ///
+    /// # Safety
+    /// The block has such a row.
+    pub(crate) unsafe fn row(&self, i: usize) -> *const f32 {
+        let (line, inside) = if self.line.0 == 0 { (0, i) } else { (i / self.line.0, i % self.line.0) };
+        // SAFETY: the caller vouches for the row.
+        unsafe { self.tile.a.add(line * self.line.1 + inside * self.tile.a_row) }
+    }
+    /// One row and some columns of the block, without what follows.
+    ///
+    /// # Safety
+    /// They are inside of the block; `col` is a multiple of [`PANEL`].
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) unsafe fn part(&self, row: usize, col: usize, cols: usize) -> Sweep<'static> {
+        // SAFETY: the caller vouches for the place.
+        unsafe {
+            let tile = Tile {
+                a: self.row(row),
+                b: self.tile.b.add(col * self.k),
+                out: self.tile.out.add(row * self.down + col),
+                bias: if self.tile.bias.is_null() { self.tile.bias } else { self.tile.bias.add(col) },
+                ..self.tile
+            };
+            Sweep { rows: 1, cols, k: self.k, ..Sweep::of(tile) }
+        }
+    }
 }
 
 /// The micro-kernels of an instruction set, by panels, the widest first.
 pub(crate) fn widths(isa: Isa) -> &'static [Width] {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => super::x86_avx512::WIDTHS,
+        Isa::Avx512 | Isa::Amx => super::x86_avx512::WIDTHS,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => super::x86_avx2::WIDTHS,
         _ => super::generic::WIDTHS,
@@ -39,8 +83,23 @@ pub(crate) fn widths(isa: Isa) -> &'static [Width] {
 /// # Safety
 /// The operands and the output that `s` describes are valid, the output is not aliased, and the machine has `isa`.
 pub(crate) unsafe fn sweep(isa: Isa, s: &Sweep) {
-    // SAFETY: passed on from the caller.
-    unsafe { sweep_with(widths(isa), s) }
+    #[cfg(target_arch = "x86_64")]
+    if super::by_digits(isa, s.digits, s.rows, s.cols) {
+        // SAFETY: passed on from the caller.
+        return unsafe { super::amx::sweep(s) };
+    }
+    if s.line.0 == 0 {
+        // SAFETY: passed on from the caller.
+        return unsafe { sweep_with(widths(isa), s) };
+    }
+    for first in (0..s.rows).step_by(s.line.0) {
+        // SAFETY: a line of the block that the caller vouches for.
+        unsafe {
+            let tile = Tile { a: s.row(first), out: s.tile.out.add(first * s.down), ..s.tile };
+            let rows = s.line.0.min(s.rows - first);
+            sweep_with(widths(isa), &Sweep { tile, line: (0, 0), rows, row: s.row + first, ..*s });
+        }
+    }
 }
 
 /// Computes a block by micro-kernels of which the last width takes any height up to the tallest.

@@ -245,7 +245,7 @@ impl Sums<'_> {
             bias: start.cast(),
         };
         // SAFETY: passed on from the caller.
-        unsafe { sweep_with(dots::widths(isa), &Sweep { tile, down, rows, cols, k: words, row, col, epilogue }) }
+        unsafe { sweep_with(dots::widths(isa), &Sweep { down, rows, cols, k: words, row, col, epilogue, ..Sweep::of(tile) }) }
     }
 }
 

@@ -193,7 +193,7 @@ impl Work {
         unsafe {
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => avx512::<OP>(self, cols),
+                Isa::Avx512 | Isa::Amx => avx512::<OP>(self, cols),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => avx2::<OP>(self, cols),
                 _ => self.all::<crate::simd::Lanes, OP>(cols),

@@ -12,7 +12,7 @@ pub(crate) unsafe fn transpose(isa: Isa, rows: usize, cols: usize, x: *const f32
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 => transpose_avx2(rows, cols, x, x_row, out, out_row),
+            Isa::Avx2 | Isa::Avx512 | Isa::Amx => transpose_avx2(rows, cols, x, x_row, out, out_row),
             _ => transpose_plain(0..rows, 0..cols, x, x_row as isize, out, out_row as isize),
         }
     }

@@ -102,7 +102,7 @@ unsafe fn reduce<const OP: u8>(isa: Isa, x: *const f32, n: usize, mean: f32) -> 
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::<OP>(x, n, mean),
+            Isa::Avx512 | Isa::Amx => avx512::<OP>(x, n, mean),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::<OP>(x, n, mean),
             _ => portable::<OP>(x, n, mean),

@@ -1,5 +1,8 @@
 //! What tests of kernels share: random numbers and comparisons.
 
+use crate::gemm::{PANEL, Panels, digits_len, pack_digits};
+use crate::isa::Isa;
+
 use alloc::vec::Vec;
 
 /// A small random number generator (splitmix64).
@@ -37,4 +40,24 @@ pub(crate) fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str
         let same = g == w || (g.is_nan() && w.is_nan()) || (g - w).abs() <= tolerance * w.abs().max(1.0);
         assert!(same, "{what}: element {i} is {g}, not {w}");
     }
+}
+
+/// The digits of packed panels, aligned, where the instruction set works with them.
+pub(crate) fn panels(isa: Isa, k: usize, packed: &[f32], digits: &mut Vec<[u64; 8]>) -> Panels {
+    let mut out = Panels::of(packed.as_ptr());
+    if isa == Isa::Amx && k > 0 {
+        let panels = packed.len() / (k * PANEL);
+        digits.resize(panels * digits_len(k) / 64, [0; 8]);
+        // The allocator aligns for u64 only.
+        digits.push([0; 8]);
+        let start = digits.as_mut_ptr().cast::<u8>();
+        // SAFETY: a line more than the digits take was allocated.
+        let start = unsafe { start.add(start.align_offset(64)) };
+        for i in 0..panels {
+            // SAFETY: both hold as many panels.
+            unsafe { pack_digits(k, packed[i * k * PANEL..].as_ptr(), start.add(i * digits_len(k))) };
+        }
+        out.digits = start;
+    }
+    out
 }

@@ -174,7 +174,7 @@ impl Winograd {
                     bias: core::ptr::null(),
                 };
                 let cols = wide.next_multiple_of(PANEL);
-                sweep(isa, &Sweep { tile, down: pitch, rows: count, cols, k: c.c, row: 0, col: 0, epilogue: None });
+                sweep(isa, &Sweep { rows: count, cols, k: c.c, ..Sweep::of(tile) });
             }
             let bias = if bias.is_null() { bias } else { bias.add(col) };
             // Whole rows of tiles, or what the task has of them, while their pixels are in the cache.

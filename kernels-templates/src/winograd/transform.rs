@@ -62,9 +62,9 @@ macro_rules! each {
         unsafe {
             match ($isa, $m) {
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, 2) => avx512::<Two>($($arg),*),
+                (Isa::Avx512 | Isa::Amx, 2) => avx512::<Two>($($arg),*),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, _) => avx512::<Four>($($arg),*),
+                (Isa::Avx512 | Isa::Amx, _) => avx512::<Four>($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 (Isa::Avx2, 2) => avx2::<Two>($($arg),*),
                 #[cfg(target_arch = "x86_64")]

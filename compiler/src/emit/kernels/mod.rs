@@ -99,12 +99,23 @@ impl Printer<'_> {
     }
     /// The address of a packed constant, whose elements are of a type.
     fn packed_as(&self, p: &Packed, ty: &TokenStream) -> TokenStream {
-        let same = |b: &&crate::plan::Blob| {
-            let constant = |v: ValueId| self.plan.graph[v].constant.as_ref().map(|t| t.bytes());
-            b.packed.recipe == p.recipe && (b.packed.value == p.value || constant(b.packed.value) == constant(p.value))
-        };
-        let offset = int(self.plan.weights.blobs.iter().find(same).map_or(0, |b| b.offset));
+        let offset = int(self.plan.blob(p).map_or(0, |b| b.offset));
         quote!(f.weight::<#ty>(#offset))
+    }
+    /// A packed matrix, with its digits where it has some.
+    fn panels(&self, p: &Packed) -> TokenStream {
+        let at = self.plan.blob(p).map_or(0, |b| b.offset);
+        let offset = int(at);
+        match self.plan.digits.iter().position(|d| d.at == at) {
+            Some(i) => {
+                let i = int(i);
+                quote!(f.panels(#offset, #i))
+            }
+            None => {
+                let kernels = super::names::kernels();
+                quote!(#kernels::gemm::Panels::of(f.weight::<f32>(#offset)))
+            }
+        }
     }
     /// The fields that the geometries of convolutions and pools share, and the extents in them.
     fn window_tokens(&self, w: &Window) -> (TokenStream, Vec<Dim>) {

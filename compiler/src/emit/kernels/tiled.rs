@@ -102,7 +102,7 @@ impl Printer<'_> {
             dims: dims.iter().collect(),
             geometry,
             x: self.pointer(x, &quote!(f32), false),
-            weights: self.packed(weights),
+            weights: if how.2 == Method::Direct { self.panels(weights) } else { self.packed(weights) },
             bias: bias.map_or(quote!(core::ptr::null()), |b| self.packed(b)),
             scratch: how.2 != Method::Depthwise,
         };
@@ -123,7 +123,7 @@ impl Printer<'_> {
             dims: vec![m, a_row, out_row],
             geometry: self.gemm_geometry(m, columns, k, [a_row, out_row]),
             x: self.pointer(a, &quote!(f32), false),
-            weights: self.packed(b),
+            weights: self.panels(b),
             bias: bias.map_or(quote!(core::ptr::null()), |b| self.packed(b)),
             scratch: true,
         };
