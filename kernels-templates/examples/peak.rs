@@ -188,9 +188,7 @@ fn main() {
             let t = best(|| {
                 for task in 0..gemm.tasks() {
                     // SAFETY: as above.
-                    unsafe {
-                        gemm.run_task(isa, task, a.as_ptr(), b, bias.as_ptr(), c.as_mut_ptr(), scratch.as_mut_ptr(), None)
-                    };
+                    unsafe { gemm.run_task(isa, task, a.as_ptr(), b, bias.as_ptr(), c.as_mut_ptr(), scratch.as_mut_ptr(), None) };
                 }
             });
             report(format!("gemm {m}x{n}x{k} pitch {pitch} ({} tasks)", gemm.tasks()), 2.0 * (m * n * k) as f64, t);

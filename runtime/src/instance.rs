@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Fail, Result};
 use crate::frame::Frame;
-use crate::memory::{ALIGN, Region, place};
 use crate::loaded::Loaded;
+use crate::memory::{ALIGN, Region, place};
 use crate::options::Options;
 use crate::spec::{ArenaSpec, OutPlace, Port, PortDim, PortKind, Spec};
 use crate::threads::Threads;

@@ -64,7 +64,7 @@ pub(crate) struct RunArgs {
     /// Threads to run on; by default one for each physical core.
     #[arg(long)]
     pub(crate) threads: Option<usize>,
-    /// The best instruction set to use: portable, avx2 or avx512.
+    /// The best instruction set to use: portable, avx2, avx512 or amx.
     #[arg(long)]
     pub(crate) isa: Option<String>,
 }
@@ -81,7 +81,7 @@ impl RunArgs {
         }
         if let Some(name) = &self.isa {
             if kiln_kernels::isa::Isa::from_name(name).is_none() {
-                return Err(Failure::Usage(format!("--isa {name}: expected portable, avx2 or avx512")));
+                return Err(Failure::Usage(format!("--isa {name}: expected portable, avx2, avx512 or amx")));
             }
             out.push(format!("isa={name}"));
         }

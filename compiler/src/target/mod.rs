@@ -7,7 +7,8 @@ pub mod cpu;
 pub enum Accuracy {
     /// Direct ones, in a fixed order.
     Exact,
-    /// Also those whose error stays near that of direct f32: convolutions by Winograd's minimal filtering.
+    /// Also those whose error stays near that of direct f32: convolutions by Winograd's minimal filtering, products by
+    /// the digits of their operands on machines that multiply bytes faster.
     #[default]
     Standard,
     /// As the standard, and reduced precision where it pays; there is none of that yet.

@@ -114,6 +114,10 @@ impl Conv {
             if tall < 14 {
                 tall = 14;
             }
+            // Few pixels are shared out by channels alone, where there are enough.
+            if self.pixels() <= 256 && self.pixels() <= fits && panels >= 4 * wide {
+                tall = self.pixels();
+            }
             // Short images are cut in equal parts.
             let parts = self.pixels().div_ceil(tall);
             if parts == 0 { 1 } else { self.pixels().div_ceil(parts) }

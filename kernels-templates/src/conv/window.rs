@@ -137,7 +137,10 @@ impl Conv {
             let (row, col) = (place.row + pixel, place.col + col);
             let scratch = scratch.add(self.window(tall).floats());
             let line = (ow, self.stride[1] * line);
-            sweep(isa, &Sweep { line, rows, cols, k: self.depth(), row, col, epilogue: place.epilogue, digits, scratch, ..Sweep::of(tile) });
+            sweep(
+                isa,
+                &Sweep { line, rows, cols, k: self.depth(), row, col, epilogue: place.epilogue, digits, scratch, ..Sweep::of(tile) },
+            );
         }
     }
 

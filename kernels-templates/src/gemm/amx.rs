@@ -36,13 +36,20 @@ const DEEP: usize = 256;
 /// Bytes of the digits of A's rows that stay in the second-level cache while B passes by.
 const FAR: usize = 1 << 20;
 /// Columns that are finished before the epilogue sees them, whole panels.
-const TOGETHER: usize = 4 * PANEL;
+const TOGETHER: usize = 8 * PANEL;
 /// A little below the largest number of three digits, 0x7f7f7f, so that rounding stays below it.
 const MOST: f32 = 0x7f_7f00 as f32;
 /// Rows of A whose digits are taken at once.
 const fn block_rows(k: usize) -> usize {
     let stripes = FAR / (k.div_ceil(DEPTH) * STEP.0 + 1);
-    STRIPE * if stripes == 0 { 1 } else if stripes > 8 { 8 } else { stripes }
+    STRIPE
+        * if stripes == 0 {
+            1
+        } else if stripes > 8 {
+            8
+        } else {
+            stripes
+        }
 }
 
 /// Floats of scratch that blocks of up to so many rows take.
@@ -74,13 +81,21 @@ impl Shapes {
     }
 }
 
+/// What a kernel asks for ahead of its turn: in every step 24 lines of the cache, two for each product of tiles, from an address that
+/// moves by some bytes.
+#[derive(Clone, Copy)]
+struct Ahead {
+    at: *const u8,
+    stride: usize,
+}
+
 /// Sums of the products of digits of a stripe by a panel: `[tile][power][16][16]`, the pairs whose places add up to 0, 1 and 2.
 ///
 /// # Safety
 /// `a`, `b` and `sums` hold such operands, and the registers are configured.
 #[inline(never)]
-unsafe fn multiply(a: *const u8, b: *const u8, steps: usize, sums: *mut i32) {
-    // SAFETY: the caller vouches for the addresses; all registers of tiles are free.
+unsafe fn multiply(a: *const u8, b: *const u8, steps: usize, sums: *mut i32, ahead: Ahead) {
+    // SAFETY: the caller vouches for the addresses, those read ahead may be any; all registers of tiles are free.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -94,34 +109,59 @@ unsafe fn multiply(a: *const u8, b: *const u8, steps: usize, sums: *mut i32) {
             "tileloadd tmm6, [{b} + {r}*1]",
             "tileloadd tmm7, [{a} + {r}*1]",
             "tdpbssd tmm0, tmm7, tmm6",
+            "prefetcht1 [{p} + 0]",
+            "prefetcht1 [{p} + 64]",
             "tileloadd tmm7, [{a} + {r}*1 + 1024]",
             "tdpbssd tmm3, tmm7, tmm6",
+            "prefetcht1 [{p} + 128]",
+            "prefetcht1 [{p} + 192]",
             "tileloadd tmm7, [{a} + {r}*1 + 2048]",
             "tdpbssd tmm1, tmm7, tmm6",
+            "prefetcht1 [{p} + 256]",
+            "prefetcht1 [{p} + 320]",
             "tileloadd tmm7, [{a} + {r}*1 + 3072]",
             "tdpbssd tmm4, tmm7, tmm6",
+            "prefetcht1 [{p} + 384]",
+            "prefetcht1 [{p} + 448]",
             "tileloadd tmm7, [{a} + {r}*1 + 4096]",
             "tdpbssd tmm2, tmm7, tmm6",
+            "prefetcht1 [{p} + 512]",
+            "prefetcht1 [{p} + 576]",
             "tileloadd tmm7, [{a} + {r}*1 + 5120]",
             "tdpbssd tmm5, tmm7, tmm6",
+            "prefetcht1 [{p} + 640]",
+            "prefetcht1 [{p} + 704]",
             // The second with two.
             "tileloadd tmm6, [{b} + {r}*1 + 1024]",
             "tileloadd tmm7, [{a} + {r}*1]",
             "tdpbssd tmm1, tmm7, tmm6",
+            "prefetcht1 [{p} + 768]",
+            "prefetcht1 [{p} + 832]",
             "tileloadd tmm7, [{a} + {r}*1 + 1024]",
             "tdpbssd tmm4, tmm7, tmm6",
+            "prefetcht1 [{p} + 896]",
+            "prefetcht1 [{p} + 960]",
             "tileloadd tmm7, [{a} + {r}*1 + 2048]",
             "tdpbssd tmm2, tmm7, tmm6",
+            "prefetcht1 [{p} + 1024]",
+            "prefetcht1 [{p} + 1088]",
             "tileloadd tmm7, [{a} + {r}*1 + 3072]",
             "tdpbssd tmm5, tmm7, tmm6",
+            "prefetcht1 [{p} + 1152]",
+            "prefetcht1 [{p} + 1216]",
             // The third with one.
             "tileloadd tmm6, [{b} + {r}*1 + 2048]",
             "tileloadd tmm7, [{a} + {r}*1]",
             "tdpbssd tmm2, tmm7, tmm6",
+            "prefetcht1 [{p} + 1280]",
+            "prefetcht1 [{p} + 1344]",
             "tileloadd tmm7, [{a} + {r}*1 + 1024]",
             "tdpbssd tmm5, tmm7, tmm6",
+            "prefetcht1 [{p} + 1408]",
+            "prefetcht1 [{p} + 1472]",
             "add {a}, 6144",
             "add {b}, 3072",
+            "add {p}, {stride}",
             "dec {n}",
             "jnz 2b",
             "tilestored [{s} + {r}*1], tmm0",
@@ -131,6 +171,7 @@ unsafe fn multiply(a: *const u8, b: *const u8, steps: usize, sums: *mut i32) {
             "tilestored [{s} + {r}*1 + 4096], tmm4",
             "tilestored [{s} + {r}*1 + 5120], tmm5",
             a = inout(reg) a => _, b = inout(reg) b => _, n = inout(reg) steps => _, s = in(reg) sums, r = in(reg) 64usize,
+            p = inout(reg) ahead.at => _, stride = in(reg) ahead.stride,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );
@@ -350,8 +391,13 @@ pub(super) unsafe fn sweep(s: &Sweep) {
             for first in (0..s.cols).step_by(TOGETHER) {
                 let cols = first..s.cols.min(first + TOGETHER);
                 let panel = |col: usize| s.digits.add(col / PANEL * panel_len(s.k));
+                let after = TOGETHER / PANEL * panel_len(s.k);
                 let fits = fits && cols.clone().step_by(PANEL).all(|col| !(*panel(col).cast::<f32>()).is_nan());
-                for col in cols.clone().step_by(PANEL).take_while(|_| fits) {
+                for part in (0..parts).take_while(|_| fits) {
+                    let steps_before = part * (DEEP / DEPTH);
+                    let steps_here = (DEEP / DEPTH).min(steps - steps_before);
+                    let before = part * PANEL * size_of::<f32>() + steps_before * STEP.1;
+                    let bytes = PANEL * size_of::<f32>() + steps_here * STEP.1;
                     for i in 0..stripes {
                         let rows = stripe(i);
                         let tall = rows.len().div_ceil(2);
@@ -359,17 +405,22 @@ pub(super) unsafe fn sweep(s: &Sweep) {
                             asm!("ldtilecfg [{}]", in(reg) &Shapes::new(tall), options(nostack, readonly));
                             configured = tall;
                         }
-                        let out = s.tile.out.add(rows.start * s.down + col);
-                        let mut from = if s.tile.bias.is_null() { (ZEROS.as_ptr(), 0) } else { (s.tile.bias.add(col), 0) };
-                        let (mut a, mut b, mut left) = (digits.add(i * steps * STEP.0), panel(col), steps);
-                        for part in 0..parts {
-                            let steps = left.min(DEEP / DEPTH);
-                            let worth = [worth.add((i * parts + part) * STRIPE).cast_const(), b.cast()];
-                            b = b.add(PANEL * size_of::<f32>());
-                            multiply(a, b, steps, sums);
-                            add(sums, (rows.len(), tall), cols.end - col, worth, from, out, s.tile.pitch);
-                            from = (out.cast_const(), s.tile.pitch);
-                            (a, b, left) = (a.add(steps * STEP.0), b.add(steps * STEP.1), left - steps);
+                        let a = digits.add((i * steps + steps_before) * STEP.0);
+                        let row_worth = worth.add((i * parts + part) * STRIPE).cast_const();
+                        for col in cols.clone().step_by(PANEL) {
+                            let b = panel(col).add(before);
+                            // What comes next, the part behind this or the panels behind these, shared out among the stripes.
+                            let next = if part + 1 < parts { b.wrapping_add(bytes) } else { panel(col).wrapping_add(after) };
+                            let next = next.wrapping_add(bytes * i / stripes);
+                            let ahead = Ahead { at: next, stride: (bytes / stripes).div_ceil(steps_here) };
+                            multiply(a, b.add(PANEL * size_of::<f32>()), steps_here, sums, ahead);
+                            let out = s.tile.out.add(rows.start * s.down + col);
+                            let from = match (part, s.tile.bias.is_null()) {
+                                (0, true) => (ZEROS.as_ptr(), 0),
+                                (0, false) => (s.tile.bias.add(col), 0),
+                                _ => (out.cast_const(), s.tile.pitch),
+                            };
+                            add(sums, (rows.len(), tall), cols.end - col, [row_worth, b.cast()], from, out, s.tile.pitch);
                         }
                     }
                 }

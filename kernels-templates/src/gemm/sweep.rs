@@ -14,7 +14,7 @@ pub(crate) struct Sweep<'a> {
     pub(crate) tile: Tile,
     /// Floats from the output of one row to that of the next tile's: the pitch, or 0 where tiles follow each other in one place.
     pub(crate) down: usize,
-    /// Rows of A that follow each other at the tile's pitch, 0 where all do, and floats from the first row of such a line to that of the next.
+    /// Rows of A that follow each other at the tile's pitch, and floats from the first row of such a line to that of the next.
     pub(crate) line: (usize, usize),
     pub(crate) rows: usize,
     pub(crate) cols: usize,
@@ -35,7 +35,7 @@ impl Sweep<'_> {
     pub(crate) fn of(tile: Tile) -> Sweep<'static> {
         let (rows, cols, k) = (0, 0, 0);
         let (digits, scratch) = (core::ptr::null(), core::ptr::null_mut());
-        Sweep { tile, down: tile.pitch, line: (0, 0), rows, cols, k, row: 0, col: 0, epilogue: None, digits, scratch }
+        Sweep { tile, down: tile.pitch, line: (usize::MAX, 0), rows, cols, k, row: 0, col: 0, epilogue: None, digits, scratch }
     }
 
     /// A row of A.
@@ -43,7 +43,7 @@ impl Sweep<'_> {
     /// # Safety
     /// The block has such a row.
     pub(crate) unsafe fn row(&self, i: usize) -> *const f32 {
-        let (line, inside) = if self.line.0 == 0 { (0, i) } else { (i / self.line.0, i % self.line.0) };
+        let (line, inside) = (i / self.line.0, i % self.line.0);
         // SAFETY: the caller vouches for the row.
         unsafe { self.tile.a.add(line * self.line.1 + inside * self.tile.a_row) }
     }
@@ -88,7 +88,7 @@ pub(crate) unsafe fn sweep(isa: Isa, s: &Sweep) {
         // SAFETY: passed on from the caller.
         return unsafe { super::amx::sweep(s) };
     }
-    if s.line.0 == 0 {
+    if s.line.0 >= s.rows {
         // SAFETY: passed on from the caller.
         return unsafe { sweep_with(widths(isa), s) };
     }
@@ -97,7 +97,7 @@ pub(crate) unsafe fn sweep(isa: Isa, s: &Sweep) {
         unsafe {
             let tile = Tile { a: s.row(first), out: s.tile.out.add(first * s.down), ..s.tile };
             let rows = s.line.0.min(s.rows - first);
-            sweep_with(widths(isa), &Sweep { tile, line: (0, 0), rows, row: s.row + first, ..*s });
+            sweep_with(widths(isa), &Sweep { tile, rows, row: s.row + first, ..*s });
         }
     }
 }

@@ -57,7 +57,16 @@ fn products_equal_the_reference() {
                     pack_b(isa, k, n, b.as_ptr().add(1), b_row, b_col, packed.as_mut_ptr());
                     for task in (0..gemm.tasks()).rev() {
                         let (a, out) = (a.as_ptr().add(1), got.as_mut_ptr());
-                        gemm.run_task(isa, task, a, panels(isa, k, &packed, &mut digits), bias_ptr, out, scratch.as_mut_ptr(), Some(&double));
+                        gemm.run_task(
+                            isa,
+                            task,
+                            a,
+                            panels(isa, k, &packed, &mut digits),
+                            bias_ptr,
+                            out,
+                            scratch.as_mut_ptr(),
+                            Some(&double),
+                        );
                     }
                 }
                 assert_close(&got, &want, 1e-4, &format!("gemm {what} {}", isa.name()));
@@ -124,7 +133,7 @@ fn digits_are_as_near_as_rounded_sums() {
             match kind {
                 "positive" => a.iter_mut().for_each(|x| *x = x.max(0.0)),
                 // One column that is fifty times the others, as the residual streams of transformers have.
-                "outliers" => a.iter_mut().skip(k / 2).step_by(k).for_each(|x| *x = 50.0 + *x),
+                "outliers" => a.iter_mut().skip(k / 2).step_by(k).for_each(|x| *x += 50.0),
                 _ => {}
             }
             let b = rng.floats(k * n);
@@ -177,7 +186,16 @@ fn nan_and_infinity_pass_through() {
         unsafe {
             pack_b(isa, 2, 2, b.as_ptr(), 2, 1, packed.as_mut_ptr());
             let a = [f32::INFINITY, 1.0];
-            gemm.run_task(isa, 0, a.as_ptr(), Panels::of(packed.as_ptr()), core::ptr::null(), out.as_mut_ptr(), core::ptr::null_mut(), None);
+            gemm.run_task(
+                isa,
+                0,
+                a.as_ptr(),
+                Panels::of(packed.as_ptr()),
+                core::ptr::null(),
+                out.as_mut_ptr(),
+                core::ptr::null_mut(),
+                None,
+            );
         }
         assert_eq!(out[0], f32::INFINITY);
         assert!(out[1].is_nan(), "infinity times zero");
