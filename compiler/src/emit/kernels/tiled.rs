@@ -293,6 +293,7 @@ impl Printer<'_> {
                 let g = self.gemm_geometry(m, *n, *k, [a_row, out_row]);
                 Some((vec![m.clone(), a_row.clone(), out_row.clone()], quote!(#g.scratch_floats() * 4)))
             }
+            Kernel::GroupedGemm { .. } => self.grouped_gemm_scratch(step),
             Kernel::IntGemm { .. } => self.int_gemm_scratch(step),
             Kernel::IntConv { .. } => self.int_conv_scratch(step),
             Kernel::MatMul { m, n, k, a, b, to, .. } => {

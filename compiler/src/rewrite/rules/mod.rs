@@ -8,6 +8,7 @@ pub mod commute;
 pub mod constants;
 pub mod conv;
 pub mod exchange;
+pub mod experts;
 pub mod filters;
 pub mod gather;
 pub mod groups;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<&'static Rule> {
         attention::RULES,
         causal::RULES,
         gather::RULES,
+        experts::RULES,
         rotary::RULES,
         recurrent::RULES,
     ]
