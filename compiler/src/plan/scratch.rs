@@ -3,6 +3,7 @@
 use super::{KernelStep, Plan};
 use crate::ir::{Dim, ValueId};
 use crate::kernel::{Kernel, Method, Operand, Stride, Window};
+use crate::ops::CallArg;
 use crate::target::cpu::rowwise::BLOCK;
 use kiln_kernels::conv::Conv;
 use kiln_kernels::gemm::{Gemm, Grouped, MatMul};
@@ -37,6 +38,13 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
         && step.outputs.len() == 1
     {
         return size(n).filter(|n| *n <= MOST).map(|n| n.max(BLOCK));
+    }
+    if let Kernel::Call(c) = &step.kernel {
+        let bytes = c.args.iter().map(|a| match a {
+            CallArg::Scratch(dtype, n) => size(n).filter(|n| *n <= MOST).map(|n| n * dtype.size()),
+            _ => Some(0),
+        });
+        return bytes.sum::<Option<usize>>().map(|bytes| bytes.div_ceil(size_of::<f32>()));
     }
     if !matches!(
         &step.kernel,

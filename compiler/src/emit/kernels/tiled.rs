@@ -306,6 +306,7 @@ impl Printer<'_> {
             Kernel::Attend { .. } => self.attend_scratch(step),
             Kernel::PixelNorm { .. } => self.pixel_norm_scratch(step),
             Kernel::Rows { .. } => self.rows_scratch(step),
+            Kernel::Call(c) => self.call_scratch(c),
             _ => None,
         }
     }

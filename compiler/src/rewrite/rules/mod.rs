@@ -12,6 +12,7 @@ pub mod experts;
 pub mod filters;
 pub mod gather;
 pub mod groups;
+pub mod gru;
 pub mod integer;
 pub mod layout;
 pub mod linear;
@@ -58,6 +59,7 @@ pub fn all() -> Vec<&'static Rule> {
         experts::RULES,
         rotary::RULES,
         recurrent::RULES,
+        gru::RULES,
     ]
     .into_iter()
     .flatten()

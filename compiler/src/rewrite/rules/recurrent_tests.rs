@@ -73,11 +73,15 @@ fn unrolled_of(c: &mut Case, batch: usize) -> Unrolled {
 impl Unrolled {
     /// One step on an operand, gates in an order; gives the new cell as exporters write it, and what opens the output.
     fn cell(&mut self, c: &mut Case, x: ValueId, [i, f, g, o]: [usize; 4]) -> (ValueId, ValueId) {
-        let hidden = self.sizes[2];
         let plus = |c: &mut Case, a, b| if c.rng.below(2) == 0 { c.pointwise("Add", &[a, b]) } else { c.pointwise("Add", &[b, a]) };
         let (a, b) = (c.op(MatMul, &[x, self.w]), c.op(MatMul, &[self.h, self.r]));
         let (a, b) = (plus(c, a, self.biases[0]), plus(c, b, self.biases[1]));
         let sum = plus(c, a, b);
+        self.opened(c, sum, [i, f, g, o])
+    }
+    /// The same of a sum.
+    fn opened(&mut self, c: &mut Case, sum: ValueId, [i, f, g, o]: [usize; 4]) -> (ValueId, ValueId) {
+        let hidden = self.sizes[2];
         let parts = if c.rng.below(2) == 0 {
             c.all(Split { axis: 1, sizes: vec![hidden.into(); 4] }, &[sum], 4)
         } else {
@@ -91,7 +95,7 @@ impl Unrolled {
         let [i, f, o] = [i, f, o].map(|k| c.pointwise("Sigmoid", &[parts[k]]));
         let g = c.pointwise("Tanh", &[parts[g]]);
         let (keep, new) = (c.pointwise("Mul", &[f, self.c]), c.pointwise("Mul", &[i, g]));
-        self.c = plus(c, keep, new);
+        self.c = if c.rng.below(2) == 0 { c.pointwise("Add", &[keep, new]) } else { c.pointwise("Add", &[new, keep]) };
         (self.c, o)
     }
     fn step(&mut self, c: &mut Case, x: ValueId) -> ValueId {
@@ -122,6 +126,20 @@ pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
         c.output(cell);
         c.output(o);
     }),
+    // A first step, whose state and cell are zero.
+    ("lstm-cell", |c| {
+        let mut u = unrolled(c);
+        let [batch, _, hidden] = u.sizes;
+        let sum = c.input(F32, &[batch, 4 * hidden]);
+        u.c = c.filled(F32, &[batch, hidden], 0.0);
+        let (cell, o) = u.opened(c, sum, [0, 1, 2, 3]);
+        let gates = c.input(F32, &[1, batch, 4 * hidden]);
+        let inputs = vec![Some(gates), Some(u.r), None, Some(u.h), Some(cell)];
+        for v in c.some(Recurrence { cell: "lstm", hidden: hidden as i64, reverse: false }, inputs, 3) {
+            c.output(v);
+        }
+        c.output(o);
+    }),
     ("lstm-state", |c| {
         let u = unrolled(c);
         let [batch, _, hidden] = u.sizes;
@@ -134,6 +152,15 @@ pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
         let o = c.all(Split { axis: 1, sizes: vec![hidden.into(); 4] }, &[sum], 4)[3];
         let (o, t) = (c.pointwise("Sigmoid", &[o]), c.pointwise("Tanh", &[out[2]]));
         let h = c.pointwise("Mul", &[o, t]);
+        c.output(h);
+    }),
+    ("recurrence-last", |c| {
+        let mut u = unrolled(c);
+        let [batch, _, hidden] = u.sizes;
+        let h = u.recurrence(c);
+        let y = c.g[*c.g.body.nodes.last().unwrap()].outputs[0];
+        let y = c.op(Reshape { shape: [batch, 1, hidden].map(Dim::from).to_vec() }, &[y]);
+        c.output(y);
         c.output(h);
     }),
     ("recurrence-steps", |c| {
@@ -188,10 +215,19 @@ fn cells_of_another_kind_stay() {
 /// Every step of an unrolled network becomes one operator over its sequence, whose input is one product.
 #[test]
 fn unrolled_steps_are_one_recurrence() {
-    for stacked in [false, true] {
+    for [stacked, zero, square] in [[false, false, false], [true, false, false], [false, true, false], [true, true, true]] {
         let mut c = Case::new(3, false);
         let mut u = unrolled(&mut c);
+        if square {
+            // The input is as wide as the state, so that its product could be taken for that of the state.
+            let hidden = u.sizes[2];
+            u.sizes[1] = hidden;
+            u.w = c.factor(F32, &[hidden, 4 * hidden]);
+        }
         let [batch, input, hidden] = u.sizes;
+        if zero {
+            (u.h, u.c) = (c.filled(F32, &[batch, hidden], 0.0), c.filled(F32, &[batch, hidden], 0.0));
+        }
         let x = c.input(F32, &[5, batch, input]);
         let states: Vec<ValueId> = (0..5)
             .map(|t| {
