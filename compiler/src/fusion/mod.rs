@@ -73,7 +73,9 @@ pub fn cluster(g: &Graph, block: &Block, fuse: bool) -> Vec<Cluster> {
 pub fn apart(g: &Graph, clusters: &[Cluster], [from, into]: [usize; 2], value: ValueId, reader: NodeId) -> &'static str {
     let (c, result) = (&clusters[from], &value);
     let anchored = c.anchor.map(|n| &g[n]);
-    let tiles = |n: &Node| matches!(n.op, Op::Conv(_) | Op::ConvInteger(_) | Op::MatMul(_) | Op::MatMulInteger(_) | Op::GatherMatMul(_)) && cpu::packs(g, n);
+    let tiles = |n: &Node| {
+        matches!(n.op, Op::Conv(_) | Op::ConvInteger(_) | Op::MatMul(_) | Op::MatMulInteger(_) | Op::GatherMatMul(_)) && cpu::packs(g, n)
+    };
     let rows = |n: &Node| cpu::rowwise::form(g, n).is_some();
     if rows(&g[reader]) {
         return match anchored {

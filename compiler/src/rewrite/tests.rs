@@ -227,8 +227,8 @@ pub(super) fn refused(name: &str, build: fn(&mut Case)) {
 
 fn examples() -> Vec<Example> {
     use rules::{
-        activations, algebra, attention, causal, constants, conv, experts, filters, gather, groups, gru, integer, layout, matmul, norms, pads, quantize,
-        recognise, recurrent, reductions, rotary, slices, transposes,
+        activations, algebra, attention, causal, constants, conv, experts, filters, gather, groups, gru, integer, layout, matmul, norms,
+        pads, quantize, recognise, recurrent, reductions, rotary, slices, transposes,
     };
     let tables: [&[Example]; 23] = [
         constants::tests::EXAMPLES,

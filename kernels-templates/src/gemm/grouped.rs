@@ -178,7 +178,8 @@ impl Grouped {
         (a, out, scratch): (*const f32, *mut f32, *mut f32),
         epilogue: Epilogue,
     ) {
-        let tile = Tile { a, a_row: 0, taps: [1; 3], tap: [0; 3], run: self.k, b, panel: 0, out, pitch: 0, cols: 0, bias: core::ptr::null() };
+        let tile =
+            Tile { a, a_row: 0, taps: [1; 3], tap: [0; 3], run: self.k, b, panel: 0, out, pitch: 0, cols: 0, bias: core::ptr::null() };
         // SAFETY: rows and columns are inside of the matrices that the caller vouches for, and the scratch holds as many.
         unsafe {
             if let [r] = *chosen {
