@@ -1,7 +1,7 @@
 //! Steps of products with matrices that indices pick.
 
-use super::super::{Printer, ident, int, names};
-use super::tiled::Tail;
+use super::super::{Printer, int, names};
+use super::tiled::Tiles;
 use crate::ir::Dim;
 use crate::kernel::Kernel;
 use crate::plan::KernelStep;
@@ -32,40 +32,25 @@ impl Printer<'_> {
     pub(super) fn grouped_gemm(&self, n: usize, step: &KernelStep) -> TokenStream {
         let Kernel::GroupedGemm { a, indices, b, epilogue, .. } = &step.kernel else { return quote!() };
         let Some((dims, geometry)) = self.grouped_geometry(step) else { return quote!() };
-        let (name, rt, k) = (ident("k", n), names::rt(), names::kernels());
-        let bindings = self.bindings(dims.iter().chain(self.tail_dims(epilogue.as_ref())).chain(self.result_dims(step)));
-        let Tail { function, lets, closure, arg } = self.tail(n, epilogue.as_ref(), None);
-        let o = self.result(step.outputs[0], &quote!(f32));
-        let (x, weights) = (self.pointer(a.value, &quote!(f32), false), self.packed(b));
+        let (rt, k) = (names::rt(), names::kernels());
         let (kind, ty) = match self.dtype(*indices) {
             DType::I32 => (quote!(I32), quote!(i32)),
             _ => (quote!(I64), quote!(i64)),
         };
         let indices = self.pointer(*indices, &ty, false);
         let line = Literal::u32_unsuffixed(step.line as u32);
-        quote! {
-            #[inline(never)]
-            fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
-                #bindings
-                let g = #geometry;
-                let o = #rt::Shared(#o);
-                let (x, w) = (#rt::Shared(#x), #rt::Shared(#weights));
-                let indices = #rt::Shared(#k::gemm::Indices::#kind(#indices));
+        let tiles = Tiles {
+            dims: dims.iter().collect(),
+            geometry,
+            x: self.pointer(a.value, &quote!(f32), false),
+            weights: self.packed(b),
+            beside: quote!(#k::gemm::Indices::#kind(#indices)),
+            check: quote! {
                 // SAFETY: the plan gives every row an index.
-                #rt::answer(#line, unsafe { g.check(indices.0) })?;
-                let isa = f.isa;
-                let scratch = f.scratch();
-                #lets
-                #closure
-                f.parallel(g.tasks(), &|task, worker| {
-                    let (x, w, indices, o) = ({ let x = x; x.0 }, { let w = w; w.0 }, { let i = indices; i.0 }, { let o = o; o.0 });
-                    let s = { let s = scratch; s.at::<f32>(worker) };
-                    // SAFETY: the plan gives every tensor these extents, weights are packed for them, indices are checked, and tasks
-                    // write disjoint blocks.
-                    unsafe { g.run_task(isa, task, x, w, indices, o, s, #arg) }
-                })
-            }
-            #function
-        }
+                #rt::answer(#line, unsafe { g.check(beside.0) })?;
+            },
+            scratch: true,
+        };
+        self.tiled(n, step, tiles, epilogue.as_ref())
     }
 }

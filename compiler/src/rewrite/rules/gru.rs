@@ -151,8 +151,9 @@ fn first(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 pub(in crate::rewrite) mod tests {
     use super::*;
     use crate::ops::matmul::MatMul;
-    use crate::ops::movement::{Concat, Slice, Split};
-    use crate::rewrite::tests::{Case, Example, agree, refused, run};
+    use crate::ops::movement::{Slice, Split};
+    use crate::rewrite::rules::recurrent::tests::one_recurrence;
+    use crate::rewrite::tests::{Case, Example, refused};
     use kiln_kernels::value::Tensor;
 
     const F32: DType = DType::F32;
@@ -285,30 +286,12 @@ pub(in crate::rewrite) mod tests {
         for (seed, [stacked, zero]) in [[false, false], [true, false], [false, true], [true, true]].into_iter().enumerate() {
             let mut c = Case::new(seed as u64 + 3, false);
             let u = unrolled(&mut c, 1 + seed % 2);
-            let [batch, input, hidden] = u.sizes;
-            let x = c.input(F32, &[5, batch, input]);
+            let [batch, _, hidden] = u.sizes;
             let mut h = if zero { c.filled(F32, &[batch, hidden], 0.0) } else { u.state(&mut c) };
-            let states: Vec<ValueId> = (0..5)
-                .map(|t| {
-                    let mut s = Slice::whole(c.g.shape(x));
-                    (s.starts[0], s.sizes[0]) = (Dim::int(t), Dim::int(1));
-                    let x = c.op(s, &[x]);
-                    let x = c.op(Reshape { shape: vec![batch.into(), input.into()] }, &[x]);
-                    h = u.step(&mut c, x, h, [0, 1]);
-                    c.op(Reshape { shape: [1, batch, hidden].map(Dim::from).to_vec() }, &[h])
-                })
-                .collect();
-            let y = if stacked { c.op(Concat { axis: 0 }, &states) } else { h };
-            c.output(y);
-            let before = run(&c.g, &c.inputs);
-            let mut g = c.g.clone();
-            crate::pipeline::optimize(&mut g, Default::default(), &mut |_, _| {}).unwrap();
-            let count = |name: &str| g.live_nodes().into_iter().filter(|n| g[*n].op.name() == name).count();
-            let found = ["Recurrence", "MatMul", "Concat"].map(count);
-            assert_eq!(found, [1, 1, 0], "stacked {stacked}, zero {zero}: {}", crate::ir::print(&g));
-            for (a, b) in before.iter().zip(run(&g, &c.inputs)) {
-                agree(Class::Reassociating, a, &b).unwrap();
-            }
+            one_recurrence(c, u.sizes, stacked, |c, x| {
+                h = u.step(c, x, h, [0, 1]);
+                h
+            });
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::ops::movement::Split;
 use crate::ops::recurrent::Recurrent;
-use crate::rewrite::tests::{Case, Example, refused};
+use crate::rewrite::tests::{Case, Example, agree, refused, run};
 
 const F32: DType = DType::F32;
 
@@ -212,7 +212,38 @@ fn cells_of_another_kind_stay() {
     });
 }
 
-/// Every step of an unrolled network becomes one operator over its sequence, whose input is one product.
+/// Holds that every step of an unrolled network becomes one operator over its sequence, whose input is one product. `step` adds a step on an
+/// operand and gives its state; what is handed out is the last, or all of them.
+pub(in crate::rewrite) fn one_recurrence(
+    mut c: Case,
+    [batch, input, hidden]: [usize; 3],
+    stacked: bool,
+    mut step: impl FnMut(&mut Case, ValueId) -> ValueId,
+) {
+    let x = c.input(F32, &[5, batch, input]);
+    let mut states = Vec::new();
+    for t in 0..5 {
+        let mut s = Slice::whole(c.g.shape(x));
+        (s.starts[0], s.sizes[0]) = (Dim::int(t), Dim::int(1));
+        let x = c.op(s, &[x]);
+        let x = c.op(Reshape { shape: vec![batch.into(), input.into()] }, &[x]);
+        states.push(step(&mut c, x));
+    }
+    let last = states[4];
+    let shape = [1, batch, hidden].map(Dim::from).to_vec();
+    let rows: Vec<ValueId> = states.into_iter().map(|h| c.op(Reshape { shape: shape.clone() }, &[h])).collect();
+    let y = if stacked { c.op(Concat { axis: 0 }, &rows) } else { last };
+    c.output(y);
+    let before = run(&c.g, &c.inputs);
+    let mut g = c.g.clone();
+    crate::pipeline::optimize(&mut g, Default::default(), &mut |_, _| {}).unwrap();
+    let count = |name: &str| g.live_nodes().into_iter().filter(|n| g[*n].op.name() == name).count();
+    assert_eq!(["Recurrence", "MatMul", "Concat"].map(count), [1, 1, 0], "{}", crate::ir::print(&g));
+    for (a, b) in before.iter().zip(run(&g, &c.inputs)) {
+        agree(Class::Reassociating, a, &b).unwrap();
+    }
+}
+
 #[test]
 fn unrolled_steps_are_one_recurrence() {
     for [stacked, zero, square] in [[false, false, false], [true, false, false], [false, true, false], [true, true, true]] {
@@ -224,31 +255,10 @@ fn unrolled_steps_are_one_recurrence() {
             u.sizes[1] = hidden;
             u.w = c.factor(F32, &[hidden, 4 * hidden]);
         }
-        let [batch, input, hidden] = u.sizes;
+        let sizes @ [batch, _, hidden] = u.sizes;
         if zero {
             (u.h, u.c) = (c.filled(F32, &[batch, hidden], 0.0), c.filled(F32, &[batch, hidden], 0.0));
         }
-        let x = c.input(F32, &[5, batch, input]);
-        let states: Vec<ValueId> = (0..5)
-            .map(|t| {
-                let mut s = Slice::whole(c.g.shape(x));
-                (s.starts[0], s.sizes[0]) = (Dim::int(t), Dim::int(1));
-                let x = c.op(s, &[x]);
-                let x = c.op(Reshape { shape: vec![batch.into(), input.into()] }, &[x]);
-                let h = u.step(&mut c, x);
-                c.op(Reshape { shape: [1, batch, hidden].map(Dim::from).to_vec() }, &[h])
-            })
-            .collect();
-        let y = if stacked { c.op(Concat { axis: 0 }, &states) } else { u.h };
-        c.output(y);
-        let before = crate::rewrite::tests::run(&c.g, &c.inputs);
-        let mut g = c.g.clone();
-        crate::pipeline::optimize(&mut g, Default::default(), &mut |_, _| {}).unwrap();
-        let count = |name: &str| g.live_nodes().into_iter().filter(|n| g[*n].op.name() == name).count();
-        let found = ["Recurrence", "MatMul", "Concat"].map(count);
-        assert_eq!(found, [1, 1, 0], "{}", crate::ir::print(&g));
-        for (a, b) in before.iter().zip(crate::rewrite::tests::run(&g, &c.inputs)) {
-            crate::rewrite::tests::agree(Class::Reassociating, a, &b).unwrap();
-        }
+        one_recurrence(c, sizes, stacked, |c, x| u.step(c, x));
     }
 }
