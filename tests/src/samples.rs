@@ -187,6 +187,23 @@ pub fn product() -> Vec<u8> {
         .build()
 }
 
+/// Rows times matrices that an input picks, with a bias that it picks too and a pointwise tail.
+pub fn picked() -> Vec<u8> {
+    ModelBuilder::new()
+        .opset(17)
+        .input("x", F32, ["rows", "1", "37"])
+        .input("at", I64, ["rows"])
+        .initializer("w", Tensor::new(&[5, 37, 83], &noise(60, 5 * 37 * 83)))
+        .initializer("b", Tensor::new(&[5, 1, 83], &noise(61, 5 * 83)))
+        .node("Gather", &["w", "at"], &["matrices"])
+        .node("Gather", &["b", "at"], &["biases"])
+        .node("MatMul", &["x", "matrices"], &["product"])
+        .node("Add", &["product", "biases"], &["sum"])
+        .node("Tanh", &["sum"], &["y"])
+        .output("y")
+        .build()
+}
+
 /// Attention as exporters spell it: heads of keys repeated and a mask added, over open extents; and a triangle selected by a constant.
 pub fn attention() -> Vec<u8> {
     let below: Vec<u8> = (0..20 * 20).map(|i| u8::from(i % 20 <= i / 20)).collect();
@@ -387,11 +404,12 @@ pub fn recurrent() -> Vec<u8> {
 pub type Sample = (&'static str, fn() -> Vec<u8>);
 
 /// Every sample.
-pub const ALL: [Sample; 10] = [
+pub const ALL: [Sample; 11] = [
     ("mlp", mlp),
     ("convnet", convnet),
     ("control", control),
     ("product", product),
+    ("picked", picked),
     ("extents", extents),
     ("attention", attention),
     ("tied", tied),
