@@ -48,11 +48,13 @@ pub(super) fn choose(g: &Graph, clusters: &[Cluster], views: &[NodeId], layouts:
 /// Where the result of a Concat lies whose operands stand side by side in the memory of another value already: those of a longer Concat, as
 /// each layer of a dense block has one.
 fn side_by_side(g: &Graph, node: &Node, layouts: &Layouts) -> Option<Access> {
-    let Op::Concat(c) = &node.op else { return None };
+    if !matches!(node.op, Op::Concat(_)) {
+        return None;
+    }
     let all = layouts.shared(node.inputs.first().copied().flatten()?)?;
     let placed = |(x, access): (ValueId, Access)| layouts.shared(x) == Some(&access);
     let parts = parts(g, node, all);
-    let same = layouts.of(node.outputs[0]) == layouts.of(all.of) && g.shape(all.of).len() > c.axis;
+    let same = layouts.of(node.outputs[0]) == layouts.of(all.of);
     (same && parts.len() == node.inputs.len() && parts.into_iter().all(placed)).then(|| all.clone())
 }
 
