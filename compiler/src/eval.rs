@@ -158,9 +158,17 @@ fn call(c: &Call, facts: &Facts<'_>, inputs: &[Option<&Value>], syms: Syms<'_>) 
     }
     let mut slots: Vec<Option<&mut Tensor>> = out.iter_mut().map(Some).collect();
     let tensor = |i: usize| inputs.get(i).copied().flatten().and_then(Value::as_tensor);
+    let mut scratch = None;
+    for a in &c.args {
+        if let CallArg::Scratch(dtype, n) = a {
+            scratch = Some(Tensor::zeros(*dtype, &[one(n, syms)?]));
+        }
+    }
+    let mut scratch = scratch.as_mut();
     let mut args = Vec::new();
     for a in &c.args {
         args.push(match a {
+            CallArg::Scratch(..) => scratch.take().map_or(Arg::Absent, Arg::Out),
             CallArg::In(i) => Arg::In(tensor(*i).ok_or(format!("operand {i} is missing"))?),
             CallArg::OptIn(i) => tensor(*i).map_or(Arg::Absent, Arg::In),
             CallArg::Out(i) | CallArg::OptOut(i) => slots.get_mut(*i).and_then(Option::take).map_or(Arg::Absent, Arg::Out),

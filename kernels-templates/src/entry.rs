@@ -304,6 +304,7 @@ macro_rules! entries {
 entries! {
     gather::gather<T: Bits, I: Index>(out, x, indices, outer, axis, inner);
     gather::gather_panels<T: Bits, I: Index>(out, panels, indices, rows, cols);
+    gather::gather_matmul<T: Num, I: Index>(out, x, w, indices, dims, x_rows, count, k, n);
     gather::lookup<T: Float, I: Index>(out, a, i, b, j, more, a_rows, b_rows, cols);
     gather::gather_elements<T: Bits, I: Index>(out, x, indices, x_dims, i_dims, axis);
     gather::gather_nd<T: Bits, I: Index>(out, x, indices, x_dims, i_dims, batch);
@@ -330,9 +331,9 @@ entries! {
     plain::conv<T: Num>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
     plain::conv_transpose<T: Float>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
     plain::pool<T: Num>(out, indices, x, x_dims, out_dims, kernel, strides, pads, dilations, mode, column_major);
-    rnn::recurrence<>(y, last, last_cell, gates, r, bias, first, first_cell, dims, cell, reverse);
+    rnn::recurrence<>(y, last, last_cell, gates, r, bias, first, first_cell, dims, cell, reverse, scratch);
     rnn::recurrent<T: Float>(y, last, last_cell, x, w, r, bias, lengths, first, first_cell, peepholes, dims, cell, activations, alpha,
-        beta, reverse, flag, clip);
+        beta, reverse, flag, clip, scratch);
     sample::grid_sample<T: Float>(out, x, grid, x_dims, out_dims, mode, padding, align);
     sample::roi_align<T: Float, I: Index>(out, x, rois, batch, x_dims, out_dims, ratio, scale, maximum, half_pixel);
     sample::deform_conv<T: Float>(out, x, w, offset, bias, mask, x_dims, w_dims, out_dims, strides, pads, dilations, groups,

@@ -6,6 +6,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 kiln::model! { struct Convnet = "models/convnet.onnx"; }
+kiln::model! { struct Recurrent = "models/recurrent.onnx"; dims { steps in 1..=5, batch in 1..=8 } }
 kiln::model! { struct Mlp = "models/mlp.onnx"; dims { batch in 1..=8 } }
 
 struct Counting;
@@ -38,14 +39,17 @@ fn main() {
     threads.run(2, &meet).unwrap();
     let options = Options::default().threads(threads);
     let mut net = Convnet::with(&options).unwrap();
+    let mut recurrent = Recurrent::with(&options).unwrap();
     let mut mlp = Mlp::with(&options).unwrap();
     let image = vec![0.25f32; 3 * 17 * 19];
     let rows = vec![0.5f32; 8 * 12];
+    let waves = vec![0.5f32; 5 * 8 * 3];
     let before = COUNT.load(Relaxed);
     let mut sum = 0.0;
     for batch in [1, 8, 3, 5] {
         sum += net.run(&image).unwrap().logits[0];
+        sum += recurrent.run((&waves[..5 * batch * 3], [5, batch, 3])).unwrap().lstm[0];
         sum += mlp.run(&rows[..batch * 12]).unwrap().probabilities[0];
     }
-    assert_eq!(COUNT.load(Relaxed) - before, 0, "allocations in eight runs (sum {sum})");
+    assert_eq!(COUNT.load(Relaxed) - before, 0, "allocations in twelve runs (sum {sum})");
 }

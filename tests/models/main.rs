@@ -46,6 +46,17 @@ kiln::model! {
     struct OpenQuantized = "models/quantized.onnx";
 }
 kiln::model! {
+    struct Picked = "models/picked.onnx";
+    dims { rows in 0..=100 }
+}
+kiln::model! {
+    struct Recurrent = "models/recurrent.onnx";
+    dims { steps in 0..=5, batch in 0..=3 }
+}
+kiln::model! {
+    struct OpenRecurrent = "models/recurrent.onnx";
+}
+kiln::model! {
     struct ClosedProduct = "models/product.onnx";
     dims { m in 1..=37, k = 70, j = 70, n = 33 }
 }
@@ -90,6 +101,50 @@ fn every_batch_runs_from_one_instance() {
     assert!(matches!(bounded.run(&vec![0f32; 13]), Err(Error::Shape { .. })));
     // After an error the instance goes on.
     assert!(bounded.run(&vec![0f32; 12]).is_ok());
+}
+
+#[test]
+fn matrices_that_indices_pick_agree_on_any_threads() {
+    for rows in [0usize, 1, 3, 100] {
+        let x: Value = Tensor::new(&[rows, 1, 37], &samples::noise(30, rows * 37)).into();
+        let at: Vec<i64> = (0..rows as i64).map(|r| r * r % 10 - 5).collect();
+        let at: Value = Tensor::new(&[rows], &at).into();
+        let want = reference(&samples::picked(), vec![x.clone(), at.clone()]);
+        for isa in kiln::Isa::available() {
+            let mut first: Option<Vec<u32>> = None;
+            for threads in [1, 2, 3] {
+                let mut net = Picked::with(&Options::default().threads(Threads::new(threads)).isa(isa)).unwrap();
+                let got = net.run_dyn(&[("x", &x), ("at", &at)]).unwrap();
+                let got: &[f32] = got[0].as_tensor().unwrap().slice();
+                close(got, &want[0]);
+                let bits: Vec<u32> = got.iter().map(|x| x.to_bits()).collect();
+                assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits, "{} with {threads} threads", isa.name());
+            }
+        }
+    }
+    let mut net = Picked::new().unwrap();
+    let x: Value = Tensor::new(&[2, 1, 37], &samples::noise(31, 74)).into();
+    for (at, fits) in [([4i64, -5], true), ([5, 0], false), ([0, -6], false), ([0, 0], true)] {
+        let at: Value = Tensor::new(&[2], &at).into();
+        let found = net.run_dyn(&[("x", &x), ("at", &at)]);
+        assert!(if fits { found.is_ok() } else { matches!(found, Err(Error::Index { .. })) }, "{found:?}");
+    }
+}
+
+#[test]
+fn recurrent_layers_run_for_every_length_and_batch() {
+    let (mut bounded, mut open) = (Recurrent::new().unwrap(), OpenRecurrent::new().unwrap());
+    for (steps, batch) in [(5, 2), (1, 1), (0, 2), (3, 0), (2, 3), (5, 3)] {
+        let x: Value = Tensor::new(&[steps, batch, 3], &samples::noise(steps as u64, steps * batch * 3)).into();
+        let want = reference(&samples::recurrent(), vec![x.clone()]);
+        for out in [bounded.run_dyn(&[("x", &x)]).unwrap(), open.run_dyn(&[("x", &x)]).unwrap()] {
+            assert_eq!(out.len(), want.len());
+            for (a, b) in out.iter().zip(&want) {
+                assert_eq!(a.as_tensor().unwrap().dims, b.as_tensor().unwrap().dims);
+                close(a.as_tensor().unwrap().slice(), b);
+            }
+        }
+    }
 }
 
 /// Shapes of the two operands of each node in `extents.onnx` that fit.
@@ -400,10 +455,11 @@ fn the_scratch_reported_is_what_an_instance_allocates() {
         (reported("convnet", &[]), allocated::<Convnet>()),
         (reported("mlp", &[("batch", Extent::Bounded(1, 8))]), allocated::<Mlp>()),
         (reported("product", &product), allocated::<ClosedProduct>()),
+        (reported("recurrent", &[("steps", Extent::Bounded(0, 5)), ("batch", Extent::Bounded(0, 3))]), allocated::<Recurrent>()),
     ] {
         assert_eq!(found, Some(expected));
     }
-    assert!(allocated::<Convnet>() > 0 && allocated::<ClosedProduct>() > 0);
+    assert!(allocated::<Convnet>() > 0 && allocated::<ClosedProduct>() > 0 && allocated::<Recurrent>() > 0);
     assert_eq!(reported("strings", &[]), Some(0));
     assert_eq!(reported("product", &[]), None);
 }

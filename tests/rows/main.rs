@@ -10,6 +10,7 @@ use kiln_tests::samples::Rng;
 use kiln_tests::writer::Writer;
 use kiln_tests::{compiled, samples};
 
+mod experts;
 mod quantized;
 mod tails;
 mod winograd;

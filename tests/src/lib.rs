@@ -27,6 +27,7 @@ use std::sync::OnceLock;
 pub mod causal;
 pub mod compiled;
 pub mod detector;
+pub mod experts;
 pub mod hostile;
 pub mod models;
 pub mod plans;

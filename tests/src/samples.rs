@@ -187,6 +187,23 @@ pub fn product() -> Vec<u8> {
         .build()
 }
 
+/// Rows times matrices that an input picks, with a bias that it picks too and a pointwise tail.
+pub fn picked() -> Vec<u8> {
+    ModelBuilder::new()
+        .opset(17)
+        .input("x", F32, ["rows", "1", "37"])
+        .input("at", I64, ["rows"])
+        .initializer("w", Tensor::new(&[5, 37, 83], &noise(60, 5 * 37 * 83)))
+        .initializer("b", Tensor::new(&[5, 1, 83], &noise(61, 5 * 83)))
+        .node("Gather", &["w", "at"], &["matrices"])
+        .node("Gather", &["b", "at"], &["biases"])
+        .node("MatMul", &["x", "matrices"], &["product"])
+        .node("Add", &["product", "biases"], &["sum"])
+        .node("Tanh", &["sum"], &["y"])
+        .output("y")
+        .build()
+}
+
 /// Attention as exporters spell it: heads of keys repeated and a mask added, over open extents; and a triangle selected by a constant.
 pub fn attention() -> Vec<u8> {
     let below: Vec<u8> = (0..20 * 20).map(|i| u8::from(i % 20 <= i / 20)).collect();
@@ -349,20 +366,56 @@ pub fn strings() -> Vec<u8> {
         .build()
 }
 
+/// Recurrent layers over a sequence: one of each cell as a recurrence on vectors, and two that only the plain kernel computes.
+pub fn recurrent() -> Vec<u8> {
+    let b = ModelBuilder::new().opset(17).input("x", F32, ["steps", "batch", "3"]);
+    let weights = |b: ModelBuilder, name: &str, seed: u64, gates: usize, directions: usize| {
+        let part = |k: u64, dims: &[usize]| Tensor::new(dims, &noise(seed + k, dims.iter().product()));
+        b.initializer(&format!("{name}_w"), part(0, &[directions, gates * 4, 3]))
+            .initializer(&format!("{name}_r"), part(1, &[directions, gates * 4, 4]))
+            .initializer(&format!("{name}_b"), part(2, &[directions, 2 * gates * 4]))
+    };
+    let b = weights(weights(weights(b, "lstm", 20, 4, 1), "gru", 30, 3, 2), "rnn", 40, 1, 1);
+    b.initializer("holes", Tensor::new(&[1, 12], &noise(50, 12)))
+        .node("LSTM", &["x", "lstm_w", "lstm_r", "lstm_b"], &["lstm", "", "lstm_cell"])
+        .attr("hidden_size", 4)
+        .node("GRU", &["x", "gru_w", "gru_r", "gru_b"], &["gru"])
+        .attr("hidden_size", 4)
+        .attr("direction", "bidirectional")
+        .attr("linear_before_reset", 1)
+        .node("RNN", &["x", "rnn_w", "rnn_r", "rnn_b"], &["", "rnn_last"])
+        .attr("hidden_size", 4)
+        .node("LSTM", &["x", "lstm_w", "lstm_r", "lstm_b", "", "", "", "holes"], &["peeping"])
+        .attr("hidden_size", 4)
+        .node("GRU", &["x", "gru_w", "gru_r", "gru_b"], &["clipped"])
+        .attr("hidden_size", 4)
+        .attr("direction", "bidirectional")
+        .attr("clip", 0.5)
+        .output("lstm")
+        .output("lstm_cell")
+        .output("gru")
+        .output("rnn_last")
+        .output("peeping")
+        .output("clipped")
+        .build()
+}
+
 /// A sample: its file name, and what builds it.
 pub type Sample = (&'static str, fn() -> Vec<u8>);
 
 /// Every sample.
-pub const ALL: [Sample; 9] = [
+pub const ALL: [Sample; 11] = [
     ("mlp", mlp),
     ("convnet", convnet),
     ("control", control),
     ("product", product),
+    ("picked", picked),
     ("extents", extents),
     ("attention", attention),
     ("tied", tied),
     ("quantized", quantized),
     ("strings", strings),
+    ("recurrent", recurrent),
 ];
 
 #[cfg(test)]

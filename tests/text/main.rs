@@ -37,6 +37,8 @@ fn inputs(sample: &str) -> Vec<Value> {
             let shapes: [&[usize]; 5] = [&[2, 4, 3, 9], &[2, 2, 6, 9], &[2, 2, 6, 5], &[3, 6], &[1, 3, 20, 8]];
             shapes.iter().map(|s| noise(6, s)).collect()
         }
+        "picked" => vec![noise(9, &[4, 1, 37]), Tensor::new(&[4], &[3i64, -1, 0, 3]).into()],
+        "recurrent" => vec![noise(8, &[5, 2, 3])],
         "quantized" => vec![noise(7, &[2, 3, 21])],
         "product" => vec![noise(4, &[2, 3]), noise(5, &[3, 4])],
         "tied" => vec![Tensor::new(&[3], &[0i64, 516, -1]).into()],

@@ -9,6 +9,8 @@ use kiln_tests::samples::Rng;
 use kiln_tests::writer::Writer;
 use kiln_tests::{causal, samples};
 
+mod dense;
+
 /// Random graphs of each kind.
 const GRAPHS: u64 = 60;
 /// Nodes of one.

@@ -151,6 +151,15 @@ pub enum Recipe {
         /// Columns.
         n: usize,
     },
+    /// Matrices `[k, n]` one behind the other, each in such panels.
+    Gemms {
+        /// Matrices.
+        count: usize,
+        /// Rows.
+        k: usize,
+        /// Columns.
+        n: usize,
+    },
     /// A `[k, n]` matrix of i8 or u8 as `kiln_kernels::igemm::pack_rows` packs it.
     IntGemm {
         /// Rows.
@@ -300,6 +309,27 @@ pub enum Kernel {
         b: Packed,
         /// Bias padded to panels.
         bias: Option<Packed>,
+        /// The pointwise tail.
+        epilogue: Option<Epilogue>,
+    },
+    /// Products of rows with packed constant matrices that indices pick.
+    GroupedGemm {
+        /// Extents of the rows of the result, and of the indices.
+        rows: [Dim; 3],
+        /// Matrices.
+        count: usize,
+        /// Columns.
+        n: usize,
+        /// Depth.
+        k: usize,
+        /// The left side, whose columns are neighbours, with steps along the three axes.
+        a: Operand,
+        /// The indices.
+        indices: ValueId,
+        /// Elements from row to row of the result.
+        out_row: Dim,
+        /// The matrices.
+        b: Packed,
         /// The pointwise tail.
         epilogue: Option<Epilogue>,
     },
@@ -526,6 +556,7 @@ impl Kernel {
             Kernel::Conv { method: Method::Winograd(_), .. } => "winograd conv",
             Kernel::Conv { .. } => "conv",
             Kernel::Gemm { .. } => "gemm",
+            Kernel::GroupedGemm { .. } => "grouped gemm",
             Kernel::IntGemm { .. } => "integer gemm",
             Kernel::IntConv { depthwise: true, .. } => "depthwise integer conv",
             Kernel::IntConv { .. } => "integer conv",
@@ -554,7 +585,7 @@ impl Kernel {
             Kernel::Conv { weights, bias, .. }
             | Kernel::Gemm { b: weights, bias, .. }
             | Kernel::IntGemm { b: weights, zeros: bias, .. } => std::iter::once(weights).chain(bias).collect(),
-            Kernel::IntConv { weights, .. } => vec![weights],
+            Kernel::IntConv { weights, .. } | Kernel::GroupedGemm { b: weights, .. } => vec![weights],
             _ => Vec::new(),
         }
     }
@@ -563,6 +594,7 @@ impl Kernel {
         match self {
             Kernel::Conv { epilogue, .. }
             | Kernel::Gemm { epilogue, .. }
+            | Kernel::GroupedGemm { epilogue, .. }
             | Kernel::IntGemm { epilogue, .. }
             | Kernel::IntConv { epilogue, .. }
             | Kernel::MatMul { epilogue, .. }
@@ -589,6 +621,10 @@ impl Kernel {
             }
             Kernel::Gemm { a, epilogue, .. } => {
                 *a = of(*a);
+                operands(epilogue);
+            }
+            Kernel::GroupedGemm { a, indices, epilogue, .. } => {
+                (a.value, *indices) = (of(a.value), of(*indices));
                 operands(epilogue);
             }
             Kernel::IntGemm { a, a_zero, epilogue, .. } | Kernel::IntConv { x: a, zero: a_zero, epilogue, .. } => {
@@ -623,6 +659,7 @@ impl Kernel {
             Kernel::Map { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Rotary { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Conv { x, .. } | Kernel::Gemm { a: x, .. } => std::iter::once(*x).chain(tail()).collect(),
+            Kernel::GroupedGemm { a, indices, .. } => [a.value, *indices].into_iter().chain(tail()).collect(),
             Kernel::IntGemm { a, a_zero, .. } | Kernel::IntConv { x: a, zero: a_zero, .. } => {
                 [*a, *a_zero].into_iter().chain(tail()).collect()
             }

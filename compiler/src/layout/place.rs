@@ -36,10 +36,26 @@ pub(super) fn choose(g: &Graph, clusters: &[Cluster], views: &[NodeId], layouts:
         if !fits(g, out) || layouts.is_view(out) {
             continue;
         }
+        if let Some(access) = side_by_side(g, node, layouts) {
+            p.place(out, access, layouts);
+        }
         for (x, access) in parts(g, node, &layouts.access(g, out)) {
             p.place(x, access, layouts);
         }
     }
+}
+
+/// Where the result of a Concat lies whose operands stand side by side in the memory of another value already: those of a longer Concat, as
+/// each layer of a dense block has one.
+fn side_by_side(g: &Graph, node: &Node, layouts: &Layouts) -> Option<Access> {
+    if !matches!(node.op, Op::Concat(_)) {
+        return None;
+    }
+    let all = layouts.shared(node.inputs.first().copied().flatten()?)?;
+    let placed = |(x, access): (ValueId, Access)| layouts.shared(x) == Some(&access);
+    let parts = parts(g, node, all);
+    let same = layouts.of(node.outputs[0]) == layouts.of(all.of);
+    (same && parts.len() == node.inputs.len() && parts.into_iter().all(placed)).then(|| all.clone())
 }
 
 /// Where a node that only moves elements puts its operands.

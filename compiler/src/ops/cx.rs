@@ -197,6 +197,8 @@ pub enum CallArg {
     Out(usize),
     /// The elements of result `i`, if it is wanted.
     OptOut(usize),
+    /// As many elements of a type to work in, whose contents nobody relies on; one such argument at most.
+    Scratch(DType, Dim),
     /// Extents.
     Dims(Vec<Dim>),
     /// An extent.

@@ -99,6 +99,33 @@ impl Operator for MatMulInteger {
     }
 }
 
+/// Rows times matrices that an index each picks, `MatMul(x, Gather(w, i))` without copies of matrices: operands x `[.., K]`, w `[E, K, N]`
+/// and i `[..]`, result `[.., N]` with the leading axes of i, along which x has their extents or 1.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GatherMatMul;
+
+impl Operator for GatherMatMul {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        let (x, w, i) = (cx.shape(0), cx.shape(1), cx.shape(2));
+        let shapes = || format!("[{}], [{}] and [{}]", super::cx::list(x), super::cx::list(w), super::cx::list(i));
+        let (Some((k, rows)), [_, depth, columns]) = (x.split_last(), w) else {
+            return Err(Diagnostic::new(format!("rows, matrices and indices are needed, found {}", shapes())));
+        };
+        let padded = super::attend::padded(rows, i.len());
+        let fits = padded.len() == i.len() && padded.iter().zip(i).all(|(d, n)| d.is(1) || d == n) && k == depth;
+        if !fits || cx.dtype(0) != cx.dtype(1) || !matches!(cx.dtype(2), DType::I32 | DType::I64) {
+            return Err(Diagnostic::new(format!("rows, matrices and indices of shapes {} do not fit", shapes())));
+        }
+        Ok(vec![Fact::tensor(cx.dtype(0), [i, std::slice::from_ref(columns)].concat())])
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        let (x, w, i) = (cx.shape(0), cx.shape(1), cx.shape(2));
+        let steps = CallArg::Dims(batch_strides(&x[..x.len() - 1], i.len()));
+        let [count, k, n] = [0, 1, 2].map(|a| CallArg::Dim(w[a].clone()));
+        Lowering::call("gather::gather_matmul", [cx.dtype(0), cx.dtype(2)], 3, [cx.extents(2), steps, count, k, n])
+    }
+}
+
 /// Strides in matrices along `rank` batch axes, 0 where the operand is repeated.
 pub fn batch_strides(dims: &[Dim], rank: usize) -> Vec<Dim> {
     let mut out = vec![Dim::int(0); rank];

@@ -135,6 +135,7 @@ operators! {
     Tile: pad::Tile { repeats };
     MatMul: matmul::MatMul {};
     MatMulInteger: matmul::MatMulInteger {};
+    GatherMatMul: matmul::GatherMatMul {};
     Conv: conv::Conv { strides, pads, dilations, groups };
     ConvInteger: conv::ConvInteger { strides, pads, dilations, groups };
     ConvTranspose: conv::ConvTranspose { strides, pads, dilations, output_padding, groups };

@@ -86,6 +86,8 @@ impl Operator for Recurrent {
             CallArg::Bool(self.reverse),
             CallArg::Bool(self.flag),
             CallArg::Float(self.clip.get()),
+            // State, cell, the next state and, of a GRU, what is reset.
+            CallArg::Scratch(DType::F64, Dim::int(5 * self.hidden)),
         ]);
         Lowering::Call(Call { entry: "rnn::recurrent", types: vec![cx.dtype(0)], args })
     }
@@ -139,6 +141,8 @@ impl Operator for Recurrence {
         args.extend((2..5).map(CallArg::OptIn));
         args.push(CallArg::Dims(vec![x[0].clone(), x[1].clone(), Dim::int(self.hidden)]));
         args.extend([CallArg::Text(self.cell), CallArg::Bool(self.reverse)]);
+        // For each sequence of the batch its sums, state, cell and, of a GRU, what is reset.
+        args.push(CallArg::Scratch(DType::F32, x[1].clone() * Dim::int(self.hidden * (Recurrence::gates(self.cell) + 3))));
         Lowering::Call(Call { entry: "rnn::recurrence", types: vec![], args })
     }
 }

@@ -3,9 +3,10 @@
 use super::{KernelStep, Plan};
 use crate::ir::{Dim, ValueId};
 use crate::kernel::{Kernel, Method, Operand, Stride, Window};
+use crate::ops::CallArg;
 use crate::target::cpu::rowwise::BLOCK;
 use kiln_kernels::conv::Conv;
-use kiln_kernels::gemm::{Gemm, MatMul};
+use kiln_kernels::gemm::{Gemm, Grouped, MatMul};
 use kiln_kernels::igemm::{IntConv, IntDepthwise, IntGemm};
 use kiln_kernels::norm::Pixels;
 use kiln_kernels::winograd::Winograd;
@@ -38,10 +39,18 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
     {
         return size(n).filter(|n| *n <= MOST).map(|n| n.max(BLOCK));
     }
+    if let Kernel::Call(c) = &step.kernel {
+        let bytes = c.args.iter().map(|a| match a {
+            CallArg::Scratch(dtype, n) => size(n).filter(|n| *n <= MOST).map(|n| n * dtype.size()),
+            _ => Some(0),
+        });
+        return bytes.sum::<Option<usize>>().map(|bytes| bytes.div_ceil(size_of::<f32>()));
+    }
     if !matches!(
         &step.kernel,
         Kernel::Conv { method: Method::Direct | Method::Winograd(_), .. }
             | Kernel::Gemm { .. }
+            | Kernel::GroupedGemm { .. }
             | Kernel::IntGemm { .. }
             | Kernel::IntConv { .. }
             | Kernel::MatMul { .. }
@@ -71,6 +80,10 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
         }
         Kernel::Gemm { m, n, k, a_row, out_row, .. } => {
             Some(Gemm { m: size(m)?, n: *n, k: *k, a_row: size(a_row)?, a_col: 1, ldc: size(out_row)? }.scratch_floats())
+        }
+        Kernel::GroupedGemm { rows: [x, y, z], count, n, k, out_row, .. } => {
+            let rows = [size(x)?, size(y)?, size(z)?];
+            Some(Grouped { rows, count: *count, n: *n, k: *k, a_steps: [0; 3], ldc: size(out_row)? }.scratch_floats())
         }
         Kernel::PixelNorm { sizes: [n, pixels, groups, channels], .. } => {
             let (n, pixels, groups, channels) = (size(n)?, size(pixels)?, size(groups)?, size(channels)?);

@@ -124,6 +124,7 @@ fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
         Recipe::Raw => return t.bytes().len(),
         Recipe::Padded(to) => t.len().next_multiple_of(*to),
         Recipe::Gemm { k, n } => gemm::packed_len(*k, *n),
+        Recipe::Gemms { count, k, n } => count * gemm::packed_len(*k, *n),
         Recipe::IntGemm { k, n } => return igemm::packed_len(*k, *n),
         Recipe::Zeros { n } => n.next_multiple_of(gemm::PANEL),
         Recipe::IntConv { c, k, kernel, depthwise } => {
@@ -174,6 +175,11 @@ fn pack_floats(t: &Tensor, recipe: &Recipe) -> Vec<f32> {
             out[..x.len()].copy_from_slice(x)
         }
         Recipe::Gemm { k, n } => gemm::pack_rows(*k, *n, x, &mut out),
+        Recipe::Gemms { count, k, n } => {
+            for (x, out) in x.chunks((k * n).max(1)).zip(out.chunks_mut(gemm::packed_len(*k, *n).max(1))).take(*count) {
+                gemm::pack_rows(*k, *n, x, out);
+            }
+        }
         Recipe::Conv { c, k, kernel, groups, method } => {
             let conv = geometry(*c, *k, *kernel, *groups);
             match *method {

@@ -227,10 +227,10 @@ pub(super) fn refused(name: &str, build: fn(&mut Case)) {
 
 fn examples() -> Vec<Example> {
     use rules::{
-        activations, algebra, attention, causal, constants, conv, filters, gather, groups, integer, layout, matmul, norms, pads, quantize,
-        recognise, recurrent, reductions, rotary, slices, transposes,
+        activations, algebra, attention, causal, constants, conv, experts, filters, gather, groups, gru, integer, layout, matmul, norms,
+        pads, quantize, recognise, recurrent, reductions, rotary, slices, transposes,
     };
-    let tables: [&[Example]; 21] = [
+    let tables: [&[Example]; 23] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -252,6 +252,8 @@ fn examples() -> Vec<Example> {
         causal::tests::EXAMPLES,
         recurrent::tests::EXAMPLES,
         gather::tests::EXAMPLES,
+        gru::tests::EXAMPLES,
+        experts::tests::EXAMPLES,
     ];
     tables.concat()
 }

@@ -4,7 +4,7 @@ use crate::entry::{In, Out};
 use crate::fault::{Fault, position};
 use crate::gemm::PANEL;
 use crate::index::{for_each, offset, strides};
-use crate::num::{Float, Index};
+use crate::num::{Float, Index, Num};
 use crate::value::Element;
 use alloc::{format, vec};
 
@@ -72,6 +72,38 @@ pub fn lookup<T: Float, I: Index>(
         }
     }
     Ok(())
+}
+
+/// `out[r] = x[r] · w[indices[r]]` for rows of `k` elements and `count` matrices `[k, n]`. `dims` are the extents of the indices, and
+/// `x_rows` the steps in rows of `x` along them, 0 where a row is repeated. The reference of [`Grouped`](crate::gemm::Grouped).
+pub fn gather_matmul<T: Num, I: Index>(
+    out: Out<'_, T>,
+    x: In<'_, T>,
+    w: In<'_, T>,
+    indices: In<'_, I>,
+    dims: &[usize],
+    x_rows: &[usize],
+    count: usize,
+    k: usize,
+    n: usize,
+) -> Result<(), Fault> {
+    let mut r = 0;
+    let mut fault = None;
+    for_each(dims, |at| {
+        match position(indices.0[r].at(), count) {
+            Ok(p) => {
+                let (x, w) = (&x.0[offset(at, x_rows) * k..][..k], &w.0[p * k * n..][..k * n]);
+                let out = &mut out.0[r * n..][..n];
+                out.fill(T::ZERO);
+                for (j, x) in x.iter().enumerate() {
+                    out.iter_mut().zip(&w[j * n..][..n]).for_each(|(o, y)| *o = o.plus(x.times(*y)));
+                }
+            }
+            Err(e) => fault = fault.take().or(Some(e)),
+        }
+        r += 1;
+    });
+    fault.map_or(Ok(()), Err)
 }
 
 /// Checks that an index tensor stays inside of the data on every axis but the one whose positions it holds.

@@ -8,6 +8,7 @@
 mod amx;
 mod any;
 mod generic;
+mod grouped;
 mod kernel;
 mod matmul;
 mod pack;
@@ -18,6 +19,7 @@ mod x86_avx2;
 mod x86_avx512;
 
 pub use any::{Number, matmul_any};
+pub use grouped::{Grouped, Indices};
 pub use kernel::PANEL;
 pub use matmul::MatMul;
 pub use pack::{pack_b, pack_rows, packed_len};

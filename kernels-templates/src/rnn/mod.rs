@@ -6,7 +6,6 @@ pub use steps::recurrence;
 
 use crate::entry::{In, Ints, Out};
 use crate::num::Float;
-use alloc::{vec, vec::Vec};
 
 /// The activation functions in the order of their numbers.
 pub const ACTIVATIONS: [&str; 11] =
@@ -50,7 +49,7 @@ fn activate(which: i64, x: f64, alpha: f64, beta: f64) -> f64 {
 /// or [RNN](https://onnx.ai/onnx/operators/onnx__RNN.html), which `cell` names. `dims` are sequence, batch, input, hidden, directions.
 /// `activations` numbers three functions of [`ACTIVATIONS`] for each direction, with three `alpha` and `beta`. `reverse` runs the only
 /// direction backwards; `flag` couples input and forget gates of an LSTM and resets a GRU after its linear part. Pre-activations are
-/// clamped to `clip` unless it is 0.
+/// clamped to `clip` unless it is 0. `scratch` holds five elements for each of a state.
 pub fn recurrent<T: Float>(
     y: Option<Out<'_, T>>,
     last: Option<Out<'_, T>>,
@@ -71,6 +70,7 @@ pub fn recurrent<T: Float>(
     reverse: bool,
     flag: bool,
     clip: f32,
+    scratch: Out<'_, f64>,
 ) {
     let [seq, batch, input, hidden, directions] = *dims else { return };
     let gates = match cell {
@@ -79,6 +79,10 @@ pub fn recurrent<T: Float>(
         _ => 1,
     };
     let (mut y, mut last, mut last_cell) = (y, last, last_cell);
+    let (mut h, rest) = scratch.0.split_at_mut(hidden);
+    let (c, rest) = rest.split_at_mut(hidden);
+    let (mut next, rest) = rest.split_at_mut(hidden);
+    let (reset, masked) = rest[..2 * hidden].split_at_mut(hidden);
     if let Some(y) = &mut y {
         y.0.fill(T::ZERO);
     }
@@ -92,10 +96,11 @@ pub fn recurrent<T: Float>(
         let bias_at = |i: usize| bias.map_or(0.0, |b| b.0[d * 2 * gates * hidden + i].to_f64());
         let hole = |k: usize, i: usize| peepholes.map_or(0.0, |p| p.0[(d * 3 + k) * hidden + i].to_f64());
         for b in 0..batch {
-            let start = |v: Option<In<'_, T>>| -> Vec<f64> {
-                (0..hidden).map(|i| v.map_or(0.0, |v| v.0[(d * batch + b) * hidden + i].to_f64())).collect()
+            let start = |to: &mut [f64], v: Option<In<'_, T>>| {
+                to.iter_mut().enumerate().for_each(|(i, x)| *x = v.map_or(0.0, |v| v.0[(d * batch + b) * hidden + i].to_f64()));
             };
-            let (mut h, mut c) = (start(first), start(first_cell));
+            start(h, first);
+            start(c, first_cell);
             let len = lengths.map_or(seq, |l| (l.0[b].max(0) as usize).min(seq));
             for step in 0..len {
                 let t = if reverse || d == 1 { len - 1 - step } else { step };
@@ -108,38 +113,37 @@ pub fn recurrent<T: Float>(
                     sum + bias_at(gates * hidden + row)
                 };
                 let gate = |k: usize, i: usize, h: &[f64]| from_x(k * hidden + i) + from_h(k * hidden + i, h);
-                let mut next = vec![0.0; hidden];
                 match cell {
                     "lstm" => {
                         for i in 0..hidden {
-                            let open = function(0, gate(0, i, &h) + hole(0, i) * c[i]);
-                            let keep = if flag { 1.0 - open } else { function(0, gate(2, i, &h) + hole(2, i) * c[i]) };
-                            let new = keep * c[i] + open * function(1, gate(3, i, &h));
-                            let out = function(0, gate(1, i, &h) + hole(1, i) * new);
+                            let open = function(0, gate(0, i, h) + hole(0, i) * c[i]);
+                            let keep = if flag { 1.0 - open } else { function(0, gate(2, i, h) + hole(2, i) * c[i]) };
+                            let new = keep * c[i] + open * function(1, gate(3, i, h));
+                            let out = function(0, gate(1, i, h) + hole(1, i) * new);
                             c[i] = new;
                             next[i] = out * function(2, new);
                         }
                     }
                     "gru" => {
-                        let reset: Vec<f64> = (0..hidden).map(|i| function(0, gate(1, i, &h))).collect();
-                        let masked: Vec<f64> = reset.iter().zip(&h).map(|(r, h)| r * h).collect();
+                        (0..hidden).for_each(|i| reset[i] = function(0, gate(1, i, h)));
+                        (0..hidden).for_each(|i| masked[i] = reset[i] * h[i]);
                         for i in 0..hidden {
-                            let update = function(0, gate(0, i, &h));
+                            let update = function(0, gate(0, i, h));
                             let row = 2 * hidden + i;
-                            let part = if flag { reset[i] * from_h(row, &h) } else { from_h(row, &masked) };
+                            let part = if flag { reset[i] * from_h(row, h) } else { from_h(row, masked) };
                             next[i] = (1.0 - update) * function(1, from_x(row) + part) + update * h[i];
                         }
                     }
-                    _ => (0..hidden).for_each(|i| next[i] = function(0, gate(0, i, &h))),
+                    _ => (0..hidden).for_each(|i| next[i] = function(0, gate(0, i, h))),
                 }
-                h = next;
+                core::mem::swap(&mut h, &mut next);
                 if let Some(y) = &mut y {
-                    for (o, v) in y.0[((t * directions + d) * batch + b) * hidden..][..hidden].iter_mut().zip(&h) {
+                    for (o, v) in y.0[((t * directions + d) * batch + b) * hidden..][..hidden].iter_mut().zip(&*h) {
                         *o = T::from_f64(*v);
                     }
                 }
             }
-            for (slot, state) in [(&mut last, &h), (&mut last_cell, &c)] {
+            for (slot, state) in [(&mut last, &*h), (&mut last_cell, &*c)] {
                 if let Some(slot) = slot {
                     for (o, v) in slot.0[(d * batch + b) * hidden..][..hidden].iter_mut().zip(state) {
                         *o = T::from_f64(*v);

@@ -5,7 +5,6 @@ use crate::entry::{In, Out};
 use crate::isa::{Arith, Isa};
 use crate::kernel_fn;
 use crate::support::math;
-use alloc::{vec, vec::Vec};
 
 /// Rows of weights that are taken together.
 const ROWS: usize = 4;
@@ -105,7 +104,7 @@ kernel_fn! {
 /// The states of a recurrent layer over a sequence, its last state and, of an LSTM, its last cell. `gates` holds, for each step and
 /// sequence of the batch, what input and biases add to each gate: i, f, g, o of an `lstm`, r, z, n of a `gru`, one of an `rnn`. `r` is
 /// `[hidden, gates * hidden]`. With a `bias`, a GRU resets the state behind the product, to which the bias is added. `dims` are sequence,
-/// batch and hidden.
+/// batch and hidden; `scratch` holds, for each of the batch, `hidden` floats three times and once for each gate.
 pub fn recurrence(
     y: Option<Out<'_, f32>>,
     last: Option<Out<'_, f32>>,
@@ -118,6 +117,7 @@ pub fn recurrence(
     dims: &[usize],
     cell: &str,
     reverse: bool,
+    scratch: Out<'_, f32>,
 ) {
     let [seq, batch, hidden] = *dims else { return };
     let count = match cell {
@@ -126,11 +126,16 @@ pub fn recurrence(
         _ => 1,
     };
     let (isa, width) = (Isa::detect(), count * hidden);
-    let start = |v: Option<In<'_, f32>>| v.map_or(vec![0f32; batch * hidden], |v| v.0[..batch * hidden].to_vec());
-    let (mut h, mut c) = (start(first), start(first_cell));
-    let mut sums = vec![0f32; batch * width];
+    let (sums, rest) = scratch.0[..batch * (width + 3 * hidden)].split_at_mut(batch * width);
+    let (h, rest) = rest.split_at_mut(batch * hidden);
     // Of a GRU: the state behind the reset, or what the state adds to n.
-    let mut apart: Vec<f32> = vec![0f32; if cell == "gru" { batch * hidden } else { 0 }];
+    let (c, apart) = rest.split_at_mut(batch * hidden);
+    for (to, from) in [(&mut *h, first), (&mut *c, first_cell)] {
+        match from {
+            Some(from) => to.copy_from_slice(&from.0[..batch * hidden]),
+            None => to.fill(0.0),
+        }
+    }
     let mut y = y;
     // The slices hold what the pointers below walk over.
     let (gates, r) = (&gates.0[..seq * batch * width], &r.0[..hidden * width]);
@@ -169,10 +174,10 @@ pub fn recurrence(
             }
         }
         if let Some(y) = &mut y {
-            y.0[t * batch * hidden..][..batch * hidden].copy_from_slice(&h);
+            y.0[t * batch * hidden..][..batch * hidden].copy_from_slice(h);
         }
     }
-    for (to, from) in [(last, &h), (last_cell, &c)] {
+    for (to, from) in [(last, &*h), (last_cell, &*c)] {
         if let Some(to) = to {
             to.0.copy_from_slice(from);
         }

@@ -19,6 +19,7 @@ pub(crate) fn cost(g: &Graph) -> (u64, u64) {
         let shape = |i: usize| node.inputs.get(i).copied().flatten().and_then(|v| g.ty(v).shape()).unwrap_or(&[]);
         let each = match &node.op {
             Op::MatMul(_) | Op::MatMulInteger(_) => 2 * count(&shape(0)[shape(0).len().saturating_sub(1)..]),
+            Op::GatherMatMul(_) => 2 * count(&shape(1)[1..2]),
             Op::Conv(_) => count(shape(1).get(1..).unwrap_or(&[])).saturating_mul(2),
             Op::ConvTranspose(_) => count(&shape(0)[1.min(shape(0).len())..2.min(shape(0).len())]).saturating_mul(2),
             Op::Pointwise(_) | Op::Softmax(_) => 1,
@@ -47,6 +48,7 @@ pub(crate) fn step(p: &Plan, s: &KernelStep) -> (u64, u64) {
     let tail = s.kernel.epilogue().map_or(0, |e| e.expr.code.len() as u64).saturating_mul(out);
     let own = match &s.kernel {
         Kernel::Gemm { m, n, k, .. } | Kernel::IntGemm { m, n, k, .. } => one(m).saturating_mul(2 * *n as u64 * *k as u64),
+        Kernel::GroupedGemm { rows, n, k, .. } => count(rows).saturating_mul(2 * *n as u64 * *k as u64),
         Kernel::MatMul { batch, m, n, k, .. } => {
             let each = one(m).saturating_mul(one(n)).saturating_mul(one(k)).saturating_mul(2);
             count(batch).saturating_mul(each)

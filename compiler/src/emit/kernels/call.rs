@@ -8,6 +8,12 @@ use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::quote;
 
 impl Printer<'_> {
+    /// Scratch of a plain kernel, as `Printer::scratch` gives it: it runs on one thread, and has that of the first worker.
+    pub(super) fn call_scratch(&self, c: &Call) -> Option<(Vec<Dim>, TokenStream)> {
+        let (dtype, n) = c.args.iter().find_map(|a| if let CallArg::Scratch(dtype, n) = a { Some((dtype, n)) } else { None })?;
+        let (elements, size) = (self.dim(n), int(dtype.size()));
+        Some((vec![n.clone()], quote!(#elements * #size)))
+    }
     pub(super) fn call(&self, n: usize, step: &KernelStep, c: &Call) -> TokenStream {
         let name = ident("k", n);
         let (rt, k) = (names::rt(), names::kernels());
@@ -15,7 +21,7 @@ impl Printer<'_> {
         for a in &c.args {
             match a {
                 CallArg::Dims(d) => dims.extend(d.iter().cloned()),
-                CallArg::Dim(d) => dims.push(d.clone()),
+                CallArg::Dim(d) | CallArg::Scratch(_, d) => dims.push(d.clone()),
                 CallArg::In(i) | CallArg::OptIn(i) => {
                     dims.extend(step.inputs.get(*i).copied().flatten().into_iter().flat_map(|v| self.plan.graph.shape(v).to_vec()));
                 }
@@ -79,6 +85,10 @@ impl Printer<'_> {
                 CallArg::Out(_) => quote!(#k::entry::Out(#name)),
                 CallArg::OptOut(o) if step.outputs.get(*o).is_some() => quote!(Some(#k::entry::Out(#name))),
                 CallArg::OptOut(_) => quote!(None),
+                CallArg::Scratch(dtype, n) => {
+                    let (ty, n) = (element(*dtype), self.dim(n));
+                    quote!(#k::entry::Out(#rt::slice_mut::<#ty>(f.scratch().at(0), #n)))
+                }
                 CallArg::Dims(d) => {
                     let d = d.iter().map(|d| self.dim(d));
                     quote!(&[#(#d),*])

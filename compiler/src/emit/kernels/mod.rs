@@ -2,6 +2,7 @@
 
 mod attend;
 mod call;
+mod grouped;
 mod host;
 mod integer;
 mod moves;
@@ -149,6 +150,7 @@ impl Printer<'_> {
             Kernel::Gemm { m, n: columns, k, a, a_row, out_row, b, bias, epilogue } => {
                 self.gemm(n, step, (m, *columns, *k), (*a, a_row, out_row), (b, bias.as_ref()), epilogue.as_ref())
             }
+            Kernel::GroupedGemm { .. } => self.grouped_gemm(n, step),
             Kernel::IntGemm { .. } => self.int_gemm(n, step),
             Kernel::IntConv { .. } => self.int_conv(n, step),
             Kernel::Calibrate { x, n: elements } => self.calibrate(n, step, *x, elements),

@@ -9,19 +9,21 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
 
 /// What tells one kernel with packed weights from another.
-struct Tiles<'d> {
+pub(super) struct Tiles<'d> {
     /// The extents that the other parts mention.
-    dims: Vec<&'d Dim>,
-    /// The kernel's own description of its work: `tasks`, `run_task`.
-    geometry: TokenStream,
+    pub(super) dims: Vec<&'d Dim>,
+    /// The kernel's own description of its work `g`: `tasks`, `run_task`.
+    pub(super) geometry: TokenStream,
     /// The operand.
-    x: TokenStream,
+    pub(super) x: TokenStream,
     /// The packed weights.
-    weights: TokenStream,
-    /// The packed bias, or null.
-    bias: TokenStream,
+    pub(super) weights: TokenStream,
+    /// What tasks read beside them: the packed bias or null, or the indices that pick weights.
+    pub(super) beside: TokenStream,
+    /// A statement that checks that in `beside`, or none.
+    pub(super) check: TokenStream,
     /// Whether tasks take scratch.
-    scratch: bool,
+    pub(super) scratch: bool,
 }
 
 /// The parts of a step that computes a pointwise tail; all empty, and `None` for the argument, where there is none.
@@ -103,7 +105,8 @@ impl Printer<'_> {
             geometry,
             x: self.pointer(x, &quote!(f32), false),
             weights: if how.2 == Method::Direct { self.panels(weights) } else { self.packed(weights) },
-            bias: bias.map_or(quote!(core::ptr::null()), |b| self.packed(b)),
+            beside: bias.map_or(quote!(core::ptr::null()), |b| self.packed(b)),
+            check: quote!(),
             scratch: how.2 != Method::Depthwise,
         };
         self.tiled(n, step, tiles, epilogue)
@@ -124,7 +127,8 @@ impl Printer<'_> {
             geometry: self.gemm_geometry(m, columns, k, [a_row, out_row]),
             x: self.pointer(a, &quote!(f32), false),
             weights: self.panels(b),
-            bias: bias.map_or(quote!(core::ptr::null()), |b| self.packed(b)),
+            beside: bias.map_or(quote!(core::ptr::null()), |b| self.packed(b)),
+            check: quote!(),
             scratch: true,
         };
         self.tiled(n, step, tiles, epilogue)
@@ -237,10 +241,10 @@ impl Printer<'_> {
     }
 
     /// A step of a kernel with packed weights, and a tail on its blocks.
-    fn tiled(&self, n: usize, step: &KernelStep, tiles: Tiles<'_>, epilogue: Option<&Epilogue>) -> TokenStream {
+    pub(super) fn tiled(&self, n: usize, step: &KernelStep, tiles: Tiles<'_>, epilogue: Option<&Epilogue>) -> TokenStream {
         let name = ident("k", n);
         let rt = names::rt();
-        let Tiles { dims, geometry, x, weights, bias, scratch } = tiles;
+        let Tiles { dims, geometry, x, weights, beside, check, scratch } = tiles;
         let tail_dims = self.tail_dims(epilogue);
         let bindings = self.bindings(dims.into_iter().chain(tail_dims).chain(self.result_dims(step)));
         let Tail { function, lets, closure, arg } = self.tail(n, epilogue, None);
@@ -257,16 +261,17 @@ impl Printer<'_> {
                 #bindings
                 let g = #geometry;
                 let o = #rt::Shared(#o);
-                let (x, w, bias) = (#rt::Shared(#x), #rt::Shared(#weights), #rt::Shared(#bias));
+                let (x, w, beside) = (#rt::Shared(#x), #rt::Shared(#weights), #rt::Shared(#beside));
+                #check
                 let isa = f.isa;
                 let scratch = f.scratch();
                 #lets
                 #closure
                 f.parallel(g.tasks(), &|task, worker| {
                     let _ = (scratch, worker);
-                    let (x, w, bias, o) = ({ let x = x; x.0 }, { let w = w; w.0 }, { let b = bias; b.0 }, { let o = o; o.0 });
+                    let (x, w, beside, o) = ({ let x = x; x.0 }, { let w = w; w.0 }, { let b = beside; b.0 }, { let o = o; o.0 });
                     // SAFETY: the plan gives every tensor these extents, weights are packed for them, and tasks write disjoint blocks.
-                    unsafe { g.run_task(isa, task, x, w, bias, o, #scratch_arg #arg) }
+                    unsafe { g.run_task(isa, task, x, w, beside, o, #scratch_arg #arg) }
                 })
             }
             #function
@@ -293,6 +298,7 @@ impl Printer<'_> {
                 let g = self.gemm_geometry(m, *n, *k, [a_row, out_row]);
                 Some((vec![m.clone(), a_row.clone(), out_row.clone()], quote!(#g.scratch_floats() * 4)))
             }
+            Kernel::GroupedGemm { .. } => self.grouped_gemm_scratch(step),
             Kernel::IntGemm { .. } => self.int_gemm_scratch(step),
             Kernel::IntConv { .. } => self.int_conv_scratch(step),
             Kernel::MatMul { m, n, k, a, b, to, .. } => {
@@ -305,6 +311,7 @@ impl Printer<'_> {
             Kernel::Attend { .. } => self.attend_scratch(step),
             Kernel::PixelNorm { .. } => self.pixel_norm_scratch(step),
             Kernel::Rows { .. } => self.rows_scratch(step),
+            Kernel::Call(c) => self.call_scratch(c),
             _ => None,
         }
     }

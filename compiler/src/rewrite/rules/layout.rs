@@ -16,7 +16,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "transpose-units", on: &["Transpose"], equation: "Transpose(x; p) => Reshape(x)  where p moves only axes of extent 1", class: Class::Exact, apply: transpose_units },
     Rule { name: "reshape-none", on: &["Reshape"], equation: "Reshape(x, shape of x) => x", class: Class::Exact, apply: same },
     Rule { name: "reshape-reshape", on: &["Reshape"], equation: "Reshape(Reshape(x, s), t) => Reshape(x, t)", class: Class::Exact, apply: reshape_reshape },
-    Rule { name: "pointwise-reshape", on: &["Pointwise"], equation: "f(Reshape(x, s), y, c) => Reshape(f(x, Reshape(y), c), s)  where x has fewer axes and comes out of a kernel that f can join, y has the shape s, and c one element", class: Class::Exact, apply: pointwise_reshape },
+    Rule { name: "pointwise-reshape", on: &["Pointwise"], equation: "f(Reshape(x, s), y, c) => Reshape(f(x, Reshape(y), c), s)  where x has fewer axes and comes out of a kernel that f can join, y has the shape s, or broadcasts to it where s only adds axes of extent 1, and c one element", class: Class::Exact, apply: pointwise_reshape },
     Rule { name: "reshape-pointwise", on: &["Reshape"], equation: "Reshape(f(x, c)) => f(Reshape(x), c)  where one reader joins f, x is an input, and c has one element", class: Class::Exact, apply: reshape_pointwise },
     Rule { name: "and-true-expand", on: &["And"], equation: "x && true => Expand(x)  where the constant has the larger shape", class: Class::Exact, apply: and_true_expand },
     Rule { name: "pointwise-expand", on: &["Pointwise"], equation: "f(Expand(x), c) => Expand(f(x, c))  where c has one element", class: Class::Exact, apply: pointwise_expand },
@@ -112,7 +112,7 @@ fn pointwise_reshape(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
         let x = rw.input(r, 0)?;
         let joins = matches!(
             rw.node(rw.producer(x)?).op,
-            Op::MatMul(_) | Op::MatMulInteger(_) | Op::Conv(_) | Op::ConvInteger(_) | Op::Pointwise(_)
+            Op::MatMul(_) | Op::MatMulInteger(_) | Op::GatherMatMul(_) | Op::Conv(_) | Op::ConvInteger(_) | Op::Pointwise(_)
         );
         // Towards fewer axes only, so that operands of two shapes do not pull in turn.
         (joins && rw.shape(x).len() < out.len()).then_some(x)
@@ -120,7 +120,8 @@ fn pointwise_reshape(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let shape = rw.shape(from).to_vec();
     let inputs = each(rw, n, scalar, &mut |rw, v| {
         if *rw.shape(v) != out {
-            return None;
+            let shape = without_units(rw.shape(v), &out, &shape)?;
+            return if *rw.shape(v) == shape { Some(v) } else { rw.add(Reshape { shape }, &[v]) };
         }
         match rw.made_by(v, "Reshape").and_then(|r| rw.input(r, 0)) {
             Some(x) if *rw.shape(x) == shape => Some(x),
@@ -133,6 +134,26 @@ fn pointwise_reshape(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let op = rw.node(n).op.clone();
     let y = rw.add(op, &inputs)?;
     Some(vec![rw.add(Reshape { shape: out }, &[y])?])
+}
+
+/// The shape of an operand that broadcasts to `from`, where that becomes `to` by leaving out axes of one element.
+fn without_units(own: &[Dim], from: &[Dim], to: &[Dim]) -> Option<Vec<Dim>> {
+    let skip = from.len().checked_sub(own.len())?;
+    let mut left = to.iter().peekable();
+    let mut shape = Vec::new();
+    for (i, d) in from.iter().enumerate() {
+        let one = Dim::int(1);
+        let own = i.checked_sub(skip).map_or(&one, |i| &own[i]);
+        if !own.is(1) && own != d {
+            return None;
+        }
+        if left.next_if(|next| *next == d).is_some() {
+            shape.push(own.clone());
+        } else if !d.is(1) {
+            return None;
+        }
+    }
+    left.next().is_none().then_some(shape)
 }
 
 fn reshape_pointwise(rw: &mut Rewriter<'_>, n: NodeId) -> Found {

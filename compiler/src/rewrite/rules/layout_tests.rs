@@ -221,6 +221,21 @@ pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
         };
         c.output(z);
     }),
+    // Beside an operand that is repeated, where the shape only has more axes of one element.
+    ("pointwise-reshape", |c| {
+        let shape: Vec<usize> = (0..2).map(|_| c.rng.pick(&[0, 1, 2, 3])).collect();
+        let x = c.input(DType::F32, &shape);
+        let a = c.pointwise("Neg", &[x]);
+        let mut wide = shape;
+        for _ in 0..1 + c.rng.below(2) {
+            wide.insert(c.rng.below(wide.len() + 1), 1);
+        }
+        let a = c.op(Reshape { shape: wide.iter().map(|d| (*d).into()).collect() }, &[a]);
+        let own = c.narrower(&wide);
+        let y = c.input(DType::F32, &own);
+        let z = c.pointwise("Mul", &[a, y]);
+        c.output(z);
+    }),
     ("reshape-pointwise", |c| {
         let shape: Vec<usize> = (0..3).map(|_| 1 + c.rng.below(4)).collect();
         let x = c.input(DType::I64, &shape);

@@ -8,9 +8,11 @@ pub mod commute;
 pub mod constants;
 pub mod conv;
 pub mod exchange;
+pub mod experts;
 pub mod filters;
 pub mod gather;
 pub mod groups;
+pub mod gru;
 pub mod integer;
 pub mod layout;
 pub mod linear;
@@ -54,8 +56,10 @@ pub fn all() -> Vec<&'static Rule> {
         attention::RULES,
         causal::RULES,
         gather::RULES,
+        experts::RULES,
         rotary::RULES,
         recurrent::RULES,
+        gru::RULES,
     ]
     .into_iter()
     .flatten()

@@ -2,35 +2,48 @@
 
 use super::algebra::bounds;
 use super::orders;
-use super::recognise::{is_float, quotient, under};
-use crate::ir::{NodeId, ValueId, product};
+use super::recognise::{inverse, is_float, permuted, quotient, under};
+use crate::ir::{Dim, NodeId, ValueId, product};
 use crate::ops::Op;
 use crate::ops::norm::LpNorm;
 use crate::rewrite::{Class, Found, Rewriter, Rule};
+use kiln_kernels::dtype::DType;
 
 /// Rules about Lp norms.
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
-    Rule { name: "lp-norm", on: &["Div", "Mul"], equation: "x / max(norm(x), c) => LpNorm(x; c);  x / sqrt(max(sum(x * x), c)) => LpNorm(x; sqrt(c))  where norm is a sum of magnitudes or the root of a sum of squares along the last axis, and c > 0", class: Class::Reassociating, apply: lp_norm },
+    Rule { name: "lp-norm", on: &["Div", "Mul"], equation: "x / max(norm(x), c) => LpNorm(x; c);  x / sqrt(max(sum(x * x), c)) => LpNorm(x; sqrt(c))  where norm is a sum of magnitudes or the root of a sum of squares along an axis, and c > 0", class: Class::Reassociating, apply: lp_norm },
+    Rule { name: "lp-norm-last", on: &["LpNorm"], equation: "LpNorm(x; a) => Transpose(LpNorm(Transpose(x; p); last); p')  where p has the axis a behind the others, and that is not so already", class: Class::Reassociating, apply: last },
 ];
 
-/// A value without what only shows it in another shape, along an axis that it has one element of.
-fn bare(rw: &Rewriter<'_>, mut v: ValueId) -> ValueId {
+/// A value without what only shows it in another shape; adds it to the `trail` in each of them.
+fn bare(rw: &Rewriter<'_>, mut v: ValueId, trail: &mut Vec<ValueId>) -> ValueId {
+    trail.push(v);
     while let Some(x) = under(rw, v, "Expand").or_else(|| under(rw, v, "Reshape").filter(|x| product(rw.shape(*x)) == product(rw.shape(v))))
     {
         v = x;
+        trail.push(v);
     }
     v
 }
 
+/// Whether a value of that shape has an element beside each row along an axis of another, in their order, repeated along it or not.
+fn beside(own: &[Dim], shape: &[Dim], axis: usize) -> bool {
+    let without = |s: &[Dim]| [&s[..axis], &s[axis + 1..]].concat();
+    match own.len() == shape.len() {
+        true => without(own) == without(shape) && (own[axis].is(1) || own[axis] == shape[axis]),
+        false => own == without(shape),
+    }
+}
+
 /// What a value is clamped to from below, and what is clamped; above are only numbers that nothing reaches but an infinity.
-fn floored(rw: &Rewriter<'_>, v: ValueId) -> Option<(ValueId, f64)> {
+fn floored(rw: &Rewriter<'_>, v: ValueId, trail: &mut Vec<ValueId>) -> Option<(ValueId, f64)> {
     let n = rw.producer(v)?;
     let (x, lo, hi) = match crate::rewrite::head(&rw.node(n).op) {
         "Max" => orders(rw, n)?.into_iter().find_map(|(x, c)| Some((x, rw.uniform(c)?, f64::INFINITY)))?,
         _ => bounds(rw, n)?,
     };
-    (lo > 0.0 && hi >= f64::from(f32::MAX)).then_some((bare(rw, x), lo))
+    (lo > 0.0 && hi >= f64::from(f32::MAX)).then(|| (bare(rw, x, trail), lo))
 }
 
 /// What a value sums along its only axis, as [`Reduce`] names it: magnitudes, or squares.
@@ -54,9 +67,9 @@ fn summed(rw: &Rewriter<'_>, v: ValueId) -> Option<(&'static str, ValueId, usize
 }
 
 /// The order of a norm, of what, and along which axis; `root` for one that is still to be the root of that.
-fn norm_of(rw: &Rewriter<'_>, v: ValueId, root: bool) -> Option<(i64, ValueId, usize)> {
+fn norm_of(rw: &Rewriter<'_>, v: ValueId, root: bool, trail: &mut Vec<ValueId>) -> Option<(i64, ValueId, usize)> {
     let (mode, x, axis) = match (root, under(rw, v, "Sqrt")) {
-        (false, Some(sum)) => summed(rw, bare(rw, sum)).filter(|s| s.0 == "sum_square").map(|s| ("l2", s.1, s.2))?,
+        (false, Some(sum)) => summed(rw, bare(rw, sum, trail)).filter(|s| s.0 == "sum_square").map(|s| ("l2", s.1, s.2))?,
         _ => summed(rw, v)?,
     };
     match (mode, root) {
@@ -68,30 +81,40 @@ fn norm_of(rw: &Rewriter<'_>, v: ValueId, root: bool) -> Option<(i64, ValueId, u
 
 fn lp_norm(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     for (x, by) in quotient(rw, n) {
-        let d = bare(rw, by);
-        let plain = floored(rw, d).and_then(|(v, floor)| Some((norm_of(rw, v, false)?, floor)));
+        let mut trail = Vec::new();
+        let d = bare(rw, by, &mut trail);
+        let plain = floored(rw, d, &mut trail).and_then(|(v, floor)| Some((norm_of(rw, v, false, &mut trail)?, floor)));
         let found = plain.or_else(|| {
-            let (v, floor) = floored(rw, bare(rw, under(rw, d, "Sqrt")?))?;
-            Some((norm_of(rw, v, true)?, floor.sqrt()))
+            let sum = bare(rw, under(rw, d, "Sqrt")?, &mut trail);
+            let (v, floor) = floored(rw, sum, &mut trail)?;
+            Some((norm_of(rw, v, true, &mut trail)?, floor.sqrt()))
         });
         let Some(((p, of, axis), floor)) = found else { continue };
         if of != x || !is_float(rw, x) || rw.ty(x) != rw.ty(*rw.node(n).outputs.first()?) {
             continue;
         }
+        // The divisor stands beside each row, in whatever shapes it is made.
         let shape = rw.shape(x);
-        let rank = shape.len();
-        // The divisor stands beside each row: whole along the axes before, one element along the row.
-        let by = rw.shape(by);
-        let beside = by.len() == rank && by[..axis] == shape[..axis] && (by[axis].is(1) || by[axis] == shape[axis]);
-        if shape[axis + 1..].iter().any(|d| !d.is(1)) {
-            return rw.refuse("the norm is not along the last axis");
-        }
-        if !beside || (floor as f32) <= 0.0 {
+        let whole = rw.shape(by).len() == shape.len() && trail.iter().all(|v| beside(rw.shape(*v), shape, axis));
+        if !whole || (floor as f32) <= 0.0 {
             continue;
         }
         return Some(vec![rw.add(LpNorm { axis, p, floor: (floor as f32).into() }, &[x])?]);
     }
     None
+}
+
+/// The kernel of rows wants their elements to be neighbours.
+fn last(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let (Op::LpNorm(op), x) = (rw.node(n).op.clone(), rw.input(n, 0)?) else { return None };
+    let shape = rw.shape(x);
+    if rw.dtype(x) != DType::F32 || shape[op.axis + 1..].iter().all(|d| d.is(1)) {
+        return None;
+    }
+    let perm: Vec<usize> = (0..shape.len()).filter(|a| *a != op.axis).chain([op.axis]).collect();
+    let rows = permuted(rw, x, &perm)?;
+    let y = rw.add(LpNorm { axis: perm.len() - 1, ..op }, &[rows])?;
+    Some(vec![permuted(rw, y, &inverse(&perm))?])
 }
 
 #[cfg(test)]
@@ -102,18 +125,17 @@ pub(in crate::rewrite) mod tests {
     use crate::ops::reduce::Reduce;
     use crate::ops::shape::Reshape;
     use crate::rewrite::tests::{Case, Example, refused};
-    use kiln_kernels::dtype::DType;
 
     /// A row divided by its norm in one of the ways exporters write it, `spread` where they repeat the norm.
     fn normalized_rows(c: &mut Case) -> ValueId {
-        let rank = 1 + c.rng.below(3);
+        let rank = 1 + c.rng.below(4);
         let shape: Vec<usize> = (0..rank).map(|_| 1 + c.rng.below(4)).collect();
-        let (d, axis) = (c.wide(), rank - 1);
+        let (d, axis) = (c.wide(), c.rng.below(rank));
         let x = c.input(d, &shape);
         let (keep, p) = (c.rng.below(2) == 0, 1 + c.rng.below(2));
         let reduce = |c: &mut Case, mode, x| {
             let y = c.op(Reduce { mode, axes: vec![axis], keep }, &[x]);
-            let kept: Vec<usize> = [&shape[..axis], &[1]].concat();
+            let kept: Vec<usize> = [&shape[..axis], &[1], &shape[axis + 1..]].concat();
             if keep { y } else { c.op(Reshape { shape: kept.iter().map(|d| (*d).into()).collect() }, &[y]) }
         };
         let floor = |c: &mut Case, v, lo: f64| {
@@ -163,27 +185,47 @@ pub(in crate::rewrite) mod tests {
 
     #[test]
     fn divisors_that_are_no_norms_of_rows_stay() {
-        // A norm that may be 0, one of other rows, one across them.
+        // A norm that may be 0, one of another value, one of other rows.
         refused("lp-norm", |c| {
             let x = c.input(DType::F32, &[3, 4]);
             let s = c.op(Reduce { mode: "l2", axes: vec![1], keep: true }, &[x]);
             let y = c.pointwise("Div", &[x, s]);
             c.output(y);
         });
-        refused("lp-norm", |c| across(c, 0, false));
-        refused("lp-norm", |c| across(c, 1, true));
+        refused("lp-norm", |c| {
+            let (x, z) = (c.input(DType::F32, &[4, 4]), c.input(DType::F32, &[4, 4]));
+            let s = c.op(Reduce { mode: "l2", axes: vec![1], keep: true }, &[z]);
+            divided(c, x, s);
+        });
+        refused("lp-norm", |c| {
+            let x = c.input(DType::F32, &[4, 4, 4]);
+            let s = c.op(Reduce { mode: "l2", axes: vec![2], keep: false }, &[x]);
+            let shape = c.rng.pick(&[[4, 1, 4], [1, 4, 4]]).map(Dim::from).to_vec();
+            let s = c.op(Reshape { shape }, &[s]);
+            let s = c.op(Expand { shape: vec![Dim::int(4); 3] }, &[s]);
+            divided(c, x, s);
+        });
     }
-    fn across(c: &mut Case, axis: usize, other: bool) {
-        let (x, z) = (c.input(DType::F32, &[4, 4]), c.input(DType::F32, &[4, 4]));
-        let s = c.op(Reduce { mode: "l2", axes: vec![axis], keep: true }, &[if other { z } else { x }]);
+    fn divided(c: &mut Case, x: ValueId, s: ValueId) {
         let low = c.filled(DType::F32, &[], 0.5);
         let s = c.pointwise("Max", &[s, low]);
         let y = c.pointwise("Div", &[x, s]);
         c.output(y);
     }
 
-    pub(in crate::rewrite) const EXAMPLES: &[Example] = &[("lp-norm", |c| {
-        let y = normalized_rows(c);
-        c.output(y);
-    })];
+    pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
+        ("lp-norm", |c| {
+            let y = normalized_rows(c);
+            c.output(y);
+        }),
+        ("lp-norm-last", |c| {
+            let rank = 2 + c.rng.below(3);
+            let mut shape: Vec<usize> = (0..rank).map(|_| c.rng.pick(&[0, 1, 2, 3, 4])).collect();
+            shape[rank - 1] = c.rng.pick(&[0, 2, 5]);
+            let x = c.input(DType::F32, &shape);
+            let op = LpNorm { axis: c.rng.below(rank - 1), p: 1 + c.rng.below(2) as i64, floor: (c.rng.pick(&[0.0, 0.5])).into() };
+            let y = c.op(op, &[x]);
+            c.output(y);
+        }),
+    ];
 }

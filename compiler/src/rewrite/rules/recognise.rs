@@ -126,11 +126,11 @@ fn normalized(rw: &mut Rewriter<'_>, d: ValueId, root: ValueId, centred: bool) -
 }
 
 /// A value with its axes in another order: itself where that is none.
-fn permuted(rw: &mut Rewriter<'_>, x: ValueId, perm: &[usize]) -> Option<ValueId> {
+pub(super) fn permuted(rw: &mut Rewriter<'_>, x: ValueId, perm: &[usize]) -> Option<ValueId> {
     if perm.is_sorted() { Some(x) } else { rw.add(Transpose { perm: perm.to_vec() }, &[x]) }
 }
 
-fn inverse(perm: &[usize]) -> Vec<usize> {
+pub(super) fn inverse(perm: &[usize]) -> Vec<usize> {
     let mut out = vec![0; perm.len()];
     perm.iter().enumerate().for_each(|(i, p)| out[*p] = i);
     out

@@ -15,8 +15,9 @@ use kiln_kernels::value::Tensor;
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
     Rule { name: "recurrent-product", on: &["Recurrent"], equation: "Recurrent(x, w, r, b) => Recurrence(x @ w + b, r)  a direction, where weights are constant and functions the default ones, without lengths, peepholes and clip", class: Class::Reassociating, apply: product },
-    Rule { name: "lstm-cell", on: &["Add"], equation: "σ(f) * c + σ(i) * tanh(g) => c' of Recurrence(x, r, h, c)  where i, f, g are the first parts of x + h @ r, r is constant and the batch is not known to be more than 2", class: Class::Reassociating, apply: cell },
+    Rule { name: "lstm-cell", on: &["Add"], equation: "σ(f) * c + σ(i) * tanh(g) => c' of Recurrence(x, r, h, c)  where i, f, g are the first parts of x + h @ r, r is constant and the batch is not known to be more than 2; where c is zero, c' of Recurrence(x, r), of the weights of the recurrence that goes on from c'", class: Class::Reassociating, apply: cell },
     Rule { name: "lstm-state", on: &["Mul"], equation: "σ(o) * tanh(c') => h' of Recurrence(x, r, h, c)  where c' is its cell and o is the last part of x + h @ r", class: Class::Reassociating, apply: state },
+    Rule { name: "recurrence-last", on: &["Reshape"], equation: "Reshape(y) => Reshape(h)  where y are the states of Recurrence(x, r, ..) of one step, and h is its last", class: Class::Exact, apply: last_state },
     Rule { name: "recurrence-steps", on: &["Recurrence"], equation: "Recurrence(y, r, Recurrence(x, r, h, c)) => Recurrence(Concat(x, y), r, h, c)  where nothing else reads the first", class: Class::Reassociating, apply: steps },
     Rule { name: "recurrence-states", on: &["Concat"], equation: "Concat(h1, .., hn) => the states of Recurrence(Concat(x1, .., xn), r, h, c)  where each h is the last state of one step, which the next begins with", class: Class::Reassociating, apply: states },
 ];
@@ -121,7 +122,7 @@ fn product(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
 }
 
 /// A part of equal parts along the last axis: of what, and which.
-fn part(rw: &Rewriter<'_>, v: ValueId, count: i64) -> Option<(ValueId, i64)> {
+pub(super) fn part(rw: &Rewriter<'_>, v: ValueId, count: i64) -> Option<(ValueId, i64)> {
     let n = rw.producer(v)?;
     let x = rw.input(n, 0)?;
     let axis = rw.shape(x).len().checked_sub(1)?;
@@ -141,17 +142,17 @@ fn part(rw: &Rewriter<'_>, v: ValueId, count: i64) -> Option<(ValueId, i64)> {
 }
 
 /// `x` of `f(x)`.
-fn under(rw: &Rewriter<'_>, v: ValueId, name: &str) -> Option<ValueId> {
+pub(super) fn under(rw: &Rewriter<'_>, v: ValueId, name: &str) -> Option<ValueId> {
     rw.input(rw.made_by(v, name)?, 0)
 }
 
 /// Sequences of a batch, at most: the products of more states with their weights are faster in register tiles, step by step.
-const MOST_STATES: i64 = 2;
+pub(super) const MOST_STATES: i64 = 2;
 /// Summands in a sum of gates, at most.
 const MOST_TERMS: usize = 8;
 
 /// What a sum is of: computed terms, and constants for each column.
-fn terms(rw: &Rewriter<'_>, v: ValueId, found: &mut Vec<ValueId>) -> Option<()> {
+pub(super) fn terms(rw: &Rewriter<'_>, v: ValueId, found: &mut Vec<ValueId>) -> Option<()> {
     match rw.made_by(v, "Add") {
         Some(add) => {
             let [(a, b), _] = orders(rw, add)?;
@@ -165,6 +166,16 @@ fn terms(rw: &Rewriter<'_>, v: ValueId, found: &mut Vec<ValueId>) -> Option<()> 
     }
 }
 
+/// The numbers of a constant for each column, where its rows, if it has any, are all the same.
+pub(super) fn columns(t: &Tensor, width: usize) -> Option<Vec<f64>> {
+    let x = t.to_f64s()?;
+    match (x.len(), t.dims.last()) {
+        (1, _) => Some(vec![x[0]; width]),
+        (_, Some(last)) if *last == width && width > 0 && x.chunks(width).all(|row| row == &x[..width]) => Some(x[..width].to_vec()),
+        _ => None,
+    }
+}
+
 /// Whether two lists of terms give one sum: the same computed ones, and constants that differ by roundings.
 fn one_sum(rw: &Rewriter<'_>, a: &[ValueId], b: &[ValueId], width: usize) -> Option<bool> {
     let computed = |t: &[ValueId]| {
@@ -175,7 +186,7 @@ fn one_sum(rw: &Rewriter<'_>, a: &[ValueId], b: &[ValueId], width: usize) -> Opt
     let constant = |t: &[ValueId]| -> Option<Vec<f64>> {
         let mut sum = vec![0.0; width];
         for t in t.iter().filter_map(|v| rw.constant(*v)) {
-            let x = super::along(t, 2, 1, width)?;
+            let x = columns(t, width)?;
             sum.iter_mut().zip(x).for_each(|(s, x)| *s += x);
         }
         Some(sum)
@@ -184,14 +195,19 @@ fn one_sum(rw: &Rewriter<'_>, a: &[ValueId], b: &[ValueId], width: usize) -> Opt
     Some(near && computed(a) == computed(b))
 }
 
-/// A product with constant weights `[H, G]` among terms; the one whose operand is a state, where there are several.
-fn product_of_state(rw: &Rewriter<'_>, terms: &[ValueId], hidden: &Dim) -> Option<(usize, ValueId, ValueId)> {
+/// A product with constant weights `[H, G]` among terms; where there are several, the first whose operand is plainly a state.
+pub(super) fn product_of_state(
+    rw: &Rewriter<'_>,
+    terms: &[ValueId],
+    hidden: &Dim,
+    state: impl Fn(ValueId) -> bool,
+) -> Option<(usize, ValueId, ValueId)> {
     let mut found: Option<(usize, ValueId, ValueId)> = None;
     for (i, t) in terms.iter().enumerate() {
         let Some(m) = rw.made_by(*t, "MatMul") else { continue };
         let (h, r) = (rw.input(m, 0)?, rw.input(m, 1)?);
         let fits = rw.constant(r).is_some() && rw.shape(r).len() == 2 && rw.shape(h).len() == 2 && rw.shape(h)[1] == *hidden;
-        if fits && found.is_none_or(|(.., h)| rw.made_by(h, "Recurrence").is_none()) {
+        if fits && found.is_none_or(|(.., h)| !state(h)) {
             found = Some((i, r, h));
         }
     }
@@ -221,28 +237,55 @@ fn cell(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let (c, sum, hidden) = kept(rw, n)?;
     let mut summands = Vec::new();
     terms(rw, sum, &mut summands)?;
-    let Some((at, r, h)) = product_of_state(rw, &summands, &Dim::int(hidden)) else {
-        return rw.refuse("the gates have no product of a state with constant weights");
+    let op = Recurrence { cell: "lstm", hidden, reverse: false };
+    // A cell that is zero begins a sequence: then the state is zero too, and its weights are those of the next step.
+    let (at, r, state) = if rw.uniform(c) == Some(0.0) {
+        let y = *rw.node(n).outputs.first()?;
+        let mut next = rw.readers(y, "Recurrence").into_iter();
+        let Some(next) = next.find(|m| rw.node(*m).op == Op::Recurrence(op.clone()) && rw.input(*m, 4) == Some(y)) else {
+            return rw.refuse("no recurrence goes on from it");
+        };
+        (None, rw.input(next, 1)?, [None; 2])
+    } else {
+        // What an output gate has let through of the same cell, or a step has given already.
+        let opened = |h: ValueId| {
+            let pairs = rw.made_by(h, "Mul").and_then(|m| orders(rw, m));
+            pairs.is_some_and(|pairs| pairs.iter().any(|(_, t)| under(rw, *t, "Tanh") == Some(c)))
+        };
+        let state = |h: ValueId| rw.made_by(h, "Recurrence").is_some() || opened(h);
+        let Some((at, r, h)) = product_of_state(rw, &summands, &Dim::int(hidden), state) else {
+            return rw.refuse("the gates have no product of a state with constant weights");
+        };
+        (Some(at), r, [Some(h), Some(c)])
     };
     if rw.shape(c)[0].as_int().is_some_and(|n| n > MOST_STATES) {
         return rw.refuse("the batch is large: products step by step are faster");
     }
     let ty = rw.ty(c).clone();
-    summands.remove(at);
-    // Computed terms first, so that constants meet.
-    summands.sort_by_key(|v| rw.constant(*v).is_some());
+    at.map(|at| summands.remove(at));
+    // One constant for all columns, so that every step has the same.
+    let width = usize::try_from(4 * hidden).ok()?;
+    let (constants, mut summands): (Vec<ValueId>, Vec<ValueId>) = summands.into_iter().partition(|v| rw.constant(*v).is_some());
+    if !constants.is_empty() {
+        let mut bias = vec![0.0; width];
+        for v in constants {
+            let c = columns(rw.constant(v)?, width)?;
+            bias.iter_mut().zip(c).for_each(|(b, c)| *b += c);
+        }
+        let bias = crate::eval::from_f64s(&[width], &bias, DType::F32);
+        summands.push(rw.tensor(bias));
+    }
     let mut rest = summands.into_iter();
     let mut gates = rest.next()?;
     for v in rest {
         gates = rw.pointwise("Add", &[gates, v])?;
     }
-    if rw.ty(gates) != rw.ty(sum) || *rw.ty(h) != ty {
+    if rw.ty(gates) != rw.ty(sum) || state[0].is_some_and(|h| *rw.ty(h) != ty) {
         return rw.refuse("nothing but the state gives the gates their shape");
     }
     let shape = [&[Dim::int(1)][..], rw.shape(sum)].concat();
     let gates = rw.add(Reshape { shape }, &[gates])?;
-    let inputs = vec![Some(gates), Some(r), None, Some(h), Some(c)];
-    let results = rw.add_all(Recurrence { cell: "lstm", hidden, reverse: false }.into(), inputs, 3)?;
+    let results = rw.add_all(op.into(), vec![Some(gates), Some(r), None, state[0], state[1]], 3)?;
     Some(vec![*results.get(2)?])
 }
 
@@ -258,10 +301,11 @@ fn state(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
         let (mut own, mut all) = (Vec::new(), Vec::new());
         terms(rw, sum, &mut all)?;
         terms(rw, under(rw, rw.input(m, 0)?, "Reshape")?, &mut own)?;
-        let (r, h) = (rw.input(m, 1)?, rw.input(m, 3)?);
-        let step = |v: &ValueId| rw.made_by(*v, "MatMul").is_some_and(|p| rw.input(p, 0) == Some(h) && rw.input(p, 1) == Some(r));
-        let at = all.iter().position(step)?;
-        all.remove(at);
+        if let (r, h @ Some(_)) = (rw.input(m, 1), rw.input(m, 3)) {
+            let step = |v: &ValueId| rw.made_by(*v, "MatMul").is_some_and(|p| rw.input(p, 0) == h && rw.input(p, 1) == r);
+            let at = all.iter().position(step)?;
+            all.remove(at);
+        }
         let width = usize::try_from(rw.shape(sum)[1].as_int()?).ok()?;
         if one_sum(rw, &own, &all, width)? {
             return Some(vec![*rw.node(m).outputs.get(1)?]);
@@ -270,10 +314,21 @@ fn state(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     None
 }
 
+fn last_state(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let y = rw.input(n, 0)?;
+    let m = result_of(rw, y, 0).filter(|_| rw.shape(y)[0].is(1))?;
+    let (h, op) = (*rw.node(m).outputs.get(1)?, rw.node(n).op.clone());
+    Some(vec![rw.add(op, &[h])?])
+}
+
 /// The step before: the recurrence whose last state and cell a forward one begins with, of equal weights.
 fn before(rw: &Rewriter<'_>, n: NodeId) -> Option<NodeId> {
     let m = result_of(rw, rw.input(n, 3)?, 1)?;
-    let same = rw.node(m).op == rw.node(n).op && rw.same(rw.input(m, 1)?, rw.input(n, 1)?) && rw.input(m, 2) == rw.input(n, 2);
+    let biases = match (rw.input(m, 2), rw.input(n, 2)) {
+        (Some(a), Some(b)) => rw.same(a, b),
+        (a, b) => a.is_none() && b.is_none(),
+    };
+    let same = rw.node(m).op == rw.node(n).op && rw.same(rw.input(m, 1)?, rw.input(n, 1)?) && biases;
     let cells = rw.input(n, 4).is_none_or(|c| rw.node(m).outputs.get(2) == Some(&c));
     let forward = matches!(&rw.node(m).op, Op::Recurrence(r) if !r.reverse);
     (same && cells && forward).then_some(m)

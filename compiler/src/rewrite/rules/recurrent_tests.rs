@@ -3,7 +3,7 @@
 use super::*;
 use crate::ops::movement::Split;
 use crate::ops::recurrent::Recurrent;
-use crate::rewrite::tests::{Case, Example, refused};
+use crate::rewrite::tests::{Case, Example, agree, refused, run};
 
 const F32: DType = DType::F32;
 
@@ -73,11 +73,15 @@ fn unrolled_of(c: &mut Case, batch: usize) -> Unrolled {
 impl Unrolled {
     /// One step on an operand, gates in an order; gives the new cell as exporters write it, and what opens the output.
     fn cell(&mut self, c: &mut Case, x: ValueId, [i, f, g, o]: [usize; 4]) -> (ValueId, ValueId) {
-        let hidden = self.sizes[2];
         let plus = |c: &mut Case, a, b| if c.rng.below(2) == 0 { c.pointwise("Add", &[a, b]) } else { c.pointwise("Add", &[b, a]) };
         let (a, b) = (c.op(MatMul, &[x, self.w]), c.op(MatMul, &[self.h, self.r]));
         let (a, b) = (plus(c, a, self.biases[0]), plus(c, b, self.biases[1]));
         let sum = plus(c, a, b);
+        self.opened(c, sum, [i, f, g, o])
+    }
+    /// The same of a sum.
+    fn opened(&mut self, c: &mut Case, sum: ValueId, [i, f, g, o]: [usize; 4]) -> (ValueId, ValueId) {
+        let hidden = self.sizes[2];
         let parts = if c.rng.below(2) == 0 {
             c.all(Split { axis: 1, sizes: vec![hidden.into(); 4] }, &[sum], 4)
         } else {
@@ -91,7 +95,7 @@ impl Unrolled {
         let [i, f, o] = [i, f, o].map(|k| c.pointwise("Sigmoid", &[parts[k]]));
         let g = c.pointwise("Tanh", &[parts[g]]);
         let (keep, new) = (c.pointwise("Mul", &[f, self.c]), c.pointwise("Mul", &[i, g]));
-        self.c = plus(c, keep, new);
+        self.c = if c.rng.below(2) == 0 { c.pointwise("Add", &[keep, new]) } else { c.pointwise("Add", &[new, keep]) };
         (self.c, o)
     }
     fn step(&mut self, c: &mut Case, x: ValueId) -> ValueId {
@@ -122,6 +126,20 @@ pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
         c.output(cell);
         c.output(o);
     }),
+    // A first step, whose state and cell are zero.
+    ("lstm-cell", |c| {
+        let mut u = unrolled(c);
+        let [batch, _, hidden] = u.sizes;
+        let sum = c.input(F32, &[batch, 4 * hidden]);
+        u.c = c.filled(F32, &[batch, hidden], 0.0);
+        let (cell, o) = u.opened(c, sum, [0, 1, 2, 3]);
+        let gates = c.input(F32, &[1, batch, 4 * hidden]);
+        let inputs = vec![Some(gates), Some(u.r), None, Some(u.h), Some(cell)];
+        for v in c.some(Recurrence { cell: "lstm", hidden: hidden as i64, reverse: false }, inputs, 3) {
+            c.output(v);
+        }
+        c.output(o);
+    }),
     ("lstm-state", |c| {
         let u = unrolled(c);
         let [batch, _, hidden] = u.sizes;
@@ -134,6 +152,15 @@ pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
         let o = c.all(Split { axis: 1, sizes: vec![hidden.into(); 4] }, &[sum], 4)[3];
         let (o, t) = (c.pointwise("Sigmoid", &[o]), c.pointwise("Tanh", &[out[2]]));
         let h = c.pointwise("Mul", &[o, t]);
+        c.output(h);
+    }),
+    ("recurrence-last", |c| {
+        let mut u = unrolled(c);
+        let [batch, _, hidden] = u.sizes;
+        let h = u.recurrence(c);
+        let y = c.g[*c.g.body.nodes.last().unwrap()].outputs[0];
+        let y = c.op(Reshape { shape: [batch, 1, hidden].map(Dim::from).to_vec() }, &[y]);
+        c.output(y);
         c.output(h);
     }),
     ("recurrence-steps", |c| {
@@ -185,34 +212,53 @@ fn cells_of_another_kind_stay() {
     });
 }
 
-/// Every step of an unrolled network becomes one operator over its sequence, whose input is one product.
+/// Holds that every step of an unrolled network becomes one operator over its sequence, whose input is one product. `step` adds a step on an
+/// operand and gives its state; what is handed out is the last, or all of them.
+pub(in crate::rewrite) fn one_recurrence(
+    mut c: Case,
+    [batch, input, hidden]: [usize; 3],
+    stacked: bool,
+    mut step: impl FnMut(&mut Case, ValueId) -> ValueId,
+) {
+    let x = c.input(F32, &[5, batch, input]);
+    let mut states = Vec::new();
+    for t in 0..5 {
+        let mut s = Slice::whole(c.g.shape(x));
+        (s.starts[0], s.sizes[0]) = (Dim::int(t), Dim::int(1));
+        let x = c.op(s, &[x]);
+        let x = c.op(Reshape { shape: vec![batch.into(), input.into()] }, &[x]);
+        states.push(step(&mut c, x));
+    }
+    let last = states[4];
+    let shape = [1, batch, hidden].map(Dim::from).to_vec();
+    let rows: Vec<ValueId> = states.into_iter().map(|h| c.op(Reshape { shape: shape.clone() }, &[h])).collect();
+    let y = if stacked { c.op(Concat { axis: 0 }, &rows) } else { last };
+    c.output(y);
+    let before = run(&c.g, &c.inputs);
+    let mut g = c.g.clone();
+    crate::pipeline::optimize(&mut g, Default::default(), &mut |_, _| {}).unwrap();
+    let count = |name: &str| g.live_nodes().into_iter().filter(|n| g[*n].op.name() == name).count();
+    assert_eq!(["Recurrence", "MatMul", "Concat"].map(count), [1, 1, 0], "{}", crate::ir::print(&g));
+    for (a, b) in before.iter().zip(run(&g, &c.inputs)) {
+        agree(Class::Reassociating, a, &b).unwrap();
+    }
+}
+
 #[test]
 fn unrolled_steps_are_one_recurrence() {
-    for stacked in [false, true] {
+    for [stacked, zero, square] in [[false, false, false], [true, false, false], [false, true, false], [true, true, true]] {
         let mut c = Case::new(3, false);
         let mut u = unrolled(&mut c);
-        let [batch, input, hidden] = u.sizes;
-        let x = c.input(F32, &[5, batch, input]);
-        let states: Vec<ValueId> = (0..5)
-            .map(|t| {
-                let mut s = Slice::whole(c.g.shape(x));
-                (s.starts[0], s.sizes[0]) = (Dim::int(t), Dim::int(1));
-                let x = c.op(s, &[x]);
-                let x = c.op(Reshape { shape: vec![batch.into(), input.into()] }, &[x]);
-                let h = u.step(&mut c, x);
-                c.op(Reshape { shape: [1, batch, hidden].map(Dim::from).to_vec() }, &[h])
-            })
-            .collect();
-        let y = if stacked { c.op(Concat { axis: 0 }, &states) } else { u.h };
-        c.output(y);
-        let before = crate::rewrite::tests::run(&c.g, &c.inputs);
-        let mut g = c.g.clone();
-        crate::pipeline::optimize(&mut g, Default::default(), &mut |_, _| {}).unwrap();
-        let count = |name: &str| g.live_nodes().into_iter().filter(|n| g[*n].op.name() == name).count();
-        let found = ["Recurrence", "MatMul", "Concat"].map(count);
-        assert_eq!(found, [1, 1, 0], "{}", crate::ir::print(&g));
-        for (a, b) in before.iter().zip(crate::rewrite::tests::run(&g, &c.inputs)) {
-            crate::rewrite::tests::agree(Class::Reassociating, a, &b).unwrap();
+        if square {
+            // The input is as wide as the state, so that its product could be taken for that of the state.
+            let hidden = u.sizes[2];
+            u.sizes[1] = hidden;
+            u.w = c.factor(F32, &[hidden, 4 * hidden]);
         }
+        let sizes @ [batch, _, hidden] = u.sizes;
+        if zero {
+            (u.h, u.c) = (c.filled(F32, &[batch, hidden], 0.0), c.filled(F32, &[batch, hidden], 0.0));
+        }
+        one_recurrence(c, sizes, stacked, |c, x| u.step(c, x));
     }
 }

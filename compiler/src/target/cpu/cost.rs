@@ -56,6 +56,13 @@ pub fn cost(rates: &Rates, symbols: &[Symbol], p: &Priced<'_>) -> Price {
             let rows = out / shape(1).last().map_or(1.0, extent).max(1.0);
             moved + out * depth * if rows < 4.0 { rates.loose } else { rates.multiply_add }
         }
+        // Of the matrices, as many are read as there are rows at most.
+        Op::GatherMatMul(_) => {
+            let (each, depth) = (shape(1).iter().skip(1).map(extent).product::<f64>(), shape(0).last().map_or(1.0, extent));
+            let rows = out / shape(1).last().map_or(1.0, extent).max(1.0);
+            let unread = shape(1).first().map_or(0.0, extent) - rows;
+            moved - unread.max(0.0) * each * 4.0 * rates.weight + out * depth * rates.loose
+        }
         // Four products of bytes take the time of one of floats.
         Op::MatMulInteger(_) => moved + out * shape(0).last().map_or(1.0, extent) * rates.multiply_add / 4.0,
         Op::Attend(_) => {
@@ -88,6 +95,7 @@ pub fn cost(rates: &Rates, symbols: &[Symbol], p: &Priced<'_>) -> Price {
         p.op,
         Op::Conv(_)
             | Op::MatMul(_)
+            | Op::GatherMatMul(_)
             | Op::LayerNorm(_)
             | Op::LpNorm(_)
             | Op::InstanceNorm(_)

@@ -2,6 +2,7 @@
 
 mod attend;
 mod cost;
+mod grouped;
 mod orders;
 mod reach;
 mod rotary;
@@ -42,6 +43,7 @@ pub fn packs(g: &Graph, node: &Node) -> bool {
             constant(1) && constant(2) && (3..=5).contains(&rank) && c.pads.iter().all(|p| *p >= 0)
         }
         Op::MatMul(_) => true,
+        Op::GatherMatMul(_) => constant(1) && grouped::fits(g, node),
         _ => false,
     }
 }
@@ -86,6 +88,11 @@ pub fn constant_right(g: &Graph, node: &Node) -> Option<(usize, usize)> {
     }
 }
 
+/// Whether the result of a product is rows of one matrix, whatever its axes are.
+fn in_rows(g: &Graph, node: &Node) -> bool {
+    matches!(node.op, Op::GatherMatMul(_)) || constant_right(g, node).is_some()
+}
+
 /// Steps of an operand of an anchor's tail along the batch axes, rows and columns of the anchor's result; `None` when it has no
 /// such steps.
 pub fn tail_operand(g: &Graph, anchor: NodeId, v: ValueId) -> Option<Vec<Stride>> {
@@ -116,7 +123,7 @@ pub fn tail_operand(g: &Graph, anchor: NodeId, v: ValueId) -> Option<Vec<Stride>
                 None
             }
         }
-        Op::MatMul(_) | Op::MatMulInteger(_) if constant_right(g, node).is_some() => {
+        Op::MatMul(_) | Op::MatMulInteger(_) | Op::GatherMatMul(_) if in_rows(g, node) => {
             let n = &out[rank - 1];
             let column = if padded[rank - 1].is(1) && !n.is(1) { Dim::int(0) } else { Dim::int(1) };
             if ones(0..rank - 1) {

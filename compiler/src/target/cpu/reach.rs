@@ -1,6 +1,6 @@
 //! How vector kernels step through memory: the pitches they read and write with, where a value's strides have them.
 
-use super::constant_right;
+use super::in_rows;
 use crate::ir::{Dim, Graph, NodeId, ValueId, product};
 use crate::kernel::Stride;
 use crate::layout::{Layouts, collapse, is_forward};
@@ -40,7 +40,7 @@ pub(super) fn tail_steps(g: &Graph, anchor: NodeId, v: ValueId, layouts: &Layout
         return None;
     }
     let mut steps: Vec<Dim> = rows.iter().map(|i| own(*i)).collect();
-    if pixels || constant_right(g, node).is_some() {
+    if pixels || in_rows(g, node) {
         let extents: Vec<Dim> = rows.iter().map(|i| out[*i].clone()).collect();
         steps = vec![collapse(&extents, &steps, Dim::int(0))?];
     }

@@ -145,6 +145,7 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             let out_row = to.unwrap_or_else(|| Dim::int(n as i64));
             selected(Kernel::IntGemm { m: rows(g, x), n, k, a: x, a_row, a_zero, out_row, b, zeros, epilogue }, wants, places)
         }
+        Op::GatherMatMul(_) if packs(g, node) => super::grouped::select(g, node, epilogue, v, layouts),
         Op::MatMul(_) if packs(g, node) => {
             let b = node.inputs[1]?;
             if let Some((k, n)) = constant_right(g, node) {
