@@ -91,7 +91,7 @@ impl Conv {
         let panels = self.k_group().div_ceil(PANEL);
         let depth = if self.depth() == 0 { 1 } else { self.depth() };
         let gather = matches!(self.schedule(), Schedule::Gather);
-        let least = if gather { 8 } else { 4 };
+        let least = 8;
         let mut wide = (B_FLOATS / (depth * PANEL)).next_multiple_of(4);
         // A task copies its pixels, which takes some channels to pay for.
         let quarter = panels.div_ceil(4).next_multiple_of(4);

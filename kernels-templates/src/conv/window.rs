@@ -1,7 +1,7 @@
 //! The two schedules of convolutions whose window has more than one element.
 
 use super::Conv;
-use crate::gemm::{Epilogue, Panels, Sweep, Tile, a_pitch, sweep};
+use crate::gemm::{Epilogue, Panels, Sweep, Tile, a_pitch, by_digits, sweep};
 use crate::isa::Isa;
 use crate::support::copy::transpose;
 
@@ -167,6 +167,50 @@ impl Conv {
         let [_, oh, ow] = self.out_dims;
         let c = self.c / self.groups;
         let pitch = a_pitch(self.depth());
+        // SAFETY: passed on from the caller.
+        let weights = unsafe { weights.from(col, self.depth()) };
+        let cols = wide.min(self.k_group() - col);
+        let out = out.wrapping_add(first * self.out_pitch + col);
+        let bias = if bias.is_null() { bias } else { bias.wrapping_add(col) };
+        let tile = Tile {
+            a: scratch,
+            a_row: pitch,
+            taps: [1; 3],
+            tap: [0; 3],
+            run: self.depth(),
+            b: weights.floats,
+            panel: 0,
+            out,
+            pitch: self.out_pitch,
+            cols: 0,
+            bias,
+        };
+        let (rows, digits) = (last - first, weights.digits);
+        let (row, col) = (place.row + first, place.col + col);
+        let epilogue = place.epilogue;
+        let after = scratch.wrapping_add(tall * pitch);
+        let block = Sweep { rows, cols, k: self.depth(), row, col, epilogue, digits, scratch: after, ..Sweep::of(tile) };
+        // Digits are taken of each row by itself, so rows need not be put together first.
+        if by_digits(isa, digits, rows, cols) && self.in_dims[0] == 1 && self.kernel[0] == 1 && first % ow == 0 {
+            let lines = rows.div_ceil(ow);
+            let w = self.window(lines);
+            if w.floats() <= tall * pitch {
+                let line = w.width * w.pitch;
+                let tile = Tile {
+                    a_row: self.stride[2] * w.pitch,
+                    taps: [1, self.kernel[1], self.kernel[2]],
+                    tap: [0, self.dilation[1] * line, w.pitch * self.dilation[2]],
+                    run: c,
+                    ..tile
+                };
+                // SAFETY: the lines hold the windows of the task's rows.
+                unsafe {
+                    self.copy_window(isa, &w, 0, first / ow, x, scratch);
+                    sweep(isa, &Sweep { tile, line: (ow, self.stride[1] * line), ..block });
+                }
+                return;
+            }
+        }
         // SAFETY: only pixels inside of the input are read, and the scratch holds a row for each output pixel.
         unsafe {
             for pixel in first..last {
@@ -195,26 +239,7 @@ impl Conv {
                     }
                 }
             }
-            let weights = weights.from(col, self.depth());
-            let digits = weights.digits;
-            let tile = Tile {
-                a: scratch,
-                a_row: pitch,
-                taps: [1, 1, 1],
-                tap: [0, 0, 0],
-                run: self.depth(),
-                b: weights.floats,
-                panel: 0,
-                out: out.add(first * self.out_pitch + col),
-                pitch: self.out_pitch,
-                cols: 0,
-                bias: if bias.is_null() { bias } else { bias.add(col) },
-            };
-            let cols = wide.min(self.k_group() - col);
-            let (row, col) = (place.row + first, place.col + col);
-            let scratch = scratch.add(tall * pitch);
-            let rows = last - first;
-            sweep(isa, &Sweep { rows, cols, k: self.depth(), row, col, epilogue: place.epilogue, digits, scratch, ..Sweep::of(tile) });
+            sweep(isa, &block);
         }
     }
 }

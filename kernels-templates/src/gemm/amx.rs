@@ -262,6 +262,30 @@ pub(crate) unsafe fn pack_panel(k: usize, panel: *const f32, mut to: *mut u8) {
     }
 }
 
+/// Writes the digits of `N` vectors of a row of A, four of them every [`STEP`]`.0` bytes, and gives the largest magnitude.
+///
+/// # Safety
+/// There are as many floats at `from`, and `to` holds the digits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn pack_row<const N: usize>(from: *const f32, to: *mut u8) -> f32 {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let mut x = [_mm512_setzero_ps(); N];
+        let mut most = _mm512_setzero_si512();
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = _mm512_loadu_ps(from.add(16 * i));
+            most = larger(most, *x);
+        }
+        let most = f32::from_bits(_mm512_reduce_max_epu32(most));
+        let scale = _mm512_set1_ps(MOST / most.max(LIMITS[0]));
+        for (step, x) in x.as_chunks::<4>().0.iter().enumerate() {
+            digits(*x, scale, to.add(step * STEP.0), 2 * TILE);
+        }
+        most
+    }
+}
+
 /// Writes the digits of a stripe of A, [`STEP`]`.0` bytes for [`DEPTH`] columns, of which each tile has `tall` rows, with what the
 /// scales are worth, `[deep][`[`STRIPE`]`]`; and tells whether all scales fit.
 ///
@@ -276,29 +300,24 @@ unsafe fn pack_stripe(s: &Sweep, rows: Range<usize>, tall: usize, line: *mut f32
             // SAFETY: floats are inside of the row.
             unsafe {
                 let from = row_of(s, row, &(deep..deep + len), line);
-                let load = |at: usize| _mm512_maskz_loadu_ps(some(len.saturating_sub(at)), from.wrapping_add(at));
-                let mut most = _mm512_setzero_si512();
-                for at in (0..len).step_by(16) {
-                    most = larger(most, load(at));
-                }
-                let most = f32::from_bits(_mm512_reduce_max_epu32(most));
+                let to = to.add(deep / DEPTH * STEP.0 + i / tall * TILE + i % tall * 64);
+                let most = match len.div_ceil(DEPTH) {
+                    1 => pack_row::<4>(from, to),
+                    2 => pack_row::<8>(from, to),
+                    3 => pack_row::<12>(from, to),
+                    _ => pack_row::<16>(from, to),
+                };
                 // NaN is not below the limit.
                 fits &= most < LIMITS[1];
-                let scale = MOST / most.max(LIMITS[0]);
-                worth.add(deep / DEEP * STRIPE + i).write(1.0 / scale);
-                let scale = _mm512_set1_ps(scale);
-                let to = to.add(i / tall * TILE + i % tall * 64);
-                for at in (0..len).step_by(DEPTH) {
-                    let x = [load(at), load(at + 16), load(at + 32), load(at + 48)];
-                    digits(x, scale, to.add((deep + at) / DEPTH * STEP.0), 2 * TILE);
-                }
+                worth.add(deep / DEEP * STRIPE + i).write(most.max(LIMITS[0]) / MOST);
             }
         }
     }
     fits
 }
 
-/// A row of A in some depth, put together at `line` where the window does not have it as neighbours.
+/// A row of A in some depth, and zeros up to a multiple of [`DEPTH`]; put together at `line` where the window does not have it as
+/// neighbours, or not the zeros.
 ///
 /// # Safety
 /// The block has it, and `line` holds it.
@@ -313,9 +332,10 @@ unsafe fn row_of(s: &Sweep, row: usize, deep: &Range<usize>, line: *mut f32) -> 
             a.add(rest / t.taps[1] * t.tap[0] + rest % t.taps[1] * t.tap[1] + r * t.tap[2])
         };
         let (mut tap, mut inside, mut done) = (deep.start / t.run, deep.start % t.run, 0);
-        if inside + deep.len() <= t.run {
+        if inside + deep.len() <= t.run && deep.len().is_multiple_of(DEPTH) {
             return start(tap).add(inside);
         }
+        core::ptr::write_bytes(line.add(deep.len()), 0, deep.len().next_multiple_of(DEPTH) - deep.len());
         while done < deep.len() {
             let n = (t.run - inside).min(deep.len() - done);
             core::ptr::copy_nonoverlapping(start(tap).add(inside), line.add(done), n);

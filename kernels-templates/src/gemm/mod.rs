@@ -151,7 +151,7 @@ impl Gemm {
         let per_panel = if self.k == 0 { 1 } else { self.k } * PANEL;
         // Columns first: a block of B that fits the cache, but no less than what pays for reading A.
         let mut wide = B_FLOATS / per_panel;
-        let least = if self.copies_a() { 8 } else { 4 };
+        let least = 8;
         if wide < least {
             wide = least;
         }
