@@ -10,11 +10,13 @@ mod amx;
 mod conv;
 mod depthwise;
 mod dots;
+mod requantize;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::available as tiles_available;
 pub use conv::{IntConv, convolve};
 pub use depthwise::IntDepthwise;
+pub use requantize::{Addend, Each, Requantize, requantize};
 
 use crate::entry::{In, Out};
 use crate::gemm::{Block, Epilogue, Gemm, PANEL, Sweep, Tile, a_pitch, sweep_with};
