@@ -15,7 +15,7 @@ fn geometry(rng: &mut Rng, depthwise: bool, large: bool) -> (IntConv, [usize; 3]
     let most = if large { 300 } else { 21 };
     let channels = [rng.int(0, 21), 4 * rng.int(1, 9), 64, rng.int(1, most)];
     let c = if depthwise { rng.int(0, most) } else { rng.pick(&channels) };
-    let kernel = rng.pick(&[[1, 1, 1], [1, 1, 1], [1, 3, 3], [1, 2, 5], [2, 1, 3]]);
+    let kernel = rng.pick(&[[1, 1, 1], [1, 1, 1], [1, 3, 3], [1, 3, 3], [1, 2, 5], [1, 5, 5], [2, 1, 3]]);
     let (stride, dilation) = ([1, rng.int(1, 2), rng.int(1, 3)], [1, rng.int(1, 2), rng.int(1, 2)]);
     let pad = [rng.int(0, kernel[0] - 1), rng.int(0, 2), rng.int(0, 3)];
     let end = [rng.int(0, 1), rng.int(0, 2), rng.int(0, 2)];

@@ -10,6 +10,8 @@ mod amx;
 mod conv;
 mod depthwise;
 mod dots;
+#[cfg(target_arch = "x86_64")]
+mod quads;
 mod requantize;
 
 #[cfg(target_arch = "x86_64")]
