@@ -161,6 +161,24 @@ impl Fours for Half {
     }
 }
 
+/// A column of a window, which may be outside of the input.
+///
+/// # Safety
+/// As [`sums`].
+#[inline(always)]
+unsafe fn column<F: Fours>(l: &Line, w: isize) -> [F::V; 4] {
+    // SAFETY: only pixels inside of rows are read.
+    unsafe {
+        let mut rows = [F::splat(l.zero); ROWS];
+        if (w as usize) < l.wide {
+            for i in 0..ROWS {
+                rows[i] = F::load(l.rows[i].add(w as usize * l.steps[i]), l.channels);
+            }
+        }
+        F::fours(rows)
+    }
+}
+
 /// The sums of a line, windows of `KW` columns a step of `STEP` apart.
 ///
 /// # Safety
@@ -169,25 +187,27 @@ impl Fours for Half {
 unsafe fn slide<F: Fours, const KW: usize, const STEP: usize>(l: &Line) {
     // SAFETY: only pixels inside of rows are read, and the caller vouches for weights and sums.
     unsafe {
-        let outside = F::splat(l.zero);
-        let column = |w: isize| {
-            let mut rows = [outside; ROWS];
-            if (w as usize) < l.wide {
-                for i in 0..ROWS {
-                    rows[i] = F::load(l.rows[i].add(w as usize * l.steps[i]), l.channels);
-                }
+        // No closures: they are not compiled for the instruction set.
+        let none = [F::splat(0); 4];
+        let (mut weights, mut columns, mut start) = ([none; KW], [none; KW], none);
+        for r in 0..KW {
+            for j in 0..4 {
+                weights[r][j] = F::words(l.weights.add((r * 4 + j) * CHANNELS).cast());
             }
-            F::fours(rows)
-        };
-        let weights: [[F::V; 4]; KW] =
-            core::array::from_fn(|r| core::array::from_fn(|j| F::words(l.weights.add((r * 4 + j) * CHANNELS).cast())));
-        let start: [F::V; 4] = core::array::from_fn(|j| if l.start.is_null() { F::splat(0) } else { F::words(l.start.add(16 * j)) });
-        let mut columns: [[F::V; 4]; KW] = core::array::from_fn(|r| column(l.begin + r as isize - STEP as isize));
+            if r >= STEP {
+                columns[r] = column::<F>(l, l.begin + (r - STEP) as isize);
+            }
+        }
+        if !l.start.is_null() {
+            for j in 0..4 {
+                start[j] = F::words(l.start.add(16 * j));
+            }
+        }
         for pixel in 0..l.pixels {
             for r in 0..KW {
                 columns[r] = match r + STEP < KW {
                     true => columns[(r + STEP) % KW],
-                    false => column(l.begin + (pixel * STEP + r) as isize),
+                    false => column::<F>(l, l.begin + (pixel * STEP + r) as isize),
                 };
             }
             let mut acc = start;

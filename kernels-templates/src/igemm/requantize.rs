@@ -147,15 +147,18 @@ unsafe fn stripe<const NV: usize, const ADD: usize>(
     pitch: usize,
 ) {
     let bits = if cols == 64 { !0 } else { (1u64 << cols) - 1 };
-    let masks: [__mmask16; NV] = core::array::from_fn(|j| (bits >> (16 * j)) as __mmask16);
+    let mask = |j: usize| (bits >> (16 * j)) as __mmask16;
     // SAFETY: masked lanes are not accessed, and the others lie inside of the block.
     unsafe {
         let each = |e: Each, j: usize| match e.step {
             0 => _mm512_set1_ps(*e.at),
-            _ => _mm512_maskz_loadu_ps(masks[j], e.at.wrapping_add(16 * j)),
+            _ => _mm512_maskz_loadu_ps(mask(j), e.at.wrapping_add(16 * j)),
         };
-        let scale: [__m512; NV] = core::array::from_fn(|j| each(q.scale, j));
-        let bias: [__m512; NV] = core::array::from_fn(|j| each(q.bias, j));
+        // Loops, as closures handed to others are not compiled for the instruction set.
+        let (mut scale, mut bias) = ([_mm512_setzero_ps(); NV], [_mm512_setzero_ps(); NV]);
+        for j in 0..NV {
+            (scale[j], bias[j]) = (each(q.scale, j), each(q.bias, j));
+        }
         let number = |x: f32| _mm512_set1_ps(x);
         let (least, most) = (number(-f32::from(q.zero)), number(255.0 - f32::from(q.zero)));
         let a = q.add.unwrap_or(Addend { bytes: out, pitch, zero: 0, scale: 0.0, own: None, sum_zero: q.zero });
@@ -168,7 +171,7 @@ unsafe fn stripe<const NV: usize, const ADD: usize>(
             let line = sums.add(r * step);
             let mut whole = [_mm512_setzero_si512(); NV];
             for j in 0..NV {
-                let sum = _mm512_maskz_loadu_epi32(masks[j], line.wrapping_add(16 * j));
+                let sum = _mm512_maskz_loadu_epi32(mask(j), line.wrapping_add(16 * j));
                 let mut x = _mm512_add_ps(bias[j], _mm512_mul_ps(scale[j], _mm512_cvtepi32_ps(sum)));
                 if ADD == 2 {
                     // The second operand stands where the first is NaN.
@@ -177,7 +180,7 @@ unsafe fn stripe<const NV: usize, const ADD: usize>(
                     x = _mm512_mul_ps(nearest, own);
                 }
                 if ADD > 0 {
-                    let bytes = _mm_maskz_loadu_epi8(masks[j], a.bytes.wrapping_add(r * a.pitch + 16 * j).cast());
+                    let bytes = _mm_maskz_loadu_epi8(mask(j), a.bytes.wrapping_add(r * a.pitch + 16 * j).cast());
                     let byte = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
                     x = _mm512_add_ps(x, _mm512_mul_ps(_mm512_sub_ps(byte, other_zero), other));
                 }
@@ -185,11 +188,12 @@ unsafe fn stripe<const NV: usize, const ADD: usize>(
                 whole[j] = _mm512_cvtps_epi32(_mm512_min_ps(if ADD == 0 { most } else { top }, x));
             }
             let at = |j: usize| whole[j % NV];
-            let halves = [_mm512_packs_epi32(at(0), at(1)), _mm512_packs_epi32(at(2), at(3))].map(|h| _mm512_adds_epi16(h, zero));
-            let bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(halves[0], halves[1]));
+            let low = _mm512_adds_epi16(_mm512_packs_epi32(at(0), at(1)), zero);
+            let high = _mm512_adds_epi16(_mm512_packs_epi32(at(2), at(3)), zero);
+            let bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
             let to = out.add(r * pitch).cast();
             match NV {
-                1 => _mm_mask_storeu_epi8(to, masks[0], _mm512_castsi512_si128(bytes)),
+                1 => _mm_mask_storeu_epi8(to, mask(0), _mm512_castsi512_si128(bytes)),
                 2 => _mm256_mask_storeu_epi8(to, bits as u32, _mm512_castsi512_si256(bytes)),
                 _ if cols == 64 => _mm512_storeu_si512(to.cast(), bytes),
                 _ => _mm512_mask_storeu_epi8(to, bits, bytes),
