@@ -309,7 +309,8 @@ pub(super) unsafe fn sweep(s: &Sums) {
     let mut tile = 0;
     while tile < tiles {
         let count = match tiles - tile {
-            n if n >= 4 && near => 4,
+            // A third is computed twice: two of B's passes are spared.
+            n if n >= 3 && near => n.min(4),
             n if n >= 2 => 2,
             _ => 1,
         };
@@ -333,7 +334,7 @@ pub(super) unsafe fn sweep(s: &Sums) {
                     deep: d.words * 64,
                 };
                 match count {
-                    4 => (0..panels).for_each(|p| tall(&of([0, 1, 2, 3], [p; 4]))),
+                    3 | 4 => (0..panels).for_each(|p| tall(&of([0, 1, 2, count - 1], [p; 4]))),
                     2 => {
                         for p in (0..panels).step_by(2) {
                             let t = of([0, 0, 1, 1], [p, p + 1, p, p + 1]);

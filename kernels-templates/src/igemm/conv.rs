@@ -17,6 +17,8 @@ const TASK_WORK: usize = 1 << 21;
 const B_WORDS: usize = 1 << 16;
 /// Pixels that share what is read of the weights.
 const LEAST: usize = 64;
+/// Fewer pixels do not fill a tile.
+const SHORT: usize = 16;
 /// Bytes of copied rows that a task keeps in the second-level cache.
 const COPIED: usize = 256 << 10;
 /// Input channels of which each may lie anywhere.
@@ -122,8 +124,10 @@ impl IntConv {
         let words = x_w.is_multiple_of(4) && x_h.is_multiple_of(4) && x_d.is_multiple_of(4);
         let runs = x_c == 1 && self.c.is_multiple_of(4) && self.depth().line() * 4 == self.kernel[2] * self.c;
         let joined = self.kernel[2] == 1 || (x_w == self.c && self.dilation[2] == 1);
+        // Short rows of pixels that are apart are better pushed together.
+        let together = self.taps() > 1 || self.stride[2] == 1 || self.out_dims[2] >= SHORT;
         // Many pixels of whole pages fall into one set of the first-level cache.
-        inside && words && runs && joined && !x_w.is_multiple_of(4096)
+        inside && words && runs && joined && together && !x_w.is_multiple_of(4096)
     }
     /// How the input of so many rows and columns of output pixels is copied.
     const fn slab(&self, rows: usize, wide: usize) -> Slab {

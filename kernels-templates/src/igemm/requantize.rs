@@ -163,6 +163,7 @@ unsafe fn stripe<const NV: usize, const ADD: usize>(
         let (least, most) = (number(-f32::from(q.zero)), number(255.0 - f32::from(q.zero)));
         let a = q.add.unwrap_or(Addend { bytes: out, pitch, zero: 0, scale: 0.0, own: None, sum_zero: q.zero });
         let (own, other, other_zero) = (number(a.own.unwrap_or(1.0)), number(a.scale), number(f32::from(a.zero)));
+        let unit = number(12_582_912.0);
         let top = number(255.0 - f32::from(a.sum_zero));
         let zero = _mm512_set1_epi16(i16::from(a.sum_zero));
         // Packing interleaves the quarters of vectors; this puts their words in order again.
@@ -176,8 +177,8 @@ unsafe fn stripe<const NV: usize, const ADD: usize>(
                 if ADD == 2 {
                     // The second operand stands where the first is NaN.
                     let inside = _mm512_min_ps(_mm512_max_ps(x, least), most);
-                    let nearest = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(inside);
-                    x = _mm512_mul_ps(nearest, own);
+                    // Next to this number neighbours are 1 apart.
+                    x = _mm512_mul_ps(_mm512_sub_ps(_mm512_add_ps(inside, unit), unit), own);
                 }
                 if ADD > 0 {
                     let bytes = _mm_maskz_loadu_epi8(mask(j), a.bytes.wrapping_add(r * a.pitch + 16 * j).cast());
