@@ -17,6 +17,8 @@ const TASK_WORK: usize = 1 << 21;
 const B_WORDS: usize = 1 << 16;
 /// Pixels that share what is read of the weights.
 const LEAST: usize = 64;
+/// Tasks by which few pixels are shared out.
+const FEW_PARTS: usize = 4;
 /// Fewer pixels do not fill a tile.
 const SHORT: usize = 16;
 /// Bytes of copied rows that a task keeps in the second-level cache.
@@ -145,6 +147,11 @@ impl IntConv {
         let mut wide = B_WORDS / (words * PANEL) / 4 * 4;
         if wide < 4 {
             wide = 4;
+        }
+        // Weights that are read once need not stay in the cache; whoever reads them copies the input.
+        let few = panels.div_ceil(FEW_PARTS).next_multiple_of(4);
+        if self.pixels() <= LEAST && wide < few {
+            wide = few;
         }
         // Channels that are left are shared out evenly.
         let parts = panels.div_ceil(wide);

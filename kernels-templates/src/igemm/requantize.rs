@@ -117,15 +117,21 @@ unsafe fn wide(sums: *const i32, step: usize, [rows, cols]: [usize; 2], q: &Requ
             let q = Requantize { scale: part(q.scale), bias: part(q.bias), zero: q.zero, add };
             let (sums, out) = (sums.add(col), out.add(col));
             let rounded = q.add.is_some_and(|a| a.own.is_some());
-            match (n.div_ceil(16), q.add.is_some(), rounded) {
-                (1, false, _) => stripe::<1, 0>(sums, step, [rows, n], &q, out, pitch),
-                (2, false, _) => stripe::<2, 0>(sums, step, [rows, n], &q, out, pitch),
-                (_, false, _) => stripe::<4, 0>(sums, step, [rows, n], &q, out, pitch),
-                (1, true, false) => stripe::<1, 1>(sums, step, [rows, n], &q, out, pitch),
-                (_, true, false) => stripe::<4, 1>(sums, step, [rows, n], &q, out, pitch),
-                (1, true, true) => stripe::<1, 2>(sums, step, [rows, n], &q, out, pitch),
-                (_, true, true) => stripe::<4, 2>(sums, step, [rows, n], &q, out, pitch),
-            }
+            let (add, whole) = (usize::from(q.add.is_some()) + usize::from(rounded), n.is_multiple_of(16));
+            let run = match (n.div_ceil(16), add, whole) {
+                (1, 0, true) => stripe::<1, 0, true>,
+                (1, 0, false) => stripe::<1, 0, false>,
+                (2, 0, true) => stripe::<2, 0, true>,
+                (4, 0, true) => stripe::<4, 0, true>,
+                (_, 0, _) => stripe::<4, 0, false>,
+                (4, 1, true) => stripe::<4, 1, true>,
+                (_, 1, _) => stripe::<4, 1, false>,
+                (1, _, true) => stripe::<1, 2, true>,
+                (2, _, true) => stripe::<2, 2, true>,
+                (4, _, true) => stripe::<4, 2, true>,
+                _ => stripe::<4, 2, false>,
+            };
+            run(sums, step, [rows, n], &q, out, pitch);
         }
         col += n;
     }
@@ -134,11 +140,10 @@ unsafe fn wide(sums: *const i32, step: usize, [rows, cols]: [usize; 2], q: &Requ
 /// `NV` vectors of columns, row by row. `ADD` tells what is added: nothing, bytes to sums as they are, bytes to rounded sums.
 ///
 /// # Safety
-/// As [`wide`], with at most `16 * NV` columns.
+/// As [`wide`], with at most `16 * NV` columns, as many if they are `WHOLE`.
 #[cfg(target_arch = "x86_64")]
-#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn stripe<const NV: usize, const ADD: usize>(
+unsafe fn stripe<const NV: usize, const ADD: usize, const WHOLE: bool>(
     sums: *const i32,
     step: usize,
     [rows, cols]: [usize; 2],
@@ -170,9 +175,15 @@ unsafe fn stripe<const NV: usize, const ADD: usize>(
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         for r in 0..rows {
             let line = sums.add(r * step);
+            // Blocks of as many rows follow: what they read and write is asked for.
+            if ADD > 0 {
+                _mm_prefetch::<_MM_HINT_T0>(a.bytes.wrapping_add((r + rows) * a.pitch).cast());
+            }
+            _mm_prefetch::<_MM_HINT_ET0>(out.wrapping_add((r + rows) * pitch).cast());
             let mut whole = [_mm512_setzero_si512(); NV];
             for j in 0..NV {
-                let sum = _mm512_maskz_loadu_epi32(mask(j), line.wrapping_add(16 * j));
+                let at = line.wrapping_add(16 * j);
+                let sum = if WHOLE { _mm512_loadu_epi32(at) } else { _mm512_maskz_loadu_epi32(mask(j), at) };
                 let mut x = _mm512_add_ps(bias[j], _mm512_mul_ps(scale[j], _mm512_cvtepi32_ps(sum)));
                 if ADD == 2 {
                     // The second operand stands where the first is NaN.
@@ -181,7 +192,8 @@ unsafe fn stripe<const NV: usize, const ADD: usize>(
                     x = _mm512_mul_ps(_mm512_sub_ps(_mm512_add_ps(inside, unit), unit), own);
                 }
                 if ADD > 0 {
-                    let bytes = _mm_maskz_loadu_epi8(mask(j), a.bytes.wrapping_add(r * a.pitch + 16 * j).cast());
+                    let at = a.bytes.wrapping_add(r * a.pitch + 16 * j);
+                    let bytes = if WHOLE { _mm_loadu_si128(at.cast()) } else { _mm_maskz_loadu_epi8(mask(j), at.cast()) };
                     let byte = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
                     x = _mm512_add_ps(x, _mm512_mul_ps(_mm512_sub_ps(byte, other_zero), other));
                 }
@@ -192,11 +204,12 @@ unsafe fn stripe<const NV: usize, const ADD: usize>(
             let low = _mm512_adds_epi16(_mm512_packs_epi32(at(0), at(1)), zero);
             let high = _mm512_adds_epi16(_mm512_packs_epi32(at(2), at(3)), zero);
             let bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
-            let to = out.add(r * pitch).cast();
+            let to = out.add(r * pitch).cast::<i8>();
             match NV {
+                1 if WHOLE => _mm_storeu_si128(to.cast(), _mm512_castsi512_si128(bytes)),
+                2 if WHOLE => _mm256_storeu_si256(to.cast(), _mm512_castsi512_si256(bytes)),
+                4 if WHOLE => _mm512_storeu_si512(to.cast(), bytes),
                 1 => _mm_mask_storeu_epi8(to, mask(0), _mm512_castsi512_si128(bytes)),
-                2 => _mm256_mask_storeu_epi8(to, bits as u32, _mm512_castsi512_si256(bytes)),
-                _ if cols == 64 => _mm512_storeu_si512(to.cast(), bytes),
                 _ => _mm512_mask_storeu_epi8(to, bits, bytes),
             }
         }
