@@ -172,3 +172,86 @@ impl Requantized {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::ValueId;
+    use crate::ops::quantize::{dequantizer, quantizer};
+
+    fn operand(row: i64, column: i64) -> Operand {
+        let by = |n: i64| Stride::By(crate::ir::Dim::int(n));
+        Operand { value: ValueId(0), strides: vec![by(row), by(column)] }
+    }
+    /// An expression with its inputs replaced, as part of another.
+    fn include(e: &mut Expr, of: &Expr, inputs: &[At]) -> At {
+        let mut map: Vec<At> = Vec::new();
+        for &(s, ty) in &of.code {
+            let at = match s {
+                Scalar::In(i) => inputs[i as usize],
+                s => e.push(s.with(|a| map[a.0 as usize]), ty),
+            };
+            map.push(at);
+        }
+        map[of.results[0].0 as usize]
+    }
+    fn quantized(e: &mut Expr, x: At, scale: f64, zero: f64) -> At {
+        let (s, z) = (e.constant(scale, DType::F32), e.constant(zero, DType::U8));
+        let of = quantizer(DType::F32, DType::F32, Some(DType::U8), DType::U8).unwrap().expr;
+        include(e, &of, &[x, s, z])
+    }
+    fn numbers(e: &mut Expr, x: At, scale: f64, zero: f64) -> At {
+        let (s, z) = (e.constant(scale, DType::F32), e.constant(zero, DType::U8));
+        include(e, &dequantizer(DType::U8, DType::F32, Some(DType::U8), DType::F32).expr, &[x, s, z])
+    }
+    /// `bias + scale * sum`, of inputs 2, 1 and 0.
+    fn scaled(e: &mut Expr) -> At {
+        let (sum, scale, bias) = (e.input(0, DType::I32), e.input(1, DType::F32), e.input(2, DType::F32));
+        let sum = e.cast(sum, DType::F32);
+        let y = e.bin(Binary::Mul, scale, sum);
+        e.bin(Binary::Add, bias, y)
+    }
+    /// The tail that stores an instruction, whose inputs from 1 on lie so.
+    fn tail(mut e: Expr, result: At, operands: Vec<Operand>) -> Epilogue {
+        e.results = vec![result];
+        Epilogue { expr: e.canonical(), first: Some(operand(64, 1)), operands, stored: vec![] }
+    }
+
+    #[test]
+    fn conversions_of_sums_are_recognized() {
+        let each = || vec![operand(0, 1), operand(0, 1)];
+        let mut e = Expr::default();
+        let x = scaled(&mut e);
+        let y = quantized(&mut e, x, 1.0, 140.0);
+        let found = Requantized::of(&tail(e.clone(), y, each())).unwrap();
+        let both = (Each::Operand(0, true), Each::Operand(1, true));
+        assert_eq!(found, Requantized { scale: both.0, bias: both.1, zero: 140, add: None });
+        // Another scale is none of the kernel's, nor are numbers that differ from pixel to pixel.
+        let other = quantized(&mut e, x, 0.5, 140.0);
+        assert_eq!(Requantized::of(&tail(e.clone(), other, each())), None);
+        assert_eq!(Requantized::of(&tail(e.clone(), y, vec![operand(0, 1), operand(64, 1)])), None);
+    }
+
+    #[test]
+    fn residuals_of_bytes_are_recognized() {
+        for rounded in [true, false] {
+            let mut e = Expr::default();
+            let mut x = scaled(&mut e);
+            if rounded {
+                let y = quantized(&mut e, x, 1.0, 121.0);
+                x = numbers(&mut e, y, 0.75, 121.0);
+            }
+            let bytes = e.input(3, DType::U8);
+            let other = numbers(&mut e, bytes, 0.25, 7.0);
+            let sum = e.bin(Binary::Add, other, x);
+            let y = quantized(&mut e, sum, 1.0, 3.0);
+            let operands = vec![operand(0, 1), operand(0, 0), operand(128, 1)];
+            let found = Requantized::of(&tail(e.clone(), y, operands.clone())).unwrap();
+            let own = rounded.then_some(0.75);
+            assert_eq!(found.add, Some(Added { operand: 2, zero: 7, scale: 0.25, own, sum_zero: 3 }));
+            assert_eq!((found.scale, found.bias), (Each::Operand(0, true), Each::Operand(1, false)));
+            // Sums that are handed on as numbers are another tail's business.
+            assert_eq!(Requantized::of(&tail(e, sum, operands)), None);
+        }
+    }
+}

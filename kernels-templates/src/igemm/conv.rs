@@ -65,6 +65,11 @@ struct Part {
     wide: usize,
 }
 
+/// At least 1.
+const fn positive(n: usize) -> usize {
+    if n == 0 { 1 } else { n }
+}
+
 /// How copied input lies: pixels of a row, and what steps lead from one output pixel or window line to the next, in bytes.
 #[derive(Clone, Copy)]
 struct Slab {
@@ -143,7 +148,7 @@ impl IntConv {
     /// Output channels, rows and columns of one task.
     const fn cut(&self) -> (usize, usize, usize) {
         let panels = self.k.div_ceil(PANEL);
-        let words = if self.depth().total() == 0 { 1 } else { self.depth().total() };
+        let words = positive(self.depth().total());
         let mut wide = B_WORDS / (words * PANEL) / 4 * 4;
         if wide < 4 {
             wide = 4;
@@ -155,7 +160,7 @@ impl IntConv {
         }
         // Channels that are left are shared out evenly.
         let parts = panels.div_ceil(wide);
-        let even = if parts == 0 { 1 } else { panels.div_ceil(parts) };
+        let even = positive(panels.div_ceil(positive(parts)));
         let wide = if parts > 1 { even.next_multiple_of(4) } else { even };
         let mut pixels = TASK_WORK.div_ceil(words * wide * PANEL);
         if pixels < LEAST {
@@ -164,19 +169,15 @@ impl IntConv {
         let [_, oh, ow] = self.out_dims;
         if oh == 1 {
             let parts = ow.div_ceil(pixels);
-            return (wide * PANEL, 1, if parts == 0 { 1 } else { ow.div_ceil(parts) });
+            return (wide * PANEL, 1, positive(ow.div_ceil(positive(parts))));
         }
-        let mut rows = if ow == 0 { 1 } else { pixels / ow };
-        if rows == 0 {
-            rows = 1;
-        }
-        let one = self.kernel[0] * self.slab(1, ow).line();
-        let fits = if one == 0 { rows } else { (COPIED / one).saturating_sub(self.kernel[1]) / self.stride[1] + 1 };
+        let mut rows = positive(pixels / positive(ow));
+        let one = positive(self.kernel[0] * self.slab(1, ow).line());
+        let fits = (COPIED / one).saturating_sub(self.kernel[1]) / self.stride[1] + 1;
         if !self.in_place() && rows > fits {
             rows = fits;
         }
-        let parts = oh.div_ceil(rows);
-        (wide * PANEL, if parts == 0 { 1 } else { oh.div_ceil(parts) }, if ow == 0 { 1 } else { ow })
+        (wide * PANEL, positive(oh.div_ceil(positive(oh.div_ceil(rows)))), positive(ow))
     }
     /// Number of independent tasks.
     pub const fn tasks(&self) -> usize {

@@ -171,8 +171,8 @@ unsafe fn column<F: Fours>(l: &Line, w: isize) -> [F::V; 4] {
     unsafe {
         let mut rows = [F::splat(l.zero); ROWS];
         if (w as usize) < l.wide {
-            for i in 0..ROWS {
-                rows[i] = F::load(l.rows[i].add(w as usize * l.steps[i]), l.channels);
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = F::load(l.rows[i].add(w as usize * l.steps[i]), l.channels);
             }
         }
         F::fours(rows)
@@ -191,16 +191,16 @@ unsafe fn slide<F: Fours, const KW: usize, const STEP: usize>(l: &Line) {
         let none = [F::splat(0); 4];
         let (mut weights, mut columns, mut start) = ([none; KW], [none; KW], none);
         for r in 0..KW {
-            for j in 0..4 {
-                weights[r][j] = F::words(l.weights.add((r * 4 + j) * CHANNELS).cast());
+            for (j, w) in weights[r].iter_mut().enumerate() {
+                *w = F::words(l.weights.add((r * 4 + j) * CHANNELS).cast());
             }
             if r >= STEP {
                 columns[r] = column::<F>(l, l.begin + (r - STEP) as isize);
             }
         }
         if !l.start.is_null() {
-            for j in 0..4 {
-                start[j] = F::words(l.start.add(16 * j));
+            for (j, s) in start.iter_mut().enumerate() {
+                *s = F::words(l.start.add(16 * j));
             }
         }
         for pixel in 0..l.pixels {
