@@ -88,6 +88,37 @@ impl IntDepthwise {
             x.copy_from_slice(&sum.to_le_bytes());
         }
     }
+    /// The image of a task, its first pixel and the one behind its last.
+    const fn part(&self, task: usize) -> (usize, usize, usize) {
+        let (pixels, tall) = (self.0.pixels(), self.tall());
+        let down = pixels.div_ceil(tall);
+        let (image, first) = (task / down, task % down * tall);
+        (image, first, if first + tall < pixels { first + tall } else { pixels })
+    }
+    /// Writes what sums begin at, of the channels in the order that is asked for, and a row of zero points; gives both, and where the
+    /// sums go.
+    ///
+    /// # Safety
+    /// `weights` are packed, and `scratch` is a thread's.
+    unsafe fn begin(
+        &self,
+        zero: u8,
+        weights: *const u8,
+        channel: &dyn Fn(usize) -> usize,
+        scratch: *mut f32,
+    ) -> (*mut i32, *mut u8, *mut i32) {
+        let pitch = self.pitch();
+        // SAFETY: the sums of all channels are there, and scratch has room for all parts.
+        unsafe {
+            let (start, zeros) = (scratch.cast::<i32>(), scratch.add(pitch).cast::<u8>());
+            let totals = weights.add(self.sums_at()).cast::<i32>();
+            for j in 0..pitch {
+                start.add(j).write(totals.add(channel(j)).read_unaligned().wrapping_mul(-i32::from(zero)));
+            }
+            core::ptr::write_bytes(zeros, zero, pitch);
+            (start, zeros, scratch.add(2 * pitch).cast())
+        }
+    }
     /// Runs one task; the epilogue's blocks are a few pixels, with rows and columns as [`IntConv::run_task`] has them.
     ///
     /// # Safety
@@ -109,20 +140,10 @@ impl IntDepthwise {
             // SAFETY: passed on from the caller, on a machine that has what is asked for.
             return unsafe { self.run_fours(task, (x, zero), weights, out, scratch, epilogue) };
         }
-        let tall = self.tall();
-        let down = g.pixels().div_ceil(tall);
-        let (image, first) = (task / down, task % down * tall);
-        let last = g.pixels().min(first + tall);
+        let (image, first, last) = self.part(task);
         // SAFETY: image and pixels are inside of what the caller vouches for, and scratch has room for all that is written there.
         unsafe {
-            let start = scratch.cast::<i32>();
-            let totals = weights.add(self.sums_at()).cast::<i32>();
-            for j in 0..pitch {
-                start.add(j).write(totals.add(j).read_unaligned().wrapping_mul(-i32::from(zero)));
-            }
-            let zeros = scratch.add(pitch).cast::<u8>();
-            core::ptr::write_bytes(zeros, zero, pitch);
-            let sums = scratch.add(2 * pitch).cast::<i32>();
+            let (start, zeros, sums) = self.begin(zero, weights, &|j| j, scratch);
             let window = scratch.add(self.scratch_floats() - g.taps() * size_of::<*const u8>() / 4).cast::<*const u8>();
             let x = x.add(image * g.x_strides[0]);
             let mut from = first;
@@ -157,27 +178,18 @@ impl IntDepthwise {
         scratch: *mut f32,
         epilogue: Epilogue,
     ) {
-        let (g, pitch, tall) = (&self.0, self.pitch(), self.tall());
+        let g = &self.0;
         let [_, kh, kw] = g.kernel;
         let [_, oh, ow] = g.out_dims;
         let [_, _, x_d, x_h, x_w] = g.x_strides;
-        let down = g.pixels().div_ceil(tall);
-        let (image, first) = (task / down, task % down * tall);
-        let last = g.pixels().min(first + tall);
+        let (image, first, last) = self.part(task);
         // SAFETY: image, pixels and channels are inside of what the caller vouches for, and scratch has room for all that is
         // written there.
         unsafe {
-            let start = scratch.cast::<i32>();
-            let totals = weights.add(self.sums_at()).cast::<i32>();
-            for j in 0..pitch {
-                let total = totals.add(j / BLOCK * BLOCK + channel_at(j % BLOCK)).read_unaligned();
-                start.add(j).write(total.wrapping_mul(-i32::from(zero)));
-            }
-            let zeros = scratch.add(pitch).cast::<u8>();
-            core::ptr::write_bytes(zeros, zero, pitch);
-            let sums = scratch.add(2 * pitch).cast::<i32>();
+            let channel = |j: usize| j / BLOCK * BLOCK + channel_at(j % BLOCK);
+            let (start, zeros, sums) = self.begin(zero, weights, &channel, scratch);
             let x = x.add(image * g.x_strides[0]);
-            for block in 0..pitch / BLOCK {
+            for block in 0..self.pitch() / BLOCK {
                 let channel = block * BLOCK;
                 let channels = (g.k - channel).min(BLOCK);
                 let mut from = first;
