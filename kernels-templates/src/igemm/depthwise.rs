@@ -63,7 +63,7 @@ impl IntDepthwise {
         self.0.taps() * self.pitch() * 2
     }
     /// Packs ONNX weights `[k][1][depth][height][width]` to `[window][k padded to whole vectors]`, each in 16 bits, their sums, and
-    /// where they are read by fours `[k / 64][rows / 4][width][k % 64, as `quads` has them][4 rows]`, each in 8.
+    /// where they are read by fours `[k / 64][rows / 4][width][k % 64][4 rows]`, each in 8, channels in the order of unpacked bytes.
     pub fn pack_weights(&self, weights: &[u8], out: &mut [u8]) {
         let (taps, k, pitch) = (self.0.taps(), self.0.k, self.pitch());
         assert_eq!(weights.len(), k * taps, "weights fill their shape; this is a bug");
