@@ -25,7 +25,7 @@ impl Isa {
             use std::arch::is_x86_feature_detected as has;
             if has!("avx2") && has!("fma") && has!("f16c") {
                 if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
-                    return if crate::igemm::tiles_available() { Isa::Amx } else { Isa::Avx512 };
+                    return if crate::tiles::available() { Isa::Amx } else { Isa::Avx512 };
                 }
                 return Isa::Avx2;
             }
@@ -53,7 +53,7 @@ impl Isa {
     pub fn has_tiles(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
-            self >= Isa::Avx512 && crate::igemm::tiles_available()
+            self >= Isa::Avx512 && crate::tiles::available()
         }
         #[cfg(not(target_arch = "x86_64"))]
         {

@@ -34,6 +34,8 @@ mod simd;
 pub mod softmax;
 pub mod sort;
 pub mod support;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 pub mod transpose;
 pub mod trees;
 pub mod value;

@@ -1,10 +1,10 @@
 //! Scalar expressions in Rust: one `let` an instruction.
 
 use super::{ident, names};
-use crate::kernel::{At, Binary, Expr, Literal as L, Scalar, Unary};
+use crate::kernel::{At, Binary, Expr, Literal as L, Scalar, Unary, rounded as rounded_byte};
 use kiln_kernels::dtype::DType;
 use proc_macro2::{Ident, Literal, Span, TokenStream};
-use quote::quote;
+use quote::{ToTokens, quote};
 
 /// The Rust type an instruction computes in: 16-bit floats as f32, rounded after every instruction.
 pub(crate) fn computed(d: DType) -> TokenStream {
@@ -106,7 +106,13 @@ pub(crate) fn print(e: &Expr, inputs: &[TokenStream]) -> (TokenStream, Vec<Ident
                 let (c, a, b) = (name(c), name(a), name(b));
                 quote!(if #c { #a } else { #b })
             }
-            Scalar::Cast(a) => cast(name(a), e.ty(a), ty),
+            Scalar::Cast(a) => match rounded_byte(e, At(i as u32)) {
+                Some((x, zero)) => {
+                    let (k, x, zero) = (names::kernels(), name(x), zero.map_or(quote!(0.0), |z| name(z).into_token_stream()));
+                    quote!(#k::support::scalar::quantized(#x, #zero))
+                }
+                None => cast(name(a), e.ty(a), ty),
+            },
         };
         let rust = computed(ty);
         code.extend(quote!(let #t: #rust = #value;));

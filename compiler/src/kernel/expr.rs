@@ -148,7 +148,7 @@ pub enum Scalar {
 
 impl Scalar {
     /// The same with other operands.
-    fn with(self, of: impl Fn(At) -> At) -> Scalar {
+    pub(super) fn with(self, of: impl Fn(At) -> At) -> Scalar {
         match self {
             Scalar::In(_) | Scalar::Const(_) => self,
             Scalar::Unary(f, a) => Scalar::Unary(f, of(a)),

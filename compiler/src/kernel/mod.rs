@@ -2,8 +2,10 @@
 
 mod expr;
 pub mod interpret;
+mod requantize;
 mod spec;
 pub(crate) mod text;
 
 pub use expr::{At, Binary, Expr, Literal, Scalar, Unary, operands};
+pub use requantize::{Added, Each, Requantized, rounded};
 pub use spec::{Copy, Epilogue, Kernel, Method, Operand, Packed, Recipe, Row, Stage, Stride, Window};

@@ -15,6 +15,7 @@
 use super::sweep::{Sweep, sweep_with, widths};
 use super::{Block, PANEL};
 use crate::isa::Isa;
+use crate::tiles::{self, Shapes};
 use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::Range;
@@ -58,27 +59,6 @@ pub(crate) const fn scratch_floats(rows: usize, k: usize) -> usize {
     let stripes = (if rows < most { rows } else { most }).div_ceil(STRIPE);
     // Sums, a row put together, digits, scales, and what aligns them.
     2 * DIGITS * TILE / 4 + DEEP + stripes * (k.div_ceil(DEPTH) * STEP.0 / 4 + k.div_ceil(DEEP) * STRIPE) + 16
-}
-
-/// Shapes of the registers, as `ldtilecfg` reads them.
-#[repr(C, align(64))]
-struct Shapes {
-    palette: u8,
-    start: u8,
-    reserved: [u8; 14],
-    bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-impl Shapes {
-    /// Sums in registers 0 to 5, those of a tile of A by the power of 256; B in 6, A in 7.
-    fn new(rows: usize) -> Shapes {
-        let mut s = Shapes { palette: 1, start: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
-        s.bytes[..8].fill(64);
-        s.rows[..8].fill(rows as u8);
-        s.rows[6] = ROWS as u8;
-        s
-    }
 }
 
 /// What a kernel asks for ahead of its turn: in every step 24 lines of the cache, two for each product of tiles, from an address that
@@ -422,7 +402,10 @@ pub(super) unsafe fn sweep(s: &Sweep) {
                         let rows = stripe(i);
                         let tall = rows.len().div_ceil(2);
                         if tall != configured {
-                            asm!("ldtilecfg [{}]", in(reg) &Shapes::new(tall), options(nostack, readonly));
+                            // Sums in registers 0 to 5, those of a tile of A by the power of 256; B in 6, A in 7.
+                            let mut heights = [tall as u8; 8];
+                            heights[6] = ROWS as u8;
+                            Shapes::new(heights, [64; 8]).configure();
                             configured = tall;
                         }
                         let a = digits.add((i * steps + steps_before) * STEP.0);
@@ -456,6 +439,6 @@ pub(super) unsafe fn sweep(s: &Sweep) {
                 }
             }
         }
-        asm!("tilerelease", options(nomem, nostack));
+        tiles::release();
     }
 }

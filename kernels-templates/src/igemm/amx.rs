@@ -1,242 +1,328 @@
-//! Integer sums in the tile registers of x86-64 (AMX): 32x32 of them, 64 rows of B a step, read as they are packed.
+//! Integer sums in the tile registers of x86-64 (AMX): four blocks of up to sixteen pixels by sixteen columns at a time.
 //!
-//! A panel's sixteen groups of four rows are a tile of B, sixteen rows of A one of A; nothing is packed for it in particular.
+//! A step of B is one tile as it is packed, the same bytes of up to sixteen pixels one of A, read where they lie: windows are not
+//! gathered. Four blocks share one panel where their pixels stay in the first-level cache, so that B streams by at a quarter
+//! of what the sums take; otherwise two blocks share two panels. Sums go to a small buffer, which the epilogue empties.
 
-use crate::gemm::{Block, Epilogue, PANEL};
+use super::{Depth, Grid, Sums};
+use crate::gemm::{Block, PANEL};
+use crate::tiles::{self, Shapes};
 use core::arch::asm;
-use std::sync::OnceLock;
 
-/// Rows of one tile of A and of sums.
+/// Pixels of a tile at most.
 const ROWS: usize = 16;
-/// Rows of B, or columns of A, that a step takes.
-pub(super) const DEPTH: usize = 64;
-/// Fewer rows of A than these are not worth a tile.
+/// Panels whose sums are handed on together.
+const PANELS: usize = 4;
+/// Elements from row to row of the buffer of sums.
+const PITCH: usize = PANELS * PANEL;
+/// Elements of the buffer of sums.
+pub(super) const SUMS: usize = 4 * ROWS * PITCH;
+/// Fewer rows of A than these are not worth tiles.
 const LEAST: usize = 8;
+/// Neither are fewer pixels side by side.
+const NARROW: usize = 4;
+/// Bytes of A that stay in the first-level cache while B streams by.
+const NEAR: usize = 36 << 10;
 
-/// Whether the machine has tiles of bytes, and the system lets this process use them.
-pub(crate) fn available() -> bool {
-    static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| !cfg!(miri) && has_tiles() && ask())
-}
-
-/// Whether processor and system know tiles of bytes.
-fn has_tiles() -> bool {
-    use core::arch::x86_64::{__cpuid, __cpuid_count};
-    if __cpuid(0).eax < 7 || __cpuid(1).ecx >> 27 & 1 == 0 {
-        return false;
-    }
-    let low: u32;
-    // SAFETY: the bit just tested says that the system has enabled this instruction.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _, options(nomem, nostack)) };
-    let states = 0b11 << 17;
-    __cpuid_count(7, 0).edx >> 24 & 0b11 == 0b11 && low & states == states
-}
-
-/// Asks the system for the state of tiles, for all threads of the process.
-#[cfg(target_os = "linux")]
-fn ask() -> bool {
-    const ARCH_PRCTL: usize = 158;
-    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
-    const TILE_DATA: usize = 18;
-    let answer: isize;
-    // SAFETY: the call touches no memory of this process.
-    unsafe {
-        asm!(
-            "syscall", inlateout("rax") ARCH_PRCTL => answer, in("rdi") ARCH_REQ_XCOMP_PERM, in("rsi") TILE_DATA,
-            out("rcx") _, out("r11") _, options(nostack),
-        );
-    }
-    answer == 0
-}
-
-#[cfg(not(target_os = "linux"))]
-fn ask() -> bool {
-    false
-}
-
-/// Shapes of the registers, as `ldtilecfg` reads them.
-#[repr(C, align(64))]
-struct Shapes {
-    palette: u8,
-    start: u8,
-    reserved: [u8; 14],
-    bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-impl Shapes {
-    /// Sums in registers 0 to 3, two of each tile of A; A in 4 and 5, B in 6 and 7.
-    fn new(first: usize, second: usize) -> Shapes {
-        let (a, b) = (first as u8, second as u8);
-        let mut s = Shapes { palette: 1, start: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
-        s.bytes[..8].fill(64);
-        s.rows[..8].copy_from_slice(&[a, a, b, b, a, b, ROWS as u8, ROWS as u8]);
-        s
-    }
-}
-
-/// What [`tile`] reads and writes: addresses, and bytes from row to row.
+/// What the micro-kernels read and write.
 #[repr(C)]
 struct Tiles {
-    a: [*const u8; 2],
-    b: [*const u8; 2],
-    a_row: usize,
-    steps: usize,
-    start: [*const i32; 2],
+    /// Pixels.
+    a: [*const u8; 4],
+    /// Panels.
+    b: [*const u8; 4],
+    /// Initial values of the columns.
+    start: [*const i32; 4],
+    /// Sums.
     out: [*mut i32; 4],
-    out_row: [usize; 2],
+    /// How far the bytes of each step lie behind the pixels.
+    steps: *const usize,
+    /// The end of `steps`.
+    end: *const usize,
+    /// Bytes from pixel to pixel.
+    pixel: usize,
+    /// Bytes from step to step of B.
+    deep: usize,
 }
 
-/// Two tiles of A by two of B, `steps` times.
-///
-/// # Safety
-/// The addresses are those of such tiles, and the registers are configured.
-#[inline(never)]
-unsafe fn tile(t: &Tiles) {
-    // SAFETY: the caller vouches for the addresses; all registers of tiles are free.
-    unsafe {
-        asm!(
-            "xor {d:e}, {d:e}",
-            "mov {x}, [{t} + 48]",
-            "tileloadd tmm0, [{x} + {d}*1]",
-            "tileloadd tmm2, [{x} + {d}*1]",
-            "mov {x}, [{t} + 56]",
-            "tileloadd tmm1, [{x} + {d}*1]",
-            "tileloadd tmm3, [{x} + {d}*1]",
-            "mov {x}, [{t}]",
-            "mov {y}, [{t} + 8]",
-            "mov {v}, [{t} + 16]",
-            "mov {w}, [{t} + 24]",
-            "mov {r}, [{t} + 32]",
-            "mov {n}, [{t} + 40]",
-            "mov {d:e}, 64",
-            "2:",
-            "tileloadd tmm6, [{v} + {d}*1]",
-            "tileloadd tmm4, [{x} + {r}*1]",
-            "tdpbusd tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{w} + {d}*1]",
-            "tdpbusd tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{y} + {r}*1]",
-            "tdpbusd tmm2, tmm5, tmm6",
-            "tdpbusd tmm3, tmm5, tmm7",
-            "add {x}, 64",
-            "add {y}, 64",
-            "add {v}, 1024",
-            "add {w}, 1024",
-            "dec {n}",
-            "jnz 2b",
-            "mov {r}, [{t} + 96]",
-            "mov {d}, [{t} + 104]",
-            "mov {x}, [{t} + 64]",
-            "tilestored [{x} + {r}*1], tmm0",
-            "mov {x}, [{t} + 72]",
-            "tilestored [{x} + {d}*1], tmm1",
-            "mov {x}, [{t} + 80]",
-            "tilestored [{x} + {r}*1], tmm2",
-            "mov {x}, [{t} + 88]",
-            "tilestored [{x} + {d}*1], tmm3",
-            t = in(reg) t, x = out(reg) _, y = out(reg) _, v = out(reg) _, w = out(reg) _, r = out(reg) _, d = out(reg) _,
-            n = out(reg) _,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
+/// A micro-kernel: four sums, of the operands that its loop says.
+macro_rules! kernel {
+    ($(#[$doc:meta])* $name:ident: $($line:literal)*) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The addresses are those of such tiles, there is a step, and the registers are configured.
+        #[inline(never)]
+        unsafe fn $name(t: &Tiles) {
+            // SAFETY: the caller vouches for the addresses; all registers of tiles are free.
+            unsafe {
+                asm!(
+                    "xor {d:e}, {d:e}",
+                    "mov {y}, [{t} + 64]",
+                    "tileloadd tmm0, [{y} + {d}*1]",
+                    "mov {y}, [{t} + 72]",
+                    "tileloadd tmm1, [{y} + {d}*1]",
+                    "mov {y}, [{t} + 80]",
+                    "tileloadd tmm2, [{y} + {d}*1]",
+                    "mov {y}, [{t} + 88]",
+                    "tileloadd tmm3, [{y} + {d}*1]",
+                    "mov {i}, [{t}]",
+                    "mov {j}, [{t} + 8]",
+                    "mov {k}, [{t} + 16]",
+                    "mov {l}, [{t} + 24]",
+                    "mov {v}, [{t} + 32]",
+                    "mov {w}, [{t} + 40]",
+                    "mov {x}, [{t} + 128]",
+                    "mov {r}, [{t} + 144]",
+                    "mov {d:e}, 64",
+                    "2:",
+                    "mov {o}, [{x}]",
+                    $($line,)*
+                    "add {x}, 8",
+                    "cmp {x}, [{t} + 136]",
+                    "jne 2b",
+                    "mov {d:e}, {pitch}",
+                    "mov {y}, [{t} + 96]",
+                    "tilestored [{y} + {d}*1], tmm0",
+                    "mov {y}, [{t} + 104]",
+                    "tilestored [{y} + {d}*1], tmm1",
+                    "mov {y}, [{t} + 112]",
+                    "tilestored [{y} + {d}*1], tmm2",
+                    "mov {y}, [{t} + 120]",
+                    "tilestored [{y} + {d}*1], tmm3",
+                    t = in(reg) t, pitch = const 4 * PITCH,
+                    d = out(reg) _, i = out(reg) _, j = out(reg) _, k = out(reg) _, l = out(reg) _, o = out(reg) _, r = out(reg) _,
+                    v = out(reg) _, w = out(reg) _, x = out(reg) _, y = out(reg) _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
 }
 
-/// A block of sums and its operands.
-pub(super) struct Sweep<'a> {
-    pub(super) a: *const u8,
-    /// Bytes from row to row of A.
-    pub(super) a_row: usize,
-    /// Panels of the block's columns.
-    pub(super) b: *const u8,
-    /// A multiple of [`DEPTH`] other than 0.
-    pub(super) k: usize,
-    /// Initial values of the columns, padded to whole panels.
-    pub(super) start: *const i32,
-    pub(super) out: *mut i32,
-    pub(super) pitch: usize,
-    /// Elements from the output of one row to that of the next tiles': the pitch, or 0 where they follow each other in one place.
-    pub(super) down: usize,
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    /// Place of the block in the whole output, for the epilogue.
-    pub(super) row: usize,
-    pub(super) col: usize,
-    pub(super) epilogue: Epilogue<'a>,
+kernel! {
+    /// Four blocks of pixels by one panel, of which the steps to come are asked for: one stream alone leaves the memory idle.
+    tall:
+    "tileloadd tmm6, [{v} + {d}*1]"
+    "lea {y}, [{i} + {o}]"
+    "tileloadd tmm4, [{y} + {r}*1]"
+    "prefetcht0 [{v} + 8192]"
+    "prefetcht0 [{v} + 8256]"
+    "prefetcht0 [{v} + 8320]"
+    "prefetcht0 [{v} + 8384]"
+    "tdpbusd tmm0, tmm4, tmm6"
+    "lea {y}, [{j} + {o}]"
+    "tileloadd tmm5, [{y} + {r}*1]"
+    "prefetcht0 [{v} + 8448]"
+    "prefetcht0 [{v} + 8512]"
+    "prefetcht0 [{v} + 8576]"
+    "prefetcht0 [{v} + 8640]"
+    "tdpbusd tmm1, tmm5, tmm6"
+    "lea {y}, [{k} + {o}]"
+    "tileloadd tmm4, [{y} + {r}*1]"
+    "prefetcht0 [{v} + 8704]"
+    "prefetcht0 [{v} + 8768]"
+    "prefetcht0 [{v} + 8832]"
+    "prefetcht0 [{v} + 8896]"
+    "tdpbusd tmm2, tmm4, tmm6"
+    "lea {y}, [{l} + {o}]"
+    "tileloadd tmm5, [{y} + {r}*1]"
+    "prefetcht0 [{v} + 8960]"
+    "prefetcht0 [{v} + 9024]"
+    "prefetcht0 [{v} + 9088]"
+    "prefetcht0 [{v} + 9152]"
+    "tdpbusd tmm3, tmm5, tmm6"
+    "add {v}, [{t} + 152]"
+}
+
+kernel! {
+    /// Two blocks of pixels by two panels; the first block's sums are the first and the second.
+    square:
+    "tileloadd tmm6, [{v} + {d}*1]"
+    "lea {y}, [{i} + {o}]"
+    "tileloadd tmm4, [{y} + {r}*1]"
+    "tdpbusd tmm0, tmm4, tmm6"
+    "tileloadd tmm7, [{w} + {d}*1]"
+    "tdpbusd tmm1, tmm4, tmm7"
+    "lea {y}, [{j} + {o}]"
+    "tileloadd tmm5, [{y} + {r}*1]"
+    "tdpbusd tmm2, tmm5, tmm6"
+    "tdpbusd tmm3, tmm5, tmm7"
+    "add {v}, [{t} + 152]"
+    "add {w}, [{t} + 152]"
+}
+
+kernel! {
+    /// One block of pixels by four panels.
+    flat:
+    "lea {y}, [{i} + {o}]"
+    "tileloadd tmm4, [{y} + {r}*1]"
+    "tileloadd tmm6, [{v} + {d}*1]"
+    "tdpbusd tmm0, tmm4, tmm6"
+    "tileloadd tmm7, [{w} + {d}*1]"
+    "tdpbusd tmm1, tmm4, tmm7"
+    "tileloadd tmm6, [{k} + {d}*1]"
+    "tdpbusd tmm2, tmm4, tmm6"
+    "tileloadd tmm7, [{l} + {d}*1]"
+    "tdpbusd tmm3, tmm4, tmm7"
+    "add {v}, [{t} + 152]"
+    "add {w}, [{t} + 152]"
+    "add {k}, [{t} + 152]"
+    "add {l}, [{t} + 152]"
 }
 
 /// Whether a block is worth tiles.
-pub(super) fn pays(rows: usize, k: usize) -> bool {
-    rows >= LEAST && k > 0 && k.is_multiple_of(DEPTH)
+pub(super) fn pays(g: &Grid, d: &Depth) -> bool {
+    g.wide >= NARROW && g.wide * g.rows >= LEAST && d.total() > 0
+}
+
+/// How the pixels of a grid are cut into tiles of equal height, of which the last of a stretch has some of the one before it.
+struct Cut {
+    /// Pixels that are cut as one stretch, those between rows included.
+    stretch: usize,
+    /// Bytes from stretch to stretch.
+    next: usize,
+    /// Pixels from row to row.
+    apart: usize,
+    /// Tiles of a stretch.
+    across: usize,
+    /// Pixels of a tile.
+    high: usize,
+    tiles: usize,
+}
+
+impl Cut {
+    fn new(g: &Grid) -> Cut {
+        let cut = |stretch: usize, stretches: usize, apart: usize| {
+            let high = stretch.div_ceil(stretch.div_ceil(ROWS));
+            let across = stretch.div_ceil(high);
+            Cut { stretch, next: g.row, apart, across, high, tiles: across * stretches }
+        };
+        let rows = cut(g.wide, g.rows, g.wide);
+        // Short rows in one stretch make fewer tiles, though what is between them is computed for nothing.
+        if g.rows > 1 && g.row.is_multiple_of(g.pixel) && g.row / g.pixel >= g.wide {
+            let apart = g.row / g.pixel;
+            let one = cut((g.rows - 1) * apart + g.wide, 1, apart);
+            if one.tiles < rows.tiles {
+                return one;
+            }
+        }
+        rows
+    }
+    /// A tile: where its first pixel lies, that pixel's number with those between rows counted, and how many of its pixels the tile
+    /// before it has had.
+    fn tile(&self, g: &Grid, tile: usize) -> (*const u8, usize, usize) {
+        let (row, from) = (tile / self.across, tile % self.across * self.high);
+        let at = from.min(self.stretch - self.high);
+        (g.a.wrapping_add(row * self.next + at * g.pixel), row * self.apart + at, from - at)
+    }
 }
 
 /// Computes a block.
 ///
 /// # Safety
-/// The operands and the output that `s` describes are valid, the output is not aliased, [`pays`] says that tiles fit, and they
-/// are [`available`].
+/// As [`Sums::compute`]; [`pays`] says that tiles fit, and they are [`available`].
 #[inline(never)]
-pub(super) unsafe fn sweep(s: &Sweep) {
-    // Sums of panels that are not whole.
-    let mut spare = [[0i32; ROWS * PANEL]; 4];
-    let spare = spare.each_mut().map(|s| s.as_mut_ptr());
-    let panel = s.k * PANEL;
-    let mut configured = (0, 0);
-    let mut row = 0;
-    while row < s.rows {
-        let left = s.rows - row;
-        let first = left.min(ROWS);
-        let second = (left - first).min(ROWS);
-        let rows = first + second;
-        // A lone tile is computed twice: both have its shape.
-        let (two, shape) = (second > 0, (first, if second > 0 { second } else { first }));
-        // SAFETY: rows and columns are inside of the block that the caller vouches for, and tiles have these shapes.
-        unsafe {
-            if shape != configured {
-                let shapes = Shapes::new(shape.0, shape.1);
-                asm!("ldtilecfg [{}]", in(reg) &shapes, options(nostack, readonly));
-                configured = shape;
-            }
-            let a = s.a.add(row * s.a_row);
-            let a = [a, if two { a.add(ROWS * s.a_row) } else { a }];
-            let mut col = 0;
-            while col < s.cols {
-                let pair = col + PANEL < s.cols;
-                let b = s.b.add(col / PANEL * panel);
-                let b = [b, if pair { b.add(panel) } else { b }];
-                let start = s.start.add(col);
-                let start = [start, if pair { start.add(PANEL) } else { start }];
-                let out = s.out.add(row * s.down + col);
-                // Whether each panel's sums can be written where they belong. A lone tile is written there twice.
-                let whole = [col + PANEL <= s.cols, col + 2 * PANEL <= s.cols];
-                let at = |i: usize| {
-                    let (down, side) = (if two { i / 2 } else { 0 }, i % 2);
-                    if whole[side] { out.wrapping_add(down * ROWS * s.pitch + side * PANEL) } else { spare[down * 2 + side] }
+pub(super) unsafe fn sweep(s: &Sums) {
+    let (g, d) = (&s.grid, &s.depth);
+    let cut = Cut::new(g);
+    let (high, tiles) = (cut.high, cut.tiles);
+    // SAFETY: the caller gives room for all steps.
+    unsafe {
+        for i in 0..d.lines() * d.steps {
+            let (line, step) = (i / d.steps, i % d.steps);
+            let at = line / d.taps[1] * g.tap[0] + line % d.taps[1] * g.tap[1] + step * d.words * 4;
+            s.table.add(i).write_unaligned(at);
+        }
+    }
+    // Sums of `high` rows in registers 0 to 3; A in 4 and 5 and B in 6 and 7, `words` deep.
+    let (a, b, deep) = (high as u8, d.words as u8, 4 * d.words as u16);
+    let shapes = Shapes::new([a, a, a, a, a, a, b, b], [64, 64, 64, 64, deep, deep, 64, 64]);
+    // SAFETY: the shapes are those of a valid configuration: at most sixteen rows of at most 64 bytes.
+    unsafe { shapes.configure() };
+    let rows = (4 * high).div_ceil(g.wide) + (d.taps[1] - 1);
+    let spread = if g.rows == 1 { 4 * high * g.pixel } else { rows * g.row };
+    let near = tiles <= 4 || spread <= NEAR;
+    let panel = d.total() * PANEL * 4;
+    let mut tile = 0;
+    while tile < tiles {
+        let count = match tiles - tile {
+            // A third is computed twice: two of B's passes are spared.
+            n if n >= 3 && near => n.min(4),
+            n if n >= 2 => 2,
+            _ => 1,
+        };
+        let at: [_; 4] = core::array::from_fn(|i| cut.tile(g, tile + i.min(count - 1)));
+        let mut col = 0;
+        while col < s.cols {
+            let panels = (s.cols - col).div_ceil(PANEL).min(PANELS);
+            // SAFETY: pixels and panels are inside of the block that the caller vouches for, and the buffer holds all sums of them.
+            unsafe {
+                let b = |p: usize| s.b.add((col / PANEL + p.min(panels - 1)) * panel);
+                let start = |p: usize| s.start.add(col + p.min(panels - 1) * PANEL);
+                let out = |i: usize, p: usize| s.sums.add(i * ROWS * PITCH + p.min(panels - 1) * PANEL);
+                let of = |a: [usize; 4], p: [usize; 4]| Tiles {
+                    a: a.map(|i| at[i].0),
+                    b: p.map(b),
+                    start: p.map(start),
+                    out: core::array::from_fn(|i| out(a[i], p[i])),
+                    steps: s.table,
+                    end: s.table.add(d.lines() * d.steps),
+                    pixel: g.pixel,
+                    deep: d.words * 64,
                 };
-                let out_row = whole.map(|w| if w { s.pitch } else { PANEL } * size_of::<i32>());
-                let tiles = Tiles { a, b, a_row: s.a_row, steps: s.k / DEPTH, start, out: [at(0), at(1), at(2), at(3)], out_row };
-                tile(&tiles);
-                for (side, whole) in whole.into_iter().enumerate() {
-                    let from = col + side * PANEL;
-                    if whole || from >= s.cols {
-                        continue;
+                match count {
+                    3 | 4 => (0..panels).for_each(|p| tall(&of([0, 1, 2, count - 1], [p; 4]))),
+                    2 => {
+                        for p in (0..panels).step_by(2) {
+                            let t = of([0, 0, 1, 1], [p, p + 1, p, p + 1]);
+                            square(&Tiles { a: [at[0].0, at[1].0, at[0].0, at[0].0], b: [b(p), b(p + 1), b(p), b(p)], ..t });
+                        }
                     }
-                    for i in 0..rows {
-                        let line = spare[i / ROWS * 2 + side].add(i % ROWS * PANEL);
-                        core::ptr::copy_nonoverlapping(line.cast_const(), out.add(i * s.pitch + side * PANEL), s.cols - from);
+                    _ => {
+                        let t = of([0; 4], [0, 1, 2, 3]);
+                        flat(&Tiles { a: [at[0].0, at[0].0, b(2), b(3)], ..t });
                     }
                 }
-                col += 2 * PANEL;
+                for (i, &(_, pixel, had)) in at[..count].iter().enumerate() {
+                    let mut from = had;
+                    while from < high {
+                        let (row, w) = ((pixel + from) / cut.apart, (pixel + from) % cut.apart);
+                        let run = (if w < g.wide { g.wide - w } else { cut.apart - w }).min(high - from);
+                        if w < g.wide {
+                            let sums = s.sums.add((i * ROWS + from) * PITCH);
+                            hand_on(s, sums, row * g.wide + w, run, col, (s.cols - col).min(PITCH));
+                        }
+                        from += run;
+                    }
+                }
             }
+            col += PITCH;
         }
-        if let Some(f) = s.epilogue {
-            // SAFETY: inside of the block, as above.
-            let out = unsafe { s.out.add(row * s.down) };
-            f(Block { out: out.cast(), pitch: s.pitch, row: s.row + row, rows, col: s.col, cols: s.cols });
-        }
-        row += rows;
+        tile += count;
     }
     // SAFETY: the registers are no longer needed; released ones cost switches of threads nothing.
-    unsafe { asm!("tilerelease", options(nomem, nostack)) };
+    unsafe { tiles::release() };
+}
+
+/// Hands sums of some pixels and columns to the epilogue, in the place of the output if there is one.
+///
+/// # Safety
+/// As [`sweep`]: the sums are there, and the pixels and columns are some of the block's.
+unsafe fn hand_on(s: &Sums, sums: *mut i32, pixel: usize, rows: usize, col: usize, cols: usize) {
+    let (mut from, mut pitch) = (sums, PITCH);
+    if !s.out.is_null() {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            (from, pitch) = (s.out.add(pixel * s.pitch + col), s.pitch);
+            for i in 0..rows {
+                core::ptr::copy_nonoverlapping(sums.add(i * PITCH), from.add(i * pitch), cols);
+            }
+        }
+    }
+    if let Some(f) = s.epilogue {
+        f(Block { out: from.cast(), pitch, row: s.row + pixel, rows, col: s.col + col, cols });
+    }
 }

@@ -1,25 +1,37 @@
 //! Convolutions of bytes: channels-last u8 less a zero point by packed i8, in i32, by the register tiles of integer products.
 //!
-//! Rows of the product are output pixels. A window of one element is a product as it stands; others, and pixels that are apart, are
-//! gathered a block of pixels at a time. Padding is the zero point itself, so sums start at `-zero` times those of the weights
-//! wherever a window lies.
+//! Rows of the product are output pixels, and a line of a window, all channels of its neighbouring elements, is a run of bytes in
+//! the input, so windows are read where they lie. Where padding, steps inside of a window or odd channels are in the way, the rows of
+//! the input that a task needs are copied first, each once, with their padding. That is the zero point itself, so sums start at
+//! `-zero` times those of the weights wherever a window lies.
 
-use super::{Sums, packed_len, sums_at};
+use super::{Depth, Grid, SUMS, Sums, TALLEST, initial};
 use crate::entry::{In, Ints, Out};
-use crate::gemm::{B_FLOATS, Block, Epilogue, PANEL, TASK_WORK, a_pitch};
+use crate::gemm::{Epilogue, PANEL};
 use crate::isa::Isa;
+use crate::kernel_fn;
 
-/// Rows of sums that one register tile writes at most, of any instruction set.
-const TALLEST: usize = 32;
-/// Bytes of gathered windows that a task keeps in the second-level cache.
-const GATHERED: usize = 256 << 10;
+/// Products of words that make a task worth handing to a thread.
+const TASK_WORK: usize = 1 << 21;
+/// Words of the weights that a task reads again and again from the second-level cache.
+const B_WORDS: usize = 1 << 16;
+/// Pixels that share what is read of the weights.
+const LEAST: usize = 64;
+/// Tasks by which few pixels are shared out.
+const FEW_PARTS: usize = 4;
+/// Fewer pixels do not fill a tile.
+const SHORT: usize = 16;
+/// Bytes of copied rows that a task keeps in the second-level cache.
+const COPIED: usize = 256 << 10;
+/// Input channels of which each may lie anywhere.
+pub const PLANES: usize = 4;
 
 /// A convolution of one group: depth, height and width are always there, extents of 1 where the model has fewer.
 #[derive(Clone, Copy, Debug)]
 pub struct IntConv {
     /// Images.
     pub n: usize,
-    /// Input channels, which are neighbours.
+    /// Input channels, which are neighbours unless they are at most [`PLANES`].
     pub c: usize,
     /// Input depth, height, width.
     pub in_dims: [usize; 3],
@@ -43,6 +55,42 @@ pub struct IntConv {
     pub out_batch: usize,
 }
 
+/// What a task computes: some neighbouring columns of some rows of output pixels, of one depth.
+#[derive(Clone, Copy)]
+struct Part {
+    depth: usize,
+    row: usize,
+    rows: usize,
+    at: usize,
+    wide: usize,
+}
+
+/// At least 1.
+const fn positive(n: usize) -> usize {
+    if n == 0 { 1 } else { n }
+}
+
+/// How copied input lies: pixels of a row, and what steps lead from one output pixel or window line to the next, in bytes.
+#[derive(Clone, Copy)]
+struct Slab {
+    /// Bytes of a pixel.
+    pixel: usize,
+    /// Pixels of a row: those of all windows one after the other where they share none, or cannot share them in order.
+    across: usize,
+    /// Whether windows share them.
+    shared: bool,
+    /// Rows.
+    down: usize,
+    /// Whether windows share rows.
+    stacked: bool,
+}
+
+impl Slab {
+    const fn line(&self) -> usize {
+        self.across * self.pixel
+    }
+}
+
 impl IntConv {
     pub(super) const fn pixels(&self) -> usize {
         self.out_dims[0] * self.out_dims[1] * self.out_dims[2]
@@ -50,75 +98,119 @@ impl IntConv {
     pub(super) const fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1] * self.kernel[2]
     }
-    /// Products of one sum.
-    const fn depth(&self) -> usize {
-        self.taps() * self.c
+    /// Channels in whole words.
+    const fn channels(&self) -> usize {
+        self.c.next_multiple_of(4)
     }
-    /// Whether pixels are rows of words as they lie.
-    const fn in_place(&self) -> bool {
+    const fn depth(&self) -> Depth {
+        Depth::new([self.kernel[0], self.kernel[1]], self.kernel[2] * self.channels())
+    }
+    /// The same convolution, with all pixels in one row where windows are pixels as they lie.
+    const fn flat(&self) -> IntConv {
         let [_, _, x_d, x_h, x_w] = self.x_strides;
         let ([d, h, w], [od, oh, ow]) = (self.in_dims, self.out_dims);
         let unit = self.taps() == 1 && self.stride[0] * self.stride[1] * self.stride[2] == 1;
         let same = od == d && oh == h && ow == w && self.pad[0] + self.pad[1] + self.pad[2] == 0;
         let dense = (h == 1 || x_h == w * x_w) && (d == 1 || x_d == h * w * x_w);
-        // Many rows of whole kilobytes fall into one set of the first-level cache.
-        unit && same && dense && self.c.is_multiple_of(4) && x_w.is_multiple_of(4) && !x_w.is_multiple_of(2048)
+        if !(unit && same && dense) {
+            return *self;
+        }
+        let dims = [1, 1, d * h * w];
+        IntConv { in_dims: dims, out_dims: dims, ..*self }
     }
-    /// Bytes from row to row of gathered windows.
-    const fn gathered(&self) -> usize {
-        a_pitch(self.depth().div_ceil(4)) * 4
+    /// Whether windows are read where they lie.
+    const fn in_place(&self) -> bool {
+        let [_, x_c, x_d, x_h, x_w] = self.x_strides;
+        let mut inside = true;
+        let mut axis = 0;
+        while axis < 3 {
+            let last = self.out_dims[axis].saturating_sub(1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis];
+            inside = inside && self.pad[axis] == 0 && last < self.in_dims[axis];
+            axis += 1;
+        }
+        let words = x_w.is_multiple_of(4) && x_h.is_multiple_of(4) && x_d.is_multiple_of(4);
+        let runs = x_c == 1 && self.c.is_multiple_of(4) && self.depth().line() * 4 == self.kernel[2] * self.c;
+        let joined = self.kernel[2] == 1 || (x_w == self.c && self.dilation[2] == 1);
+        // Short rows of pixels that are apart are better pushed together.
+        let together = self.taps() > 1 || self.stride[2] == 1 || self.out_dims[2] >= SHORT;
+        // Many pixels of whole pages fall into one set of the first-level cache.
+        inside && words && runs && joined && together && !x_w.is_multiple_of(4096)
     }
-    /// Channels and pixels of one task.
-    const fn cut(&self) -> (usize, usize) {
+    /// How the input of so many rows and columns of output pixels is copied.
+    const fn slab(&self, rows: usize, wide: usize) -> Slab {
+        let [_, kh, kw] = self.kernel;
+        let (shared, stacked) = (self.dilation[2] == 1 && kw >= self.stride[2], self.dilation[1] == 1 && kh >= self.stride[1]);
+        let across = if shared { wide.saturating_sub(1) * self.stride[2] + kw } else { wide * kw };
+        let down = if stacked { rows.saturating_sub(1) * self.stride[1] + kh } else { rows * kh };
+        let apart = kw == 1 && self.channels().is_multiple_of(2048);
+        Slab { pixel: self.channels() + if apart { 64 } else { 0 }, across, shared, down, stacked }
+    }
+    /// Output channels, rows and columns of one task.
+    const fn cut(&self) -> (usize, usize, usize) {
         let panels = self.k.div_ceil(PANEL);
-        let words = if self.depth() == 0 { 1 } else { self.depth().div_ceil(4) };
-        let mut wide = (B_FLOATS / (words * PANEL)).next_multiple_of(4);
-        if wide < 8 {
-            wide = 8;
+        let words = positive(self.depth().total());
+        let mut wide = B_WORDS / (words * PANEL) / 4 * 4;
+        if wide < 4 {
+            wide = 4;
+        }
+        // Weights that are read once need not stay in the cache; whoever reads them copies the input.
+        let few = panels.div_ceil(FEW_PARTS).next_multiple_of(4);
+        if self.pixels() <= LEAST && wide < few {
+            wide = few;
         }
         // Channels that are left are shared out evenly.
         let parts = panels.div_ceil(wide);
-        let even = if parts == 0 { 1 } else { panels.div_ceil(parts) };
-        let wide = if even % 2 == 1 && parts > 1 { even + 1 } else { even };
-        let mut tall = TASK_WORK.div_ceil(words * wide * PANEL).next_multiple_of(TALLEST);
-        if !self.in_place() {
-            let fits = GATHERED / self.gathered() / TALLEST * TALLEST;
-            if tall > fits {
-                tall = fits;
-            }
-            if tall < TALLEST {
-                tall = TALLEST;
-            }
+        let even = positive(panels.div_ceil(positive(parts)));
+        let wide = if parts > 1 { even.next_multiple_of(4) } else { even };
+        let mut pixels = TASK_WORK.div_ceil(words * wide * PANEL);
+        if pixels < LEAST {
+            pixels = LEAST;
         }
-        if tall > self.pixels() {
-            tall = if self.pixels() == 0 { 1 } else { self.pixels() };
+        let [_, oh, ow] = self.out_dims;
+        if oh == 1 {
+            let parts = ow.div_ceil(pixels);
+            return (wide * PANEL, 1, positive(ow.div_ceil(positive(parts))));
         }
-        (wide * PANEL, tall)
+        let mut rows = positive(pixels / positive(ow));
+        let one = positive(self.kernel[0] * self.slab(1, ow).line());
+        let fits = (COPIED / one).saturating_sub(self.kernel[1]) / self.stride[1] + 1;
+        if !self.in_place() && rows > fits {
+            rows = fits;
+        }
+        (wide * PANEL, positive(oh.div_ceil(positive(oh.div_ceil(rows)))), positive(ow))
     }
     /// Number of independent tasks.
     pub const fn tasks(&self) -> usize {
-        let (wide, tall) = self.cut();
-        self.n * self.pixels().div_ceil(tall) * self.k.div_ceil(wide)
+        let g = self.flat();
+        let (wide, rows, across) = g.cut();
+        let [od, oh, ow] = g.out_dims;
+        g.n * od * oh.div_ceil(rows) * ow.div_ceil(across) * g.k.div_ceil(wide)
     }
-    /// Words of scratch that a thread needs.
+    /// Words of scratch that a thread needs: initial sums, sums, places of steps, copied rows.
     pub const fn scratch_floats(&self) -> usize {
-        let (wide, tall) = self.cut();
-        wide * (1 + TALLEST) + if self.in_place() { 0 } else { tall * self.gathered() / 4 }
+        let g = self.flat();
+        let (wide, rows, across) = g.cut();
+        let slab = g.slab(rows, across);
+        // A line's last step may reach behind the last pixel.
+        let copied = if g.in_place() { 0 } else { (g.kernel[0] * slab.down * slab.line()).div_ceil(4) + PANEL };
+        let sums = if wide * TALLEST > SUMS { wide * TALLEST } else { SUMS };
+        wide + sums + g.depth().table() + copied
     }
     /// Bytes of the packed weights.
     pub const fn packed_len(&self) -> usize {
-        packed_len(self.depth(), self.k)
+        self.depth().packed_len(self.k)
     }
     /// Packs ONNX weights `[k][c][depth][height][width]`: rows of the matrix are window elements, of each all channels.
     pub fn pack_weights(&self, weights: &[u8], out: &mut [u8]) {
-        let (taps, c, k) = (self.taps(), self.c, self.k);
-        assert_eq!(weights.len(), k * self.depth(), "weights fill their shape; this is a bug");
-        let mut rows = alloc::vec![0; weights.len()];
-        for (i, x) in rows.iter_mut().enumerate() {
-            let (column, row) = (i % k, i / k);
-            *x = weights[(column * c + row % c) * taps + row / c];
-        }
-        super::pack_rows(self.depth(), k, &rows, false, out);
+        let (taps, c, width) = (self.taps(), self.c, self.kernel[2]);
+        assert_eq!(weights.len(), self.k * c * taps, "weights fill their shape; this is a bug");
+        let (depth, each) = (self.depth(), self.channels());
+        let line = depth.line() * 4;
+        let at = |p: usize, column: usize| {
+            let (tap, channel) = (p % line / each, p % line % each);
+            (tap < width && channel < c).then(|| weights[(column * c + channel) * taps + p / line * width + tap])
+        };
+        depth.pack(self.k, &at, out);
     }
     /// Runs one task. Rows of the epilogue's blocks are output pixels (image, depth, height and width as one index), columns are
     /// output channels. Without `out`, blocks lie in scratch, and the epilogue puts them where they belong.
@@ -156,110 +248,161 @@ impl IntConv {
         scratch: *mut f32,
         epilogue: Epilogue,
     ) {
-        let (wide, tall) = self.cut();
-        let (across, down) = (self.k.div_ceil(wide), self.pixels().div_ceil(tall));
+        let g = self.flat();
+        let (wide, rows, across) = g.cut();
+        let [od, oh, ow] = g.out_dims;
+        let (sides, down) = (ow.div_ceil(across), oh.div_ceil(rows));
         // Tasks of one block of channels are neighbours, and share its weights in the last-level cache.
-        let (part, image) = (task % (across * down), task / (across * down));
-        let (col, first) = (part / down * wide, part % down * tall);
-        let rows = tall.min(self.pixels() - first);
-        let image_row = image * self.pixels();
-        let deep = self.depth().next_multiple_of(4);
-        let moved = |b: Block| {
-            if let Some(f) = epilogue {
-                f(Block { row: b.row + image_row, ..b });
-            }
-        };
-        // SAFETY: image, pixels and channels are inside of what the caller vouches for, and scratch holds a row and the rest.
+        let (side, rest) = (task % sides, task / sides);
+        let (part, rest) = (rest % down, rest / down);
+        let (depth, rest) = (rest % od, rest / od);
+        let (col, image) = (rest % g.k.div_ceil(wide) * wide, rest / g.k.div_ceil(wide));
+        let (row, at) = (part * rows, side * across);
+        let part = Part { depth, row, rows: rows.min(oh - row), at, wide: across.min(ow - at) };
+        let first = (depth * oh + row) * ow + at;
+        let deep = g.depth();
+        // SAFETY: image, pixels and channels are inside of what the caller vouches for, and scratch holds all parts.
         unsafe {
-            let x = x.add(image * self.x_strides[0]);
+            let x = x.add(image * g.x_strides[0]);
             let start = scratch.cast::<i32>();
-            let sums = weights.add(sums_at(self.depth(), self.k)).cast::<i32>().add(col);
-            for j in 0..wide.min(self.k.next_multiple_of(PANEL) - col) {
-                start.add(j).write(sums.add(j).read_unaligned().wrapping_mul(-i32::from(zero)));
-            }
-            let (mut a, mut a_row) = (x.add(first * self.x_strides[4]), self.x_strides[4]);
-            if !self.in_place() {
-                a_row = self.gathered();
-                let to = scratch.add(wide * (1 + TALLEST)).cast::<u8>();
-                self.gather(x, zero, first..first + rows, to, a_row);
-                a = to;
-            }
-            let (mut to, mut pitch, mut step) = (scratch.add(wide).cast::<i32>(), wide, 0);
-            if !out.is_null() {
-                (to, pitch, step) = (out.add(image * self.out_batch + first * self.out_pitch + col), self.out_pitch, self.out_pitch);
-            }
+            let sums = start.add(wide);
+            let table = sums.add(if wide * TALLEST > SUMS { wide * TALLEST } else { SUMS });
+            let columns = wide.min(g.k.next_multiple_of(PANEL) - col);
+            initial(start, weights.add(deep.sums_at(g.k)).add(4 * col), columns, i32::from(zero));
+            let grid = match g.in_place() {
+                true => g.there(x, &part),
+                false => g.copied(isa, x, zero, &part, table.add(deep.table()).cast()),
+            };
             let sums = Sums {
                 isa,
                 tiles,
-                a,
-                a_row,
-                k: self.depth(),
-                b: weights.add(col * deep),
+                grid,
+                depth: deep,
+                b: weights.add(col * deep.total() * 4),
                 start,
-                out: to,
-                pitch,
-                down: step,
-                rows,
-                cols: wide.min(self.k - col),
-                row: first,
+                out: if out.is_null() { out } else { out.add(image * g.out_batch + first * g.out_pitch + col) },
+                pitch: g.out_pitch,
+                sums,
+                table: table.cast(),
+                cols: wide.min(g.k - col),
+                row: image * g.pixels() + first,
                 col,
-                epilogue: if epilogue.is_some() { Some(&moved) } else { None },
+                epilogue,
             };
             sums.compute();
         }
     }
-
-    /// Writes the windows of output pixels, each a row of `pitch` bytes, with `zero` outside of the input.
-    ///
-    /// # Safety
-    /// `x` addresses an image, the pixels are some of the output's, and `out` holds a row for each.
-    unsafe fn gather(&self, x: *const u8, zero: u8, pixels: core::ops::Range<usize>, out: *mut u8, pitch: usize) {
+    /// Windows where they lie in an image.
+    fn there(&self, x: *const u8, p: &Part) -> Grid {
         let [_, _, x_d, x_h, x_w] = self.x_strides;
-        let [_, oh, ow] = self.out_dims;
-        let (c, [kd, kh, kw]) = (self.c, self.kernel);
-        let line = kw * c;
-        // Window elements of a row that are neighbours are copied at once.
-        let joined = x_w == c && self.dilation[2] == 1;
-        for (i, pixel) in pixels.enumerate() {
-            let (d, h, w) = (pixel / (oh * ow), pixel / ow % oh, pixel % ow);
-            let left = (w * self.stride[2]) as isize - self.pad[2] as isize;
-            // The window elements `from..to` of a row lie inside of the input.
-            let (from, to) = self.inside(left);
-            // SAFETY: only bytes inside of the input are read, and a row holds `depth` bytes up to whole words.
-            unsafe {
-                let mut at = out.add(i * pitch);
-                for p in 0..kd {
-                    let id = (d * self.stride[0] + p * self.dilation[0]).wrapping_sub(self.pad[0]);
-                    for q in 0..kh {
-                        let ih = (h * self.stride[1] + q * self.dilation[1]).wrapping_sub(self.pad[1]);
-                        if id >= self.in_dims[0] || ih >= self.in_dims[1] || from >= to {
-                            core::ptr::write_bytes(at, zero, line);
-                        } else {
-                            let row = x.add(id * x_d + ih * x_h);
-                            core::ptr::write_bytes(at, zero, from * c);
-                            core::ptr::write_bytes(at.add(to * c), zero, line - to * c);
-                            let source = |r: usize| row.offset((left + (r * self.dilation[2]) as isize) * x_w as isize);
-                            if joined {
-                                core::ptr::copy_nonoverlapping(source(from), at.add(from * c), (to - from) * c);
-                            } else {
-                                for r in from..to {
-                                    core::ptr::copy_nonoverlapping(source(r), at.add(r * c), c);
-                                }
-                            }
-                        }
-                        at = at.add(line);
-                    }
-                }
-                // Bytes behind the last meet zeros among the weights.
-                core::ptr::write_bytes(at, 0, self.depth().next_multiple_of(4) - self.depth());
-            }
+        let from = p.depth * self.stride[0] * x_d + p.row * self.stride[1] * x_h + p.at * self.stride[2] * x_w;
+        Grid {
+            a: x.wrapping_add(from),
+            pixel: self.stride[2] * x_w,
+            row: self.stride[1] * x_h,
+            wide: p.wide,
+            rows: p.rows,
+            tap: [self.dilation[0] * x_d, self.dilation[1] * x_h],
         }
     }
-    /// The window elements along the last axis that lie inside of the input, where the first lies at `left`.
-    fn inside(&self, left: isize) -> (usize, usize) {
-        let step = self.dilation[2] as isize;
-        let bound = |x: isize| ((x - left + step - 1).div_euclid(step)).clamp(0, self.kernel[2] as isize) as usize;
-        (bound(0), bound(self.in_dims[2] as isize))
+    /// Copies the rows of an image that windows need, with `zero` outside of the input.
+    ///
+    /// # Safety
+    /// `x` addresses an image, the part is one of the output's, `out` holds the rows, and the machine has `isa`.
+    unsafe fn copied(&self, isa: Isa, x: *const u8, zero: u8, p: &Part, out: *mut u8) -> Grid {
+        let slab = self.slab(p.rows, p.wide);
+        let [_, _, x_d, x_h, _] = self.x_strides;
+        let line = slab.line();
+        for q in 0..self.kernel[0] {
+            let id = (p.depth * self.stride[0] + q * self.dilation[0]).wrapping_sub(self.pad[0]);
+            for i in 0..slab.down {
+                let ih = match slab.stacked {
+                    true => p.row * self.stride[1] + i,
+                    false => (p.row + i / self.kernel[1]) * self.stride[1] + i % self.kernel[1] * self.dilation[1],
+                };
+                let ih = ih.wrapping_sub(self.pad[1]);
+                // SAFETY: only rows inside of the input are read, and `out` holds all of them.
+                unsafe {
+                    let to = out.add((q * slab.down + i) * line);
+                    if id >= self.in_dims[0] || ih >= self.in_dims[1] {
+                        core::ptr::write_bytes(to, zero, line);
+                    } else {
+                        self.copy_row(isa, x.add(id * x_d + ih * x_h), zero, p, &slab, to);
+                    }
+                }
+            }
+        }
+        Grid {
+            a: out,
+            pixel: slab.pixel * if slab.shared { self.stride[2] } else { self.kernel[2] },
+            row: line * if slab.stacked { self.stride[1] } else { self.kernel[1] },
+            wide: p.wide,
+            rows: p.rows,
+            tap: [slab.down * line, line],
+        }
+    }
+    /// Copies the pixels of a row that windows need.
+    ///
+    /// # Safety
+    /// As [`Self::copied`], for a row of the image.
+    unsafe fn copy_row(&self, isa: Isa, x: *const u8, zero: u8, p: &Part, slab: &Slab, out: *mut u8) {
+        let [_, x_c, _, _, x_w] = self.x_strides;
+        let begin = (p.at * self.stride[2]) as isize - self.pad[2] as isize;
+        let inside = |w: isize| w.clamp(0, self.in_dims[2] as isize);
+        // Pixels of the input that stand side by side.
+        let copy = |w: isize, n: usize, to: *mut u8| {
+            let (from, end) = (inside(w), inside(w + n as isize));
+            let (before, n_in) = ((from - w).clamp(0, n as isize) as usize, (end - from) as usize);
+            // SAFETY: pixels are inside of the row, and the copy has room for all.
+            unsafe {
+                core::ptr::write_bytes(to, zero, before * slab.pixel);
+                core::ptr::write_bytes(to.add((before + n_in) * slab.pixel), zero, (n - before - n_in) * slab.pixel);
+                let (x, to) = (x.add(from as usize * x_w), to.add(before * slab.pixel));
+                if x_c != 1 && self.c > 1 {
+                    interleave(isa, x, [x_c, x_w], self.c, n_in, to.cast());
+                } else if x_w == self.c && slab.pixel == self.c {
+                    core::ptr::copy_nonoverlapping(x, to, n_in * self.c);
+                } else {
+                    for i in 0..n_in {
+                        core::ptr::copy_nonoverlapping(x.add(i * x_w), to.add(i * slab.pixel), self.c);
+                        core::ptr::write_bytes(to.add(i * slab.pixel + self.c), 0, slab.pixel - self.c);
+                    }
+                }
+            }
+        };
+        if slab.shared {
+            return copy(begin, slab.across, out);
+        }
+        for i in 0..slab.across {
+            let (pixel, tap) = (i / self.kernel[2], i % self.kernel[2]);
+            copy(begin + (pixel * self.stride[2] + tap * self.dilation[2]) as isize, 1, out.wrapping_add(i * slab.pixel));
+        }
+    }
+}
+
+kernel_fn! {
+    /// Puts up to four channels of `n` pixels side by side, a word a pixel.
+    ///
+    /// # Safety
+    /// The addresses `x + i * channel + j * pixel` are those of `n` pixels, `out` has room for them, and the machine has `isa`.
+    fn interleave<A>(x: *const u8, steps: [usize; 2], channels: usize, n: usize, out: *mut u32) {
+        let [channel, pixel] = steps;
+        for i in 0..channels.min(PLANES) {
+            let x = x.add(i * channel);
+            let shift = 8 * i;
+            let keep = if i == 0 { 0 } else { u32::MAX };
+            if pixel == 1 {
+                for j in 0..n {
+                    let to = out.add(j);
+                    to.write_unaligned(to.read_unaligned() & keep | u32::from(*x.add(j)) << shift);
+                }
+            } else {
+                for j in 0..n {
+                    let to = out.add(j);
+                    to.write_unaligned(to.read_unaligned() & keep | u32::from(*x.add(j * pixel)) << shift);
+                }
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Integer convolutions against the plain ones: the same bits on every instruction set, written in place and by epilogues.
 
+use super::conv::PLANES;
 use super::*;
 use crate::entry::Ints;
 use crate::support::testing::Rng;
@@ -14,7 +15,7 @@ fn geometry(rng: &mut Rng, depthwise: bool, large: bool) -> (IntConv, [usize; 3]
     let most = if large { 300 } else { 21 };
     let channels = [rng.int(0, 21), 4 * rng.int(1, 9), 64, rng.int(1, most)];
     let c = if depthwise { rng.int(0, most) } else { rng.pick(&channels) };
-    let kernel = rng.pick(&[[1, 1, 1], [1, 1, 1], [1, 3, 3], [1, 2, 5], [2, 1, 3]]);
+    let kernel = rng.pick(&[[1, 1, 1], [1, 1, 1], [1, 3, 3], [1, 3, 3], [1, 2, 5], [1, 5, 5], [2, 1, 3]]);
     let (stride, dilation) = ([1, rng.int(1, 2), rng.int(1, 3)], [1, rng.int(1, 2), rng.int(1, 2)]);
     let pad = [rng.int(0, kernel[0] - 1), rng.int(0, 2), rng.int(0, 3)];
     let end = [rng.int(0, 1), rng.int(0, 2), rng.int(0, 2)];
@@ -26,7 +27,11 @@ fn geometry(rng: &mut Rng, depthwise: bool, large: bool) -> (IntConv, [usize; 3]
     let k = if depthwise { c } else { rng.pick(&outputs) };
     let (n, out_pitch, pitch) = (rng.int(0, 2), k + rng.int(0, 3), c + rng.int(0, 1) * rng.int(0, 5));
     let [d, h, w] = in_dims;
-    let x_strides = [d * h * w * pitch, 1, h * w * pitch, w * pitch, pitch];
+    let mut x_strides = [d * h * w * pitch, 1, h * w * pitch, w * pitch, pitch];
+    if !depthwise && c <= PLANES && rng.int(0, 1) == 1 {
+        // Channels are planes.
+        x_strides = [c * d * h * w, d * h * w, h * w, w, 1];
+    }
     let out_batch = out_dims.iter().product::<usize>() * out_pitch;
     (IntConv { n, c, in_dims, k, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch }, end)
 }
@@ -43,7 +48,7 @@ fn compare(rng: &mut Rng, depthwise: bool, large: bool) {
     let [d, h, wd] = g.in_dims;
     let mut first = Vec::new();
     for (n, c) in (0..g.n).flat_map(|n| (0..g.c).map(move |c| (n, c))) {
-        first.extend((0..d * h * wd).map(|p| x[n * g.x_strides[0] + p * g.x_strides[4] + c]));
+        first.extend((0..d * h * wd).map(|p| x[n * g.x_strides[0] + p * g.x_strides[4] + c * g.x_strides[1]]));
     }
     let (signed, pixels) = (w.iter().map(|b| *b as i8).collect::<Vec<_>>(), g.pixels());
     let mut dense = vec![0; g.n * g.k * pixels];

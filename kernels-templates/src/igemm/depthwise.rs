@@ -1,6 +1,8 @@
 //! Depthwise convolutions of bytes over channels-last tensors: vectors of channels, the window's products added up in i32.
 
 use super::IntConv;
+#[cfg(target_arch = "x86_64")]
+use super::quads;
 use crate::gemm::{Block, Epilogue};
 use crate::isa::Isa;
 use crate::kernel_fn;
@@ -11,6 +13,12 @@ const TASK_WORK: usize = 1 << 18;
 const LANES: usize = 32;
 /// Pixels whose sums are handed to an epilogue together.
 const PIXELS: usize = 16;
+/// The same where weights are packed by fours.
+const STRIP: usize = 32;
+/// Rows of a window whose weights are packed by fours.
+const ROWS: usize = 4;
+/// Channels whose weights are packed together by fours.
+const BLOCK: usize = 64;
 
 /// A convolution that convolves each of its `c == k` channels alone.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +33,7 @@ impl IntDepthwise {
     }
     /// Channels in memory: whole vectors.
     const fn pitch(&self) -> usize {
-        self.0.k.next_multiple_of(LANES)
+        self.0.k.next_multiple_of(BLOCK)
     }
     /// Number of independent tasks.
     pub const fn tasks(&self) -> usize {
@@ -33,21 +41,44 @@ impl IntDepthwise {
     }
     /// Words of scratch that a thread needs: initial sums, a row of zero points, the sums of a few pixels, the addresses of a window.
     pub const fn scratch_floats(&self) -> usize {
-        (2 + PIXELS) * self.pitch() + self.0.taps() * size_of::<*const u8>() / 4
+        let (sums, strip) = (PIXELS * self.pitch(), STRIP * BLOCK);
+        2 * self.pitch() + if sums > strip { sums } else { strip } + self.0.taps() * size_of::<*const u8>() / 4
     }
-    /// Bytes of the packed weights: 16 bits each, and the sums of the channels.
+    /// Whether weights are packed by fours as well: windows of one depth and some widths.
+    const fn by_fours(&self) -> bool {
+        self.0.kernel[0] == 1 && (self.0.kernel[2] == 3 || self.0.kernel[2] == 5)
+    }
+    /// Bytes of the weights by fours of a block of channels.
+    const fn fours(&self) -> usize {
+        self.0.kernel[1].div_ceil(ROWS) * self.0.kernel[2] * BLOCK * 4
+    }
+    /// Bytes of the packed weights: 16 bits each, the sums of the channels, and bytes by fours.
     pub const fn packed_len(&self) -> usize {
+        self.fours_at() + if self.by_fours() { self.pitch() / BLOCK * self.fours() } else { 0 }
+    }
+    const fn fours_at(&self) -> usize {
         self.sums_at() + self.pitch() * 4
     }
     const fn sums_at(&self) -> usize {
         self.0.taps() * self.pitch() * 2
     }
-    /// Packs ONNX weights `[k][1][depth][height][width]` to `[window][k padded to whole vectors]`, each in 16 bits, and their sums.
+    /// Packs ONNX weights `[k][1][depth][height][width]` to `[window][k padded to whole vectors]`, each in 16 bits, their sums, and
+    /// where they are read by fours `[k / 64][rows / 4][width][k % 64][4 rows]`, each in 8, channels in the order of unpacked bytes.
     pub fn pack_weights(&self, weights: &[u8], out: &mut [u8]) {
         let (taps, k, pitch) = (self.0.taps(), self.0.k, self.pitch());
         assert_eq!(weights.len(), k * taps, "weights fill their shape; this is a bug");
         assert_eq!(out.len(), self.packed_len(), "packed weights fill their buffer; this is a bug");
         let at = |tap: usize, channel: usize| if channel < k { i16::from(weights[channel * taps + tap] as i8) } else { 0 };
+        let (out, fours) = out.split_at_mut(self.fours_at());
+        let (rows, width) = (self.0.kernel[1], self.0.kernel[2]);
+        for (i, x) in fours.chunks_exact_mut(4).enumerate() {
+            let (block, column) = (i * 4 / self.fours(), i * 4 % self.fours() / (BLOCK * 4));
+            let (first, column) = (column / width * ROWS, column % width);
+            let channel = block * BLOCK + channel_at(i % BLOCK);
+            for (row, x) in x.iter_mut().enumerate() {
+                *x = if first + row < rows { at((first + row) * width + column, channel) as u8 } else { 0 };
+            }
+        }
         let (each, sums) = out.split_at_mut(self.sums_at());
         for (i, x) in each.chunks_exact_mut(2).enumerate() {
             x.copy_from_slice(&at(i / pitch, i % pitch).to_le_bytes());
@@ -55,6 +86,37 @@ impl IntDepthwise {
         for (channel, x) in sums.chunks_exact_mut(4).enumerate() {
             let sum: i32 = (0..taps).map(|tap| i32::from(at(tap, channel))).sum();
             x.copy_from_slice(&sum.to_le_bytes());
+        }
+    }
+    /// The image of a task, its first pixel and the one behind its last.
+    const fn part(&self, task: usize) -> (usize, usize, usize) {
+        let (pixels, tall) = (self.0.pixels(), self.tall());
+        let down = pixels.div_ceil(tall);
+        let (image, first) = (task / down, task % down * tall);
+        (image, first, if first + tall < pixels { first + tall } else { pixels })
+    }
+    /// Writes what sums begin at, of the channels in the order that is asked for, and a row of zero points; gives both, and where the
+    /// sums go.
+    ///
+    /// # Safety
+    /// `weights` are packed, and `scratch` is a thread's.
+    unsafe fn begin(
+        &self,
+        zero: u8,
+        weights: *const u8,
+        channel: &dyn Fn(usize) -> usize,
+        scratch: *mut f32,
+    ) -> (*mut i32, *mut u8, *mut i32) {
+        let pitch = self.pitch();
+        // SAFETY: the sums of all channels are there, and scratch has room for all parts.
+        unsafe {
+            let (start, zeros) = (scratch.cast::<i32>(), scratch.add(pitch).cast::<u8>());
+            let totals = weights.add(self.sums_at()).cast::<i32>();
+            for j in 0..pitch {
+                start.add(j).write(totals.add(channel(j)).read_unaligned().wrapping_mul(-i32::from(zero)));
+            }
+            core::ptr::write_bytes(zeros, zero, pitch);
+            (start, zeros, scratch.add(2 * pitch).cast())
         }
     }
     /// Runs one task; the epilogue's blocks are a few pixels, with rows and columns as [`IntConv::run_task`] has them.
@@ -73,21 +135,16 @@ impl IntDepthwise {
         epilogue: Epilogue,
     ) {
         let (g, pitch) = (&self.0, self.pitch());
-        let tall = self.tall();
-        let down = g.pixels().div_ceil(tall);
-        let (image, first) = (task / down, task % down * tall);
-        let last = g.pixels().min(first + tall);
+        #[cfg(target_arch = "x86_64")]
+        if isa.adds_fours() && self.by_fours() && g.dilation[2] == 1 && quads::slides(g.kernel[2], g.stride[2]) {
+            // SAFETY: passed on from the caller, on a machine that has what is asked for.
+            return unsafe { self.run_fours(task, (x, zero), weights, out, scratch, epilogue) };
+        }
+        let (image, first, last) = self.part(task);
         // SAFETY: image and pixels are inside of what the caller vouches for, and scratch has room for all that is written there.
         unsafe {
-            let start = scratch.cast::<i32>();
-            let totals = weights.add(self.sums_at()).cast::<i32>();
-            for j in 0..pitch {
-                start.add(j).write(totals.add(j).read_unaligned().wrapping_mul(-i32::from(zero)));
-            }
-            let zeros = scratch.add(pitch).cast::<u8>();
-            core::ptr::write_bytes(zeros, zero, pitch);
-            let sums = scratch.add(2 * pitch).cast::<i32>();
-            let window = scratch.add((2 + PIXELS) * pitch).cast::<*const u8>();
+            let (start, zeros, sums) = self.begin(zero, weights, &|j| j, scratch);
+            let window = scratch.add(self.scratch_floats() - g.taps() * size_of::<*const u8>() / 4).cast::<*const u8>();
             let x = x.add(image * g.x_strides[0]);
             let mut from = first;
             while from < last {
@@ -104,6 +161,79 @@ impl IntDepthwise {
                     f(Block { out: to.cast(), pitch: step, row: image * g.pixels() + from, rows, col: 0, cols: g.k });
                 }
                 from += rows;
+            }
+        }
+    }
+    /// [`Self::run_task`] with AVX512-VNNI: a strip of a row after the other, block of channels by block.
+    ///
+    /// # Safety
+    /// As [`Self::run_task`]; weights are packed by fours, windows slide, and the machine has AVX512-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn run_fours(
+        &self,
+        task: usize,
+        (x, zero): (*const u8, u8),
+        weights: *const u8,
+        out: *mut i32,
+        scratch: *mut f32,
+        epilogue: Epilogue,
+    ) {
+        let g = &self.0;
+        let [_, kh, kw] = g.kernel;
+        let [_, oh, ow] = g.out_dims;
+        let [_, _, x_d, x_h, x_w] = g.x_strides;
+        let (image, first, last) = self.part(task);
+        // SAFETY: image, pixels and channels are inside of what the caller vouches for, and scratch has room for all that is
+        // written there.
+        unsafe {
+            let channel = |j: usize| j / BLOCK * BLOCK + channel_at(j % BLOCK);
+            let (start, zeros, sums) = self.begin(zero, weights, &channel, scratch);
+            let x = x.add(image * g.x_strides[0]);
+            for block in 0..self.pitch() / BLOCK {
+                let channel = block * BLOCK;
+                let channels = (g.k - channel).min(BLOCK);
+                let mut from = first;
+                while from < last {
+                    let (d, h, w) = (from / (oh * ow), from / ow % oh, from % ow);
+                    let pixels = (ow - w).min(last - from).min(STRIP);
+                    let id = (d * g.stride[0]).wrapping_sub(g.pad[0]);
+                    for group in 0..kh.div_ceil(ROWS) {
+                        let row = |i: usize| {
+                            let q = group * ROWS + i;
+                            let ih = (h * g.stride[1] + q * g.dilation[1]).wrapping_sub(g.pad[1]);
+                            match q < kh && id < g.in_dims[0] && ih < g.in_dims[1] {
+                                true => (x.add(id * x_d + ih * x_h + channel), x_w),
+                                false => (zeros.cast_const(), 0),
+                            }
+                        };
+                        let rows: [_; ROWS] = core::array::from_fn(row);
+                        let line = quads::Line {
+                            rows: rows.map(|r| r.0),
+                            steps: rows.map(|r| r.1),
+                            wide: g.in_dims[2],
+                            begin: (w * g.stride[2]) as isize - g.pad[2] as isize,
+                            pixels,
+                            channels,
+                            zero,
+                            weights: weights.add(self.fours_at() + block * self.fours() + group * kw * BLOCK * 4),
+                            start: if group == 0 { start.add(channel) } else { core::ptr::null() },
+                            out: sums,
+                        };
+                        quads::sums(kw, g.stride[2], &line);
+                    }
+                    let (mut to, mut step) = (sums, BLOCK);
+                    if !out.is_null() {
+                        (to, step) = (out.add(image * g.out_batch + from * g.out_pitch + channel), g.out_pitch);
+                        for i in 0..pixels {
+                            core::ptr::copy_nonoverlapping(sums.add(i * BLOCK), to.add(i * step), channels);
+                        }
+                    }
+                    if let Some(f) = epilogue {
+                        let row = image * g.pixels() + from;
+                        f(Block { out: to.cast(), pitch: step, row, rows: pixels, col: channel, cols: channels });
+                    }
+                    from += pixels;
+                }
             }
         }
     }
@@ -133,6 +263,11 @@ impl IntDepthwise {
             }
         }
     }
+}
+
+/// The channel of a block whose word is at a place of a vector of weights by fours: those of four unpacked vectors of bytes.
+const fn channel_at(place: usize) -> usize {
+    place % 16 / 4 * 16 + place / 16 * 4 + place % 4
 }
 
 kernel_fn! {

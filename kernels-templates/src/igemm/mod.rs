@@ -1,20 +1,25 @@
 //! Matrix products of bytes: `C[m][n] = sum over k of (A[m][k] - a_zero) (B[k][n] - b_zero[n])` in i32, A of u8, B packed.
 //!
-//! B is packed in panels of sixteen columns and four rows, `[ceil(N/16)][ceil(K/4)][16][4]`, as i8 (u8 less 128), zero-padded,
-//! the same for every instruction set; the sums of its columns follow, by which A's zero point costs nothing: sums start at
-//! `-a_zero` times them. Where zero points of B are not zero, the sums of A's rows are taken off with them. All arithmetic is
+//! B is packed in panels of sixteen columns and four rows, `[ceil(N/16)][K/4][16][4]`, as i8 (u8 less 128), K padded with zeros to
+//! equal steps of at most 64, the same for every instruction set; the sums of its columns follow, by which A's zero point costs
+//! nothing: sums start at `-a_zero` times them. Where zero points of B are not zero, the sums of A's rows are taken off with them. All arithmetic is
 //! modulo 2^32, as the standard's, so any order gives the same bits; up to 33,025 rows of B nothing wraps around.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod conv;
+mod depth;
 mod depthwise;
 mod dots;
-
 #[cfg(target_arch = "x86_64")]
-pub(crate) use amx::available as tiles_available;
-pub use conv::{IntConv, convolve};
+mod quads;
+mod requantize;
+
+pub use conv::{IntConv, PLANES, convolve};
 pub use depthwise::IntDepthwise;
+pub use requantize::{Addend, Each, Requantize, requantize};
+
+use depth::Depth;
 
 use crate::entry::{In, Out};
 use crate::gemm::{Block, Epilogue, Gemm, PANEL, Sweep, Tile, a_pitch, sweep_with};
@@ -22,34 +27,16 @@ use crate::isa::Isa;
 use crate::kernel_fn;
 use crate::num::Num;
 
-/// Bytes of a packed B of `k` rows and `n` columns: panels, and the sums of the columns.
+/// Bytes of a packed B of `k` rows and `n` columns.
 pub const fn packed_len(k: usize, n: usize) -> usize {
-    sums_at(k, n) + n.next_multiple_of(PANEL) * size_of::<i32>()
-}
-
-/// Where the sums of the columns are in a packed B.
-const fn sums_at(k: usize, n: usize) -> usize {
-    n.next_multiple_of(PANEL) * k.next_multiple_of(4)
+    Depth::new([1, 1], k).packed_len(n)
 }
 
 /// Packs B, `k` rows of `n` columns, at compile time. `unsigned` tells that its bytes are u8. Panics when a slice is too short.
 pub fn pack_rows(k: usize, n: usize, b: &[u8], unsigned: bool, out: &mut [u8]) {
     assert!(b.len() >= k * n && out.len() >= packed_len(k, n), "the slices hold the matrix and its panels; this is a bug");
     let flip = if unsigned { 0x80 } else { 0 };
-    let deep = k.next_multiple_of(4);
-    out[..packed_len(k, n)].fill(0);
-    let (panels, sums) = out.split_at_mut(sums_at(k, n));
-    let mut totals = alloc::vec![0i32; n];
-    for (p, row) in b.chunks(n.max(1)).take(if n == 0 { 0 } else { k }).enumerate() {
-        for (j, &x) in row.iter().enumerate() {
-            let x = x ^ flip;
-            panels[j / PANEL * PANEL * deep + p / 4 * 4 * PANEL + j % PANEL * 4 + p % 4] = x;
-            totals[j] = totals[j].wrapping_add(i32::from(x as i8));
-        }
-    }
-    for (s, t) in sums.chunks_exact_mut(4).zip(totals) {
-        s.copy_from_slice(&t.to_le_bytes());
-    }
+    Depth::new([1, 1], k).pack(n, &|p, j| (p < k).then(|| b[p * n + j] ^ flip), out);
 }
 
 /// B's zero points as the kernel reads them: an i32 for each of `n` columns, padded to panels, for i8 (u8 less 128). `zeros` has
@@ -81,20 +68,24 @@ pub struct IntGemm {
 impl IntGemm {
     /// The product of as many words: four bytes are to this kernel what a float is to the other.
     const fn words(&self) -> Gemm {
-        Gemm { m: self.m, n: self.n, k: self.k.div_ceil(4), a_row: self.a_row / 4, a_col: 1, ldc: self.ldc }
+        Gemm { m: self.m, n: self.n, k: self.depth().total(), a_row: self.a_row / 4, a_col: 1, ldc: self.ldc }
     }
-    /// Whether rows of A are copied first: they are no whole words, or many fall into one set of the first-level cache.
+    const fn depth(&self) -> Depth {
+        Depth::new([1, 1], self.k)
+    }
+    /// Whether rows of A are copied first: they are no whole steps, or many fall into one set of the first-level cache.
     const fn copies_a(&self) -> bool {
-        !(self.k.is_multiple_of(4) && self.a_row.is_multiple_of(4)) || self.words().copies_a()
+        !(self.k == self.depth().total() * 4 && self.a_row.is_multiple_of(4)) || self.words().copies_a()
     }
     /// Number of independent tasks.
     pub const fn tasks(&self) -> usize {
         self.words().tasks()
     }
-    /// Words of scratch that a thread needs.
+    /// Words of scratch that a thread needs: initial sums, sums of rows, sums, places of steps, rows of A.
     pub const fn scratch_floats(&self) -> usize {
         let (wide, tall) = self.words().cut();
-        wide + if self.copies_a() { tall * a_pitch(self.k.div_ceil(4)) } else { 0 }
+        let copies = if self.copies_a() { tall * a_pitch(self.depth().total()) } else { 0 };
+        wide + tall.next_multiple_of(PANEL) + SUMS + self.depth().table() + copies
     }
     /// Runs one task: writes i32, which the epilogue may replace by other elements of four bytes.
     ///
@@ -133,56 +124,56 @@ impl IntGemm {
         scratch: *mut f32,
         epilogue: Epilogue,
     ) {
-        let words = self.words();
+        let (words, depth) = (self.words(), self.depth());
         let (wide, tall) = words.cut();
         let down = self.m.div_ceil(tall);
         // Tasks of one block of columns are neighbours, and share it in the last-level cache.
         let (col, row) = (task / down * wide, task % down * tall);
         let rows = tall.min(self.m - row);
         let a_zero = i32::from(a_zero);
-        let shift = Shift { isa, a, a_row: self.a_row, k: self.k, a_zero, zeros };
-        let fix = |block: Block| {
-            // SAFETY: the block lies inside of C, and A has its rows, `zeros` its columns.
-            unsafe { shift.take_off(block) };
-            if let Some(f) = epilogue {
-                f(block);
-            }
-        };
-        // SAFETY: row and col are inside of the matrices that the caller vouches for, and scratch holds a row and copies.
+        // SAFETY: row and col are inside of the matrices that the caller vouches for, and scratch holds all parts.
         unsafe {
-            let sums = b.add(sums_at(self.k, self.n)).cast::<i32>().add(col);
-            let start = scratch.cast::<i32>();
             let columns = wide.min(self.n.next_multiple_of(PANEL) - col);
-            for j in 0..columns {
-                start.add(j).write(sums.add(j).read_unaligned().wrapping_mul(-a_zero));
+            let start = scratch.cast::<i32>();
+            let row_sums = start.add(wide);
+            let sums = row_sums.add(tall.next_multiple_of(PANEL));
+            let table = sums.add(SUMS);
+            let copies = table.add(depth.table()).cast::<u8>();
+            initial(start, b.add(depth.sums_at(self.n)).add(4 * col), columns, a_zero);
+            let mut grid = Grid { a: a.add(row * self.a_row), pixel: self.a_row, row: 0, wide: rows, rows: 1, tap: [0, 0] };
+            if !zeros.is_null() {
+                sum_rows(isa, row_sums, rows, grid.a, self.a_row, self.k, a_zero);
             }
-            let mut rows_a = a.add(row * self.a_row).cast::<f32>();
-            let mut a_row = words.a_row;
             if self.copies_a() {
-                a_row = a_pitch(words.k);
-                rows_a = scratch.add(wide);
+                let (line, pitch) = (depth.total() * 4, a_pitch(depth.total()) * 4);
                 for i in 0..rows {
-                    let to = scratch.add(wide + i * a_row);
-                    if words.k > 0 {
-                        // Bytes behind the last column meet zeros of B.
-                        to.add(words.k - 1).write(0.0);
-                    }
-                    core::ptr::copy_nonoverlapping(a.add((row + i) * self.a_row), to.cast::<u8>(), self.k);
+                    let to = copies.add(i * pitch);
+                    core::ptr::copy_nonoverlapping(grid.a.add(i * self.a_row), to, self.k);
+                    // These meet zeros of B.
+                    core::ptr::write_bytes(to.add(self.k), 0, line - self.k);
                 }
+                (grid.a, grid.pixel) = (copies, pitch);
             }
+            let shift = Shift { isa, sums: row_sums, first: row, zeros };
+            let fix = |block: Block| {
+                // The block lies inside of the task's part of C, whose rows have their sums.
+                shift.take_off(block);
+                if let Some(f) = epilogue {
+                    f(block);
+                }
+            };
             let epilogue: Epilogue = if zeros.is_null() { epilogue } else { Some(&fix) };
             let sums = Sums {
                 isa,
                 tiles,
-                a: rows_a.cast(),
-                a_row: a_row * 4,
-                k: self.k,
-                b: b.add(col * self.k.next_multiple_of(4)),
+                grid,
+                depth,
+                b: b.add(col * depth.total() * 4),
                 start,
                 out: out.add(row * self.ldc + col),
                 pitch: self.ldc,
-                down: self.ldc,
-                rows,
+                sums,
+                table: table.cast(),
                 cols: wide.min(self.n - col),
                 row,
                 col,
@@ -193,24 +184,59 @@ impl IntGemm {
     }
 }
 
+/// Words of scratch for sums that are handed on, where matrix registers may be used.
+#[cfg(target_arch = "x86_64")]
+const SUMS: usize = amx::SUMS;
+#[cfg(not(target_arch = "x86_64"))]
+const SUMS: usize = 0;
+
+/// Writes what the sums of columns begin at: `-zero` times those of the packed B.
+///
+/// # Safety
+/// `start` has room for as many columns, whose sums are at `sums`.
+unsafe fn initial(start: *mut i32, sums: *const u8, columns: usize, zero: i32) {
+    for j in 0..columns {
+        // SAFETY: passed on from the caller.
+        unsafe { start.add(j).write(sums.cast::<i32>().add(j).read_unaligned().wrapping_mul(-zero)) };
+    }
+}
+
+/// Rows of A: pixels, in rows of equal steps.
+#[derive(Clone, Copy)]
+struct Grid {
+    /// The first line of the first pixel. Behind a line's bytes lie some that may be read up to its last whole step.
+    a: *const u8,
+    /// Bytes from pixel to pixel.
+    pixel: usize,
+    /// Bytes from row to row.
+    row: usize,
+    /// Pixels of a row.
+    wide: usize,
+    /// Rows.
+    rows: usize,
+    /// Bytes from line to line along both axes, words.
+    tap: [usize; 2],
+}
+
 /// A block of sums by the register tiles of the machine.
 struct Sums<'a> {
     isa: Isa,
     /// Whether matrix registers may be used.
     tiles: bool,
-    a: *const u8,
-    /// Bytes from row to row of A, whole words; behind a row's `k` bytes lie some that may be read up to the next whole word.
-    a_row: usize,
-    k: usize,
+    grid: Grid,
+    depth: Depth,
     /// Panels of the block's columns.
     b: *const u8,
     /// Initial values of the columns, padded to whole panels.
     start: *const i32,
+    /// The output of the first pixel and column, or null where the epilogue puts sums where they belong.
     out: *mut i32,
+    /// Elements from pixel to pixel of the output.
     pitch: usize,
-    /// Elements from the output of one row to that of the next tile's: the pitch, or 0 where tiles follow each other in one place.
-    down: usize,
-    rows: usize,
+    /// Room for the sums of a few pixels: [`SUMS`], and, where there is no output, [`TALLEST`] rows of whole panels.
+    sums: *mut i32,
+    /// Room for the places of all steps.
+    table: *mut usize,
     cols: usize,
     /// Place of the block in the whole output, for the epilogue.
     row: usize,
@@ -218,44 +244,53 @@ struct Sums<'a> {
     epilogue: Epilogue<'a>,
 }
 
+/// Rows of sums that one register tile of vectors writes at most, of any instruction set.
+const TALLEST: usize = 16;
+
 impl Sums<'_> {
     /// # Safety
     /// The pointers address such a block and its operands, the output is not aliased, and the machine has `isa` and, where they may
     /// be used, matrix registers.
     unsafe fn compute(&self) {
-        let &Sums { isa, tiles, a, a_row, k, b, start, out, pitch, down, rows, cols, row, col, epilogue } = self;
+        let &Sums { isa, grid: g, depth: d, pitch, cols, row, col, epilogue, .. } = self;
         #[cfg(target_arch = "x86_64")]
-        if tiles && amx::pays(rows, k) {
+        if self.tiles && amx::pays(&g, &d) {
             // SAFETY: passed on from the caller.
-            return unsafe { amx::sweep(&amx::Sweep { a, a_row, b, k, start, out, pitch, down, rows, cols, row, col, epilogue }) };
+            return unsafe { amx::sweep(self) };
         }
-        let _ = tiles;
-        let words = k.div_ceil(4);
-        let tile = Tile {
-            a: a.cast(),
-            a_row: a_row / 4,
-            taps: [1, 1, 1],
-            tap: [0, 0, 0],
-            run: words,
-            b: b.cast(),
-            panel: 0,
-            out: out.cast(),
-            pitch,
-            cols: 0,
-            bias: start.cast(),
-        };
-        // SAFETY: passed on from the caller.
-        unsafe { sweep_with(dots::widths(isa), &Sweep { down, rows, cols, k: words, row, col, epilogue, ..Sweep::of(tile) }) }
+        for line in 0..g.rows {
+            // SAFETY: the row is one of the block's.
+            unsafe {
+                let (mut out, mut to, mut down) = (self.sums, cols.next_multiple_of(PANEL), 0);
+                if !self.out.is_null() {
+                    (out, to, down) = (self.out.add(line * g.wide * pitch), pitch, pitch);
+                }
+                let tile = Tile {
+                    a: g.a.add(line * g.row).cast(),
+                    a_row: g.pixel / 4,
+                    taps: [d.taps[0], d.taps[1], 1],
+                    tap: [g.tap[0] / 4, g.tap[1] / 4, 0],
+                    run: d.line(),
+                    b: self.b.cast(),
+                    panel: 0,
+                    out: out.cast(),
+                    pitch: to,
+                    cols: 0,
+                    bias: self.start.cast(),
+                };
+                let row = row + line * g.wide;
+                sweep_with(dots::widths(isa), &Sweep { down, rows: g.wide, cols, k: d.total(), row, col, epilogue, ..Sweep::of(tile) });
+            }
+        }
     }
 }
 
 /// What is left to take off sums where zero points of B are not zero.
 struct Shift {
     isa: Isa,
-    a: *const u8,
-    a_row: usize,
-    k: usize,
-    a_zero: i32,
+    /// Sums of rows of `A - a_zero`, from the row `first` on.
+    sums: *const i32,
+    first: usize,
     zeros: *const i32,
 }
 
@@ -264,31 +299,38 @@ unsafe impl Sync for Shift {}
 
 impl Shift {
     /// # Safety
-    /// A has the rows of the block, `zeros` its columns, and nothing else accesses the block meanwhile.
+    /// The rows of the block have their sums, `zeros` its columns, and nothing else accesses the block meanwhile.
     unsafe fn take_off(&self, b: Block) {
         // SAFETY: passed on from the caller.
         unsafe {
-            let (a, zeros) = (self.a.add(b.row * self.a_row), self.zeros.add(b.col));
-            take_zeros_off(self.isa, b.out.cast(), b.pitch, b.rows, b.cols, a, self.a_row, self.k, self.a_zero, zeros);
+            let (sums, zeros) = (self.sums.add(b.row - self.first), self.zeros.add(b.col));
+            take_zeros_off(self.isa, b.out.cast(), b.pitch, b.rows, b.cols, sums, zeros);
         }
     }
 }
 
 kernel_fn! {
-    /// Takes `zeros[j]` times the sum of a row of `A - a_zero` off every element of a block, whose rows are those of A.
+    /// The sums of rows of `A - a_zero`.
     ///
     /// # Safety
-    /// The pointers address such blocks, and the machine has `isa`.
-    fn take_zeros_off<A>(
-        out: *mut i32, pitch: usize, rows: usize, cols: usize, a: *const u8, a_row: usize, k: usize, a_zero: i32, zeros: *const i32,
-    ) {
+    /// The pointers address as many, and the machine has `isa`.
+    fn sum_rows<A>(out: *mut i32, rows: usize, a: *const u8, a_row: usize, k: usize, a_zero: i32) {
         for i in 0..rows {
-            let (a, out) = (a.add(i * a_row), out.add(i * pitch));
+            let a = a.add(i * a_row);
             let mut sum = 0u32;
             for p in 0..k {
                 sum = sum.wrapping_add(u32::from(*a.add(p)));
             }
-            let sum = (sum as i32).wrapping_sub((k as i32).wrapping_mul(a_zero));
+            *out.add(i) = (sum as i32).wrapping_sub((k as i32).wrapping_mul(a_zero));
+        }
+    }
+    /// Takes `zeros[j]` times the sum of a row off every element of a block.
+    ///
+    /// # Safety
+    /// The pointers address such a block, and the machine has `isa`.
+    fn take_zeros_off<A>(out: *mut i32, pitch: usize, rows: usize, cols: usize, sums: *const i32, zeros: *const i32) {
+        for i in 0..rows {
+            let (sum, out) = (*sums.add(i), out.add(i * pitch));
             for j in 0..cols {
                 *out.add(j) = (*out.add(j)).wrapping_sub(sum.wrapping_mul(zeros.add(j).read_unaligned()));
             }

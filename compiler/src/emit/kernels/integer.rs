@@ -1,10 +1,12 @@
 //! Steps of quantized values: integer products with pointwise tails, and the range that values are quantized by.
 
+use super::super::expr::literal;
 use super::super::{Printer, element, ident, int, names};
 use super::tiled::Tail;
 use crate::ir::{Dim, ValueId};
-use crate::kernel::{Kernel, Window};
+use crate::kernel::{Each, Epilogue, Kernel, Literal, Operand, Requantized, Window};
 use crate::plan::KernelStep;
+use kiln_kernels::dtype::DType;
 use proc_macro2::TokenStream;
 use quote::quote;
 
@@ -68,13 +70,55 @@ impl Printer<'_> {
         let conv = quote!(#kernels::igemm::IntConv { #common, k: #k, x_strides: [#(#strides),*] });
         (if depthwise { quote!(#kernels::igemm::IntDepthwise(#conv)) } else { conv }, dims)
     }
+    /// The tail of an integer convolution: a conversion to bytes by the library, or a function of its own.
+    fn int_tail(&self, n: usize, epilogue: Option<&Epilogue>) -> Tail {
+        let found = epilogue.and_then(|e| Some((e, e.first.as_ref()?, Requantized::of(e)?)));
+        let Some((e, to, q)) = found else { return self.tail(n, epilogue, None) };
+        let (rt, k) = (names::rt(), names::kernels());
+        let literal = |x: f32| literal(Literal::float(f64::from(x)), DType::F32);
+        let each = |x: Each| {
+            let (at, step) = match x {
+                Each::Operand(i, each) => (self.pointer(e.operands[i].value, &quote!(f32), false), int(usize::from(each))),
+                Each::Number(x) => {
+                    let x = literal(x);
+                    (quote!(const { &[#x] }.as_ptr()), int(0))
+                }
+            };
+            quote!(#k::igemm::Each { at: #at, step: #step })
+        };
+        let (scale, bias, zero) = (each(q.scale), each(q.bias), q.zero);
+        let row = |o: &Operand| self.stride_of(&o.strides[o.strides.len() - 2]);
+        let add = q.add.map_or(quote!(None), |a| {
+            let o = &e.operands[a.operand];
+            let (bytes, pitch) = (self.pointer(o.value, &quote!(u8), false), row(o));
+            let (zero, scale, sum_zero) = (a.zero, literal(a.scale), a.sum_zero);
+            let own = a.own.map(literal).map_or(quote!(None), |s| quote!(Some(#s)));
+            quote!(Some(#k::igemm::Addend { bytes: #bytes, pitch: #pitch, zero: #zero, scale: #scale, own: #own, sum_zero: #sum_zero }))
+        });
+        let (out, pitch) = (self.result(to.value, &quote!(u8)), row(to));
+        Tail {
+            function: quote!(),
+            lets: quote! {
+                let q = #k::igemm::Requantize { scale: #scale, bias: #bias, zero: #zero, add: #add };
+                let yz = #rt::Shared(#out);
+            },
+            closure: quote! {
+                let tail = move |b: #k::gemm::Block| {
+                    let yz = yz;
+                    // SAFETY: the block lies inside of the result, and so of the operands.
+                    unsafe { #k::igemm::requantize(isa, &b, &q, yz.0, #pitch) }
+                };
+            },
+            arg: quote!(Some(&tail)),
+        }
+    }
     /// An integer convolution. Where its tail makes other elements than those of four bytes, it stores them itself.
     pub(super) fn int_conv(&self, n: usize, step: &KernelStep) -> TokenStream {
         let Kernel::IntConv { window, k, depthwise, x, zero, weights, epilogue } = &step.kernel else { return quote!() };
         let (name, rt) = (ident("k", n), names::rt());
         let (g, dims) = self.int_conv_geometry(window, *k, *depthwise);
         let bindings = self.bindings(dims.iter().chain(self.tail_dims(epilogue.as_ref())).chain(self.result_dims(step)));
-        let Tail { function, lets, closure, arg } = self.tail(n, epilogue.as_ref(), None);
+        let Tail { function, lets, closure, arg } = self.int_tail(n, epilogue.as_ref());
         let o = match epilogue.as_ref().is_some_and(|e| e.first.is_some()) {
             true => quote!(core::ptr::null_mut::<i32>()),
             false => {

@@ -23,7 +23,7 @@ pub const RULES: &[Rule] = &[
 /// Sums of this many products of bytes fit 32 bits.
 const MOST: usize = 33_025;
 
-/// What a product reads: bytes and their zero point, weights as integers in its own layout, and a scale, one or one for each `axis` of
+/// What a product reads: bytes, perhaps of another shape, and their zero point, weights as integers in its own layout, and a scale, one or one for each `axis` of
 /// the result.
 struct Bytes {
     x: Quantization<ValueId>,
@@ -51,11 +51,21 @@ fn codes(rw: &Rewriter<'_>, v: ValueId) -> Option<(Quantization<ValueId>, Codes)
     (perm[..] == [1, 0] && rw.constant(w).is_some()).then_some((q, Codes { w, turned: true }))
 }
 
+/// The integers of numbers that a product reads: as they are, or of another shape first.
+fn integers(rw: &Rewriter<'_>, v: ValueId) -> Option<(Quantization<ValueId>, ValueId)> {
+    let q = rw.quantization(v)?;
+    if let Some(codes) = q.codes {
+        return Some((q, codes));
+    }
+    let from = rw.input(rw.made_by(v, "Reshape")?, 0)?;
+    let codes = rw.quantization(from)?.codes.filter(|_| q.axis.is_none())?;
+    Some((q, codes))
+}
+
 /// What a product of dequantized operands reads, whose weights have their own scales along `axis`.
 fn bytes(rw: &Rewriter<'_>, n: NodeId, axis: usize) -> Option<Bytes> {
     let (a, b) = (rw.input(n, 0)?, rw.input(n, 1)?);
-    let x = rw.quantization(a)?;
-    let codes_of_x = x.codes.filter(|q| rw.constant(*q).is_none())?;
+    let (x, codes_of_x) = integers(rw, a).filter(|(_, q)| rw.constant(*q).is_none())?;
     let (w, weights) = codes(rw, b)?;
     if x.dtype != DType::U8 || w.dtype != DType::I8 {
         return rw.refuse("its operands are no u8 by i8");
@@ -109,6 +119,12 @@ pub(super) fn waits(rw: &Rewriter<'_>, n: NodeId) -> bool {
     product(*v, "Conv", 0) || product(*v, "MatMul", 1) || turned()
 }
 
+/// The bytes that a product reads, in the shape of the numbers that they stand for.
+fn shaped(rw: &mut Rewriter<'_>, codes: ValueId, like: ValueId) -> Option<ValueId> {
+    let shape = rw.shape(like).to_vec();
+    if rw.shape(codes) == shape { Some(codes) } else { rw.add(Reshape { shape }, &[codes]) }
+}
+
 /// The zero point of bytes as one element without axes.
 fn zero(rw: &mut Rewriter<'_>, x: &Quantization<ValueId>) -> Option<ValueId> {
     match x.zero {
@@ -135,7 +151,9 @@ fn conv(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let behind = rw.shape(p.weights.w).len() - 2;
     let z = zero(rw, &p.x)?;
     let op = ConvInteger { strides: op.strides, pads: op.pads, dilations: op.dilations, groups: op.groups };
-    let sums = rw.add(op, &[p.codes, p.weights.w, z])?;
+    let x = rw.input(n, 0)?;
+    let x = shaped(rw, p.codes, x)?;
+    let sums = rw.add(op, &[x, p.weights.w, z])?;
     let mut y = scale(rw, sums, &p.scales, behind)?;
     if let Some(b) = rw.input(n, 2) {
         let mut shape = vec![Dim::int(1); behind + 1];
@@ -155,7 +173,9 @@ fn matmul(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let z = zero(rw, &p.x)?;
     let w = if p.weights.turned { rw.add(Transpose { perm: vec![1, 0] }, &[p.weights.w])? } else { p.weights.w };
     let none = rw.tensor(Tensor::scalar(0i8));
-    let sums = rw.add(MatMulInteger, &[p.codes, w, z, none])?;
+    let x = rw.input(n, 0)?;
+    let x = shaped(rw, p.codes, x)?;
+    let sums = rw.add(MatMulInteger, &[x, w, z, none])?;
     Some(vec![scale(rw, sums, &p.scales, 0)?])
 }
 
@@ -296,6 +316,13 @@ pub(in crate::rewrite) mod tests {
             let x = activations(c, &[3, 7]);
             let w = weights(c, &[5, 7], 0, None);
             let w = c.op(Transpose { perm: vec![1, 0] }, &[w]);
+            let y = c.op(MatMul, &[x, w]);
+            c.output(y);
+        }),
+        ("matmul-integers", |c| {
+            let x = activations(c, &[3, 7, 1, 1]);
+            let x = c.op(Reshape { shape: vec![Dim::int(3), Dim::int(7)] }, &[x]);
+            let w = weights(c, &[7, 5], 1, None);
             let y = c.op(MatMul, &[x, w]);
             c.output(y);
         }),

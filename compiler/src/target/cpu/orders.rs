@@ -6,6 +6,7 @@ use crate::fusion::Cluster;
 use crate::ir::{Graph, Node, ValueId};
 use crate::layout::{self, Layout};
 use crate::ops::Op;
+use kiln_kernels::igemm::PLANES;
 
 /// Picoseconds for an element that a pointwise kernel picks out of other rows than those it writes.
 const PICKED: f64 = 1_200.0;
@@ -81,6 +82,11 @@ fn bytes(g: &Graph, v: ValueId) -> f64 {
     elements(g, v) * g.dtype(v).size() as f64
 }
 
+/// Whether an integer convolution reads so few channels that each may lie anywhere.
+pub(super) fn reads_planes(g: &Graph, node: &Node) -> bool {
+    node.inputs.first().copied().flatten().is_some_and(|x| g.shape(x)[1].as_int().is_some_and(|c| c <= PLANES as i64))
+}
+
 /// What it costs a convolution more to read its operand by rows.
 pub(super) fn by_rows(g: &Graph, node: &Node) -> u64 {
     let (Op::Conv(c), [Some(_), Some(w), ..]) = (&node.op, &node.inputs[..]) else { return 0 };
@@ -125,7 +131,11 @@ pub fn orders(g: &Graph, c: &Cluster) -> Orders {
             let operands = operands.filter(|v| g.shape(*v) == g.shape(c.outputs[0]));
             let mut reads: Vec<Read> =
                 operands.map(|value| Read { value, demand: Demand::In(Layout::ChannelsLast), other: None }).collect();
-            let other = matches!(node.op, Op::Conv(_)).then(|| by_rows(g, node));
+            let other = match &node.op {
+                // Its rows are copied anyway, whatever channels they have.
+                Op::ConvInteger(c) => (c.groups == 1 && reads_planes(g, node)).then_some(0),
+                _ => Some(by_rows(g, node)),
+            };
             reads.extend(x.map(|value| Read { value, demand: Demand::In(Layout::ChannelsLast), other }));
             Orders { channels_last: Some(0), reads, ..Orders::default() }
         }

@@ -1,7 +1,7 @@
 //! The vector kernels of tiles and columns: convolutions, matrix products, pools, norms of pixels and softmax, with the steps they take
 //! through memory.
 
-use super::orders::{by_rows, plain_pool};
+use super::orders::{by_rows, plain_pool, reads_planes};
 use super::reach::{pixel_pitch, row_pitch};
 use super::select::{Selected, moves};
 use super::{constant_right, norms_pixels, packs, pools, responds, rows, turning, turns};
@@ -120,7 +120,8 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             let c = dims[1] * op.groups as usize;
             let mut strides = layouts.strides(g, x);
             let mut wants = vec![(zero, Layout::RowMajor)];
-            if !((strides[1].is(1) || c == 1) && is_forward(g, &strides)) {
+            let near = strides[1].is(1) || c == 1 || (!depthwise && reads_planes(g, node));
+            if !(near && is_forward(g, &strides)) {
                 wants.push((x, Layout::ChannelsLast));
                 strides = layout::strides(g.shape(x), Layout::ChannelsLast);
             }
