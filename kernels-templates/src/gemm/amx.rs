@@ -1,16 +1,17 @@
 //! Products of f32 in the tile registers of x86-64 (AMX), as sums of products of bytes.
 //!
-//! A row of A, and a column of B, is brought to 24 bits behind the point by a scale of its own for every [`DEEP`] elements, and written with
-//! three signed digits of base 256. Products of digits are summed exactly in i32 by the tiles; those of the six pairs that matter make
+//! A row of A, and a column of B, is brought to 24 bits behind the point by a scale of its own for every [`DEEP`] elements, and written
+//! with three signed digits of base 256. Products of digits are summed exactly in i32 by the tiles; those of the six pairs that matter make
 //! the sum of the products, to which f32 comes back once for every [`DEEP`] elements. (This is Ozaki's scheme with
 //! integers: Ozaki, Ogita, Oishi and Rump 2012; Ootomo, Ozaki and Yokota, "DGEMM on Integer Matrix Multiplication Unit", 2024.)
 //!
 //! Error: an element is off by at most 2^-24 of the largest one of its scale, and what six pairs leave out is of that size. So a sum is
 //! as near to the exact one as a sum of f32 rounded at every step, measured by the norms of row and column; an element that is
-//! far below its neighbours loses digits, as it does in Winograd's and Strassen's algorithms. Where a scale has an infinity, a NaN, or more than 2^100,
-//! multiply-adds compute the block.
+//! far below its neighbours loses digits, as it does in Winograd's and Strassen's algorithms. Where a scale has an infinity, a NaN, or
+//! more than 2^100, multiply-adds compute the block.
 //!
-//! Digits of constant matrices are taken once, when weights are loaded ([`pack_panel`]); those of A by every task, for rows that fit the second-level cache.
+//! Digits of constant matrices are taken once, when weights are loaded ([`pack_panel`]); those of A by every task, for rows that fit
+//! the second-level cache.
 
 use super::sweep::{Sweep, sweep_with, widths};
 use super::{Block, PANEL};
@@ -40,16 +41,15 @@ const FAR: usize = 1 << 20;
 const TOGETHER: usize = 8 * PANEL;
 /// A little below the largest number of three digits, 0x7f7f7f, so that rounding stays below it.
 const MOST: f32 = 0x7f_7f00 as f32;
+
 /// Rows of A whose digits are taken at once.
 const fn block_rows(k: usize) -> usize {
-    let stripes = FAR / (k.div_ceil(DEPTH) * STEP.0 + 1);
+    let fit = FAR / (k.div_ceil(DEPTH) * STEP.0 + 1);
     STRIPE
-        * if stripes == 0 {
-            1
-        } else if stripes > 8 {
-            8
-        } else {
-            stripes
+        * match fit {
+            0 => 1,
+            1..8 => fit,
+            _ => 8,
         }
 }
 
