@@ -1,7 +1,7 @@
 //! `Loaded`: the weights of a model as its instances share them, in the file's form and in those that this machine works faster with.
 
 use crate::error::{Error, Result};
-use crate::memory::Region;
+use crate::memory::{Region, is_file, release};
 use crate::options::Weights;
 use crate::spec::Spec;
 use crate::threads::Threads;
@@ -13,6 +13,11 @@ use kiln_kernels::isa::Isa;
 enum Blob {
     Embedded(*const u8),
     Owned(Region),
+}
+
+/// Panels of such a depth that a task writes in digits: about a megabyte.
+fn together(k: usize) -> usize {
+    (1usize << 20).div_ceil((k * PANEL * size_of::<f32>()).max(1))
 }
 
 /// Weights that are never written again.
@@ -55,23 +60,31 @@ impl Loaded {
     }
     /// Writes packed matrices in digits.
     fn take_digits(&mut self, spec: &Spec, threads: &Threads) -> Result<()> {
-        // Panels before each matrix, and bytes of their digits.
+        // Tasks before each matrix, and bytes of digits.
         let (mut before, mut bytes) = (vec![0], vec![0]);
         for d in spec.digits {
-            before.push(before[before.len() - 1] + d.panels);
+            before.push(before[before.len() - 1] + d.panels.div_ceil(together(d.k)));
             bytes.push(bytes[bytes.len() - 1] + d.panels * digits_len(d.k));
         }
         let region = Region::unwritten(bytes[bytes.len() - 1])?;
         let start = Unshared(region.start());
         let weights = Unshared(self.start().cast_mut());
-        let take = |panel: usize, _: usize| {
+        // Every run reads the digits and hardly ever the floats, whose pages need not stay.
+        let from_file = matches!(self.blob, Blob::Embedded(_)) && is_file(self.start(), spec.weights_bytes);
+        let take = |task: usize, _: usize| {
             let (start, weights) = (&start, &weights);
-            let i = before.partition_point(|&b| b <= panel) - 1;
-            let (d, panel) = (&spec.digits[i], panel - before[i]);
+            let i = before.partition_point(|&b| b <= task) - 1;
+            let (d, first) = (&spec.digits[i], (task - before[i]) * together(spec.digits[i].k));
+            let count = together(d.k).min(d.panels - first);
             // SAFETY: the specification lists whole panels of the weights, and the region has a place for each.
             unsafe {
-                let from = weights.0.add(d.at).cast::<f32>().add(panel * d.k * PANEL);
-                pack_digits(d.k, from, start.0.add(bytes[i] + panel * digits_len(d.k)));
+                let from = weights.0.add(d.at).cast::<f32>().add(first * d.k * PANEL);
+                for p in 0..count {
+                    pack_digits(d.k, from.add(p * d.k * PANEL), start.0.add(bytes[i] + (first + p) * digits_len(d.k)));
+                }
+                if from_file {
+                    release(from.cast(), count * d.k * PANEL * size_of::<f32>());
+                }
             }
         };
         threads.run(before[before.len() - 1], &take).map_err(|_| Error::Poisoned)?;

@@ -65,19 +65,55 @@ impl Region {
 
 /// Asks the system to back memory by huge pages; one that does not know of them answers with an error, which changes nothing.
 fn advise_huge(start: *mut u8, bytes: usize) {
+    const HUGEPAGE: usize = 14;
+    // SAFETY: this advice changes nothing that a program can read.
+    unsafe { advise(start, bytes, HUGEPAGE) }
+}
+
+/// Whether memory is part of a file that this process has mapped and cannot write, so that the system can read it again.
+pub(crate) fn is_file(start: *const u8, bytes: usize) -> bool {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return false };
+    maps.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let range = words.next().and_then(|w| w.split_once('-'));
+        let (rights, inode) = (words.next().unwrap_or("w"), words.nth(2).unwrap_or("0"));
+        let Some((Ok(from), Ok(to))) = range.map(|(a, b)| (usize::from_str_radix(a, 16), usize::from_str_radix(b, 16))) else {
+            return false;
+        };
+        from <= start.addr() && start.addr() + bytes <= to && !rights.contains('w') && inode != "0"
+    })
+}
+
+/// Lets the system take back the whole pages inside of memory that [`is_file`]: they are read again when they are needed.
+///
+/// # Safety
+/// The memory is part of such a file.
+pub(crate) unsafe fn release(start: *const u8, bytes: usize) {
+    const DONTNEED: usize = 4;
+    let skipped = start.addr().next_multiple_of(PAGE) - start.addr();
+    if skipped < bytes {
+        // SAFETY: pages of a file that nothing has written have the same contents when they are read again.
+        unsafe { advise(start.wrapping_add(skipped).cast_mut(), bytes - skipped, DONTNEED) }
+    }
+}
+
+/// Gives the system advice about whole pages, where it is one whose calls are known here.
+///
+/// # Safety
+/// The advice is harmless for that memory.
+unsafe fn advise(start: *mut u8, bytes: usize, advice: usize) {
     #[cfg(all(target_os = "linux", target_arch = "x86_64", not(miri)))]
     {
         const MADVISE: usize = 28;
-        const HUGEPAGE: usize = 14;
-        // SAFETY: advice about whole pages of memory of our own changes nothing that a program can read.
+        // SAFETY: the caller vouches for the advice; the call changes no registers but these.
         unsafe {
             std::arch::asm!(
-                "syscall", inlateout("rax") MADVISE => _, in("rdi") start, in("rsi") bytes & !4095, in("rdx") HUGEPAGE,
+                "syscall", inlateout("rax") MADVISE => _, in("rdi") start, in("rsi") bytes & !(PAGE - 1), in("rdx") advice,
                 out("rcx") _, out("r11") _, options(nostack),
             );
         }
     }
-    let _ = (start, bytes);
+    let _ = (start, bytes, advice);
 }
 
 impl Drop for Region {
@@ -129,6 +165,19 @@ pub(crate) fn place(sizes: &[usize], lives: &[Life], offsets: &mut [usize], orde
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn pages_of_the_program_are_a_file_and_others_are_not() {
+        static CONSTANT: [u64; 4096] = [7; 4096];
+        let (start, bytes) = (CONSTANT.as_ptr().cast::<u8>(), size_of_val(&CONSTANT));
+        assert!(is_file(start, bytes));
+        // SAFETY: it was just asked.
+        unsafe { release(start, bytes) };
+        assert!(std::hint::black_box(&CONSTANT).iter().all(|x| *x == 7), "the pages come back as they were");
+        let own = vec![1u8; 1 << 16];
+        assert!(!is_file(own.as_ptr(), own.len()));
+    }
 
     #[test]
     fn buffers_that_live_at_once_do_not_overlap() {
