@@ -9,8 +9,8 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// x86-64 with AVX-512 and matrix registers of bytes (AMX), where sums of f32 products are those of their digits' products: as near
-    /// to the exact result as others, but not the same bits.
+    /// x86-64 with AVX-512 and matrix registers of bytes (AMX), where sums of f32 products are those of their digits' products: not the
+    /// same bits as others, and an error by the largest elements of a row.
     Amx,
 }
 

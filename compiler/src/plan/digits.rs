@@ -3,7 +3,7 @@
 use super::{Blob, Plan};
 use crate::ir::ValueId;
 use crate::kernel::{Kernel, Method, Packed};
-use kiln_kernels::gemm::PANEL;
+use kiln_kernels::gemm::{DIGIT_LEAST, PANEL};
 
 /// A packed matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +16,6 @@ pub struct Digits {
     pub panels: usize,
 }
 
-/// Fewer rows of the other operand do not fill a tile.
-const ROWS: i64 = 8;
-/// Columns of a group that fill most of a panel.
-const COLUMNS: usize = 12;
 /// Elements of the matrix that pay for the digits of the other operand: with 64 columns, 160 rows.
 const ELEMENTS: usize = 64 * 160;
 
@@ -47,7 +43,7 @@ impl Plan {
                 }
                 _ => continue,
             };
-            if rows.is_some_and(|r| r < ROWS) || n < COLUMNS || n * k < ELEMENTS {
+            if rows.is_some_and(|r| r < DIGIT_LEAST[0] as i64) || n < DIGIT_LEAST[1] || n * k < ELEMENTS {
                 continue;
             }
             let Some(at) = self.blob(packed).map(|b| b.offset) else { continue };

@@ -5,8 +5,9 @@
 //! the sum of the products, to which f32 comes back once for every [`DEEP`] elements. (This is Ozaki's scheme with
 //! integers: Ozaki, Ogita, Oishi and Rump 2012; Ootomo, Ozaki and Yokota, "DGEMM on Integer Matrix Multiplication Unit", 2024.)
 //!
-//! Error: an element is off by at most 2^-24 of the largest one of its scale, and what six pairs leave out is of that size. So a sum is
-//! as near to the exact one as a sum of f32 rounded at every step, measured by the norms of row and column; an element that is
+//! Error: an element is off by at most 2^-24 of the largest one of its scale, and what six pairs leave out is of that size. So the
+//! error, over the root mean square of the result, is 1.5e-7 for elements of one size at any depth, where sums rounded at every step have 1e-7
+//! (depth 33) to 1e-6 (3072); with one element fifty times the others it is up to 1e-6, four times theirs: an element that is
 //! far below its neighbours loses digits, as it does in Winograd's and Strassen's algorithms. Where a scale has an infinity, a NaN, or
 //! more than 2^100, multiply-adds compute the block.
 //!

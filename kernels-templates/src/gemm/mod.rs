@@ -117,10 +117,12 @@ pub(crate) const fn digit_floats(rows: usize, k: usize) -> usize {
     }
 }
 
+/// Rows and columns of a product that fill most of a tile: fewer are not computed by digits.
+pub const DIGIT_LEAST: [usize; 2] = [8, 12];
+
 /// Whether a block is computed by digits.
 pub(crate) fn by_digits(isa: Isa, digits: *const u8, rows: usize, cols: usize) -> bool {
-    // Fewer do not fill the tiles.
-    isa == Isa::Amx && !digits.is_null() && rows >= 8 && cols >= 12
+    isa == Isa::Amx && !digits.is_null() && rows >= DIGIT_LEAST[0] && cols >= DIGIT_LEAST[1]
 }
 
 /// `C[m][n] = bias[n] + sum over k of A[m][k] B[k][n]`, with B packed in advance.

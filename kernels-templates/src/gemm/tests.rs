@@ -80,11 +80,12 @@ fn products_equal_the_reference() {
                         matmul.run_task(isa, task, a, b, bias_ptr, out, scratch.as_mut_ptr(), Some(&double));
                     }
                 }
+                // Products of two computed matrices are never taken by digits.
+                if isa > Isa::Portable {
+                    assert_eq!(*first.get_or_insert(again.clone()), again, "the same bits on every FMA machine: {what}");
+                }
                 if isa < Isa::Amx {
                     assert_eq!(got, again, "matmul {what} {}", isa.name());
-                }
-                if isa > Isa::Portable && isa < Isa::Amx {
-                    assert_eq!(*first.get_or_insert(got.clone()), got, "the same bits on every FMA machine: {what}");
                 }
             }
         }
@@ -99,17 +100,23 @@ fn tasks_are_cut_for_threads_and_caches() {
     }
 }
 
-/// Error of a product by an instruction set over the root mean square of the exact result: the largest and the mean square's root.
-fn errors(isa: Isa, (m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> (f64, f64) {
+/// The product of dense matrices, B packed and with digits where the instruction set works with them.
+fn product(isa: Isa, (m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> Vec<f32> {
     let gemm = Gemm { m, n, k, a_row: k, a_col: 1, ldc: n };
     let (mut packed, mut digits) = (vec![0.0; packed_len(k, n)], Vec::new());
     pack_rows(k, n, b, &mut packed);
     let (mut out, mut scratch) = (vec![0.0; m * n], vec![0.0; gemm.scratch_floats()]);
-    let b_panels = panels(isa, k, &packed, &mut digits);
+    let b = panels(isa, k, &packed, &mut digits);
     for task in 0..gemm.tasks() {
         // SAFETY: the arrays have the sizes that the kernel asks for.
-        unsafe { gemm.run_task(isa, task, a.as_ptr(), b_panels, core::ptr::null(), out.as_mut_ptr(), scratch.as_mut_ptr(), None) };
+        unsafe { gemm.run_task(isa, task, a.as_ptr(), b, core::ptr::null(), out.as_mut_ptr(), scratch.as_mut_ptr(), None) };
     }
+    out
+}
+
+/// Error of a product by an instruction set over the root mean square of the exact result: the largest and the mean square's root.
+fn errors(isa: Isa, (m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> (f64, f64) {
+    let out = product(isa, (m, n, k), a, b);
     let (mut most, mut squares, mut norm) = (0f64, 0f64, 0f64);
     for i in 0..m {
         for j in 0..n {
@@ -118,14 +125,18 @@ fn errors(isa: Isa, (m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> (
             (most, squares, norm) = (most.max(error), squares + error * error, norm + exact * exact);
         }
     }
-    let (count, norm) = ((m * n) as f64, (norm / (m * n) as f64).sqrt());
-    (most / norm, (squares / count).sqrt() / norm)
+    (most / (norm / (m * n) as f64).sqrt(), (squares / norm).sqrt())
 }
 
-/// Products by digits are no further from the exact ones than twice what sums rounded at every step are.
+/// Products by digits err by 2^-24 of what the largest elements would multiply to, whatever the depth.
 #[test]
-fn digits_are_as_near_as_rounded_sums() {
+fn digits_err_by_the_largest_elements() {
     let mut rng = Rng(7);
+    // How far the largest element stands out.
+    let peak = |x: &[f32]| {
+        let square = x.iter().map(|x| (*x as f64).powi(2)).sum::<f64>() / x.len() as f64;
+        x.iter().fold(0f64, |most, x| most.max(x.abs() as f64)) / square.sqrt()
+    };
     for k in [33, 64, 256, 257, 768, 3072] {
         for kind in ["even", "positive", "outliers"] {
             let (m, n) = (40, 70);
@@ -137,9 +148,11 @@ fn digits_are_as_near_as_rounded_sums() {
                 _ => {}
             }
             let b = rng.floats(k * n);
-            let direct = errors(Isa::detect().capped(Isa::Avx512), (m, n, k), &a, &b);
-            let by_digits = errors(Isa::detect(), (m, n, k), &a, &b);
-            assert!(by_digits.0 < 2.0 * direct.0 + 1e-6, "{k} {kind}: {by_digits:?} against {direct:?}");
+            let bound = peak(&a) * peak(&b) / (1 << 24) as f64;
+            for isa in Isa::available().filter(|isa| *isa == Isa::Amx) {
+                let (most, square) = errors(isa, (m, n, k), &a, &b);
+                assert!(square < bound && most < 6.0 * bound, "{k} {kind}: {most:e}, {square:e} above {bound:e}");
+            }
         }
     }
 }
@@ -159,16 +172,7 @@ fn infinities_and_nan_take_the_other_way() {
             let mut want = vec![0.0; m * n];
             reference((m, n, k), &a, (k, 1), &b, (n, 1), &[], &mut want, n);
             for isa in Isa::available() {
-                let gemm = Gemm { m, n, k, a_row: k, a_col: 1, ldc: n };
-                let (mut packed, mut digits) = (vec![0.0; packed_len(k, n)], Vec::new());
-                pack_rows(k, n, &b, &mut packed);
-                let (mut out, mut scratch) = (vec![0.0; m * n], vec![0.0; gemm.scratch_floats()]);
-                let b_panels = panels(isa, k, &packed, &mut digits);
-                for task in 0..gemm.tasks() {
-                    let (a, scratch) = (a.as_ptr(), scratch.as_mut_ptr());
-                    // SAFETY: the arrays have the sizes that the kernel asks for.
-                    unsafe { gemm.run_task(isa, task, a, b_panels, core::ptr::null(), out.as_mut_ptr(), scratch, None) };
-                }
+                let out = product(isa, (m, n, k), &a, &b);
                 assert_close(&out, &want, 1e-4, &format!("{odd} in {place}, {}", isa.name()));
             }
         }

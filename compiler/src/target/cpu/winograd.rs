@@ -16,8 +16,8 @@ const WEIGHT: f64 = 27.0;
 /// How much longer a product takes that has a few rows, for each matrix of a tile, than the direct sum's long ones.
 const SHORT: f64 = 1.1;
 
-/// What must be gained at least: below it, direct sums need fewer bytes of weights, and machines that multiply by digits are faster by them.
-const PAYS: f64 = 0.75;
+/// What must be gained at least: below it, direct sums need fewer bytes of weights.
+const PAYS: f64 = 0.9;
 
 /// Has a direct convolution computed by the fastest method that the level allows.
 pub fn quicken(g: &Graph, kernel: &mut Kernel, accuracy: Accuracy) {
