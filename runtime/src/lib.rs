@@ -28,6 +28,7 @@ mod loaded;
 mod memory;
 mod model;
 mod options;
+mod profile;
 mod spec;
 pub mod threads;
 mod view;
@@ -41,7 +42,8 @@ pub use kiln_kernels::value::{Tensor, Value};
 pub use kiln_macros::model;
 pub use model::Model;
 pub use options::{Options, Weights};
-pub use spec::{Port, PortDim, PortKind};
+pub use profile::{Event, Profile, Share};
+pub use spec::{Port, PortDim, PortKind, Work};
 pub use threads::Threads;
 pub use view::{Closed, Open, Scalar, View};
 

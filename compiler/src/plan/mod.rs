@@ -7,12 +7,14 @@ mod schedule;
 mod scratch;
 mod share;
 mod weights;
+mod work;
 
 pub use digits::Digits;
 pub use memory::{Arena, Life};
 pub use requires::Check;
 pub use schedule::schedule;
 pub use weights::{Blob, Weights};
+pub use work::Work;
 
 use crate::ir::{Dim, Graph, Sym, ValueId};
 use crate::kernel::Kernel;
