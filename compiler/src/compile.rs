@@ -8,7 +8,7 @@ use crate::onnx::{self, Limits};
 use crate::pipeline::{self, Ablation};
 use crate::plan::{self, Arena, Notes, Plan};
 use crate::rewrite::{Event, Explored, Miss};
-use crate::target::Accuracy;
+use crate::target::{Accuracy, Tune};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -29,6 +29,8 @@ pub struct Options {
     pub without: Ablation,
     /// Which algorithms may compute a result.
     pub accuracy: Accuracy,
+    /// Where measured methods come from.
+    pub tune: Tune,
 }
 
 /// A compiled model.
@@ -38,7 +40,7 @@ pub struct Output {
     pub plan: Plan,
     /// What was found and decided.
     pub report: Report,
-    /// Data files beside the model; a rebuild is due when one changes.
+    /// Data files beside the model, the one of measured methods too; a rebuild is due when one changes.
     pub data_files: Vec<PathBuf>,
     /// The graph as text after the pass asked for.
     pub dump: Option<String>,
@@ -98,7 +100,7 @@ pub fn compile(options: &Options) -> Result<Output> {
     let start = Instant::now();
     let model = onnx::read_file(&options.model, &options.limits).map_err(named)?;
     let mut graph = import::import(&model, &options.dims).map_err(named)?;
-    let data_files = model.data_files.clone();
+    let mut data_files = model.data_files.clone();
     drop(model);
     report.seconds.read = start.elapsed().as_secs_f64();
     check("import", &graph).map_err(named)?;
@@ -117,7 +119,12 @@ pub fn compile(options: &Options) -> Result<Output> {
     report.rules_applied = applied.rules.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
     report.seconds.rewrite = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let mut plan = plan::schedule(graph, options.without, options.accuracy);
+    let tuning = options.tune.read(&options.model).map_err(named)?;
+    data_files.extend(options.tune.path(&options.model));
+    let mut plan = plan::schedule_tuned(graph, options.without, options.accuracy, tuning);
+    if options.tune.locked {
+        locked(&plan).map_err(named)?;
+    }
     plan.notes = notes(&report);
     report.seconds.plan = start.elapsed().as_secs_f64();
     report.weights_bytes = plan.weights.bytes;
@@ -129,6 +136,20 @@ pub fn compile(options: &Options) -> Result<Output> {
     }
     report.scratch_bytes_per_thread = plan.scratch_bytes();
     Ok(Output { plan, report, data_files, dump })
+}
+
+/// Refuses kernels whose method was not measured.
+fn locked(plan: &Plan) -> Result<()> {
+    let missing = plan.choices.iter().filter(|c| !c.measured).map(|c| {
+        let d = Diagnostic::new(format!("methods are locked, and none was measured for `{}`", c.spec));
+        let d = d.help("measure again with `kiln tune`, or compile without the lock");
+        match c.origins.first() {
+            Some(o) => d.at(plan.graph.origins[*o].clone()),
+            None => d,
+        }
+    });
+    let items: Vec<Diagnostic> = missing.collect();
+    if items.is_empty() { Ok(()) } else { Err(Diagnostics { file: String::new(), items }) }
 }
 
 fn check(pass: &str, g: &Graph) -> Result<()> {

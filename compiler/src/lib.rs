@@ -21,4 +21,4 @@ pub mod target;
 
 pub use builder::{Build, names_of};
 pub use compile::{Options, Output, compile};
-pub use target::Accuracy;
+pub use target::{Accuracy, Tune};

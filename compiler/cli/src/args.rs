@@ -4,7 +4,7 @@ use crate::failure::{Failure, Result};
 use crate::verbs;
 use clap::{Args, Parser, Subcommand};
 use kiln_compiler::import::{Dims, Extent};
-use kiln_compiler::{Accuracy, Options};
+use kiln_compiler::{Accuracy, Options, Tune};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,6 +34,7 @@ enum Verb {
     Dump(verbs::dump::Dump),
     Explain(verbs::explain::Explain),
     Report(verbs::report::Report),
+    Tune(verbs::tune::TuneArgs),
     /// Compile cases to modules, for `test`.
     #[command(hide = true)]
     Modules(verbs::modules::Modules),
@@ -56,6 +57,12 @@ pub(crate) struct ModelArgs {
     /// Which algorithms may compute results: direct ones alone (`exact`), or also those whose error stays near theirs.
     #[arg(long, default_value = "standard", value_name = "exact|standard|fast", value_parser = accuracy)]
     pub(crate) accuracy: Accuracy,
+    /// Methods of kernels that `kiln tune` measured; by default the file beside the model, if there is one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tune: Option<PathBuf>,
+    /// Refuse a kernel whose method that file does not list.
+    #[arg(long)]
+    pub(crate) locked: bool,
 }
 
 /// Choices about how a model runs.
@@ -119,9 +126,13 @@ impl ModelArgs {
         }
         Ok(out)
     }
+    /// Where measured methods come from.
+    pub(crate) fn methods(&self) -> Tune {
+        Tune { file: self.tune.clone(), locked: self.locked, always: None }
+    }
     /// What the compiler is asked.
     pub(crate) fn options(&self, dims: Dims) -> Options {
-        Options { model: self.model.clone(), dims, accuracy: self.accuracy, ..Options::default() }
+        Options { model: self.model.clone(), dims, accuracy: self.accuracy, tune: self.methods(), ..Options::default() }
     }
 }
 
@@ -152,6 +163,7 @@ pub fn main() -> ExitCode {
         Verb::Dump(v) => v.run(),
         Verb::Explain(v) => v.run(),
         Verb::Report(v) => v.run(),
+        Verb::Tune(v) => v.run(),
         Verb::Modules(v) => v.run(),
     };
     match result {

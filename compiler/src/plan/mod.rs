@@ -12,12 +12,13 @@ mod work;
 pub use digits::Digits;
 pub use memory::{Arena, Life};
 pub use requires::Check;
-pub use schedule::schedule;
+pub use schedule::{schedule, schedule_tuned};
 pub use weights::{Blob, Weights};
 pub use work::Work;
 
 use crate::ir::{Dim, Graph, Sym, ValueId};
 use crate::kernel::Kernel;
+use crate::target::Choice;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a value lies at run time.
@@ -173,6 +174,8 @@ pub struct Plan {
     pub exact: bool,
     /// Packed matrices that some machines write in digits.
     pub digits: Vec<Digits>,
+    /// Kernels that several methods could compute, with the one that each has.
+    pub choices: Vec<Choice>,
 }
 
 impl Plan {

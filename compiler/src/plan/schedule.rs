@@ -10,13 +10,18 @@ use crate::kernel::{Kernel, Operand, Packed, Recipe, Stride};
 use crate::layout::{self, Layout, Layouts};
 use crate::ops::{Op, control};
 use crate::pipeline::Ablation;
-use crate::target::Accuracy;
 use crate::target::cpu::{self, Selected};
+use crate::target::{Accuracy, Choice, Tuning};
 use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Makes the plan of a graph.
-pub fn schedule(mut g: Graph, without: Ablation, accuracy: Accuracy) -> Plan {
+/// Makes the plan of a graph, with methods by the cost model.
+pub fn schedule(g: Graph, without: Ablation, accuracy: Accuracy) -> Plan {
+    schedule_tuned(g, without, accuracy, Tuning::default())
+}
+
+/// Makes the plan of a graph, with methods as they were measured where they were.
+pub fn schedule_tuned(mut g: Graph, without: Ablation, accuracy: Accuracy, tuning: Tuning) -> Plan {
     let tables = share::tables(&mut g);
     let fuse = without != Ablation::Fusion;
     let clusters = fusion::cluster(&g, &g.body, fuse);
@@ -44,6 +49,8 @@ pub fn schedule(mut g: Graph, without: Ablation, accuracy: Accuracy) -> Plan {
         depth: 0,
         fuse,
         accuracy,
+        tuning,
+        choices: Vec::new(),
     };
     for (i, v) in s.g.body.inputs.clone().into_iter().enumerate() {
         s.places.insert(v, Place::Input(i));
@@ -69,9 +76,9 @@ pub fn schedule(mut g: Graph, without: Ablation, accuracy: Accuracy) -> Plan {
     let end = s.time;
     s.buffers.iter_mut().for_each(|b| b.life.to = b.life.to.min(end));
     let arena = memory::place(&s.buffers, &s.g.symbols);
-    let Scheduler { g: graph, places, starts, buffers, slots, weights, .. } = s;
+    let Scheduler { g: graph, places, starts, buffers, slots, weights, choices, .. } = s;
     let (notes, exact, digits) = (Notes::default(), accuracy == Accuracy::Exact, Vec::new());
-    let mut plan = Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes, exact, digits };
+    let mut plan = Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes, exact, digits, choices };
     plan.choose_digits();
     plan
 }
@@ -101,6 +108,9 @@ struct Scheduler {
     /// Whether nodes share kernels.
     fuse: bool,
     accuracy: Accuracy,
+    tuning: Tuning,
+    /// Kernels that several methods could compute.
+    choices: Vec<Choice>,
 }
 
 /// What is told of a kernel step beside its kernel and values.
@@ -251,7 +261,7 @@ impl Scheduler {
             _ => {}
         }
         let (mut kernel, replaced) = self.select(c, steps);
-        cpu::quicken(&self.g, &mut kernel, self.accuracy);
+        let choice = cpu::quicken(&self.g, &mut kernel, self.accuracy, &self.tuning);
         let of = |v: ValueId| replaced.get(&v).copied().unwrap_or(v);
         kernel.map_values(&of);
         let by_position = kernel.by_position();
@@ -292,6 +302,7 @@ impl Scheduler {
                 origins.push(*o);
             }
         }
+        self.choices.extend(choice.map(|c| Choice { origins: origins.clone(), ..c }));
         let line = origins.first().copied().unwrap_or(0);
         let requires: Vec<_> = c.nodes.iter().flat_map(|n| requires::of(&self.g, &self.g[*n])).map(|c| (c, line)).collect();
         if matches!(&kernel, Kernel::Move { copies, .. } if copies.is_empty()) && self.depth == 0 {
