@@ -76,11 +76,10 @@ fn work_follows_the_extents_of_the_run() {
 fn steps_in_loops_have_an_event_for_each_iteration() {
     let profile = Profile::new();
     let mut net = Control::with(&Options::default().profile(profile.clone())).unwrap();
-    let inputs = kiln::Model::run_dyn;
     let ports = Control::INPUTS;
     let values: Vec<(&str, kiln::Value)> = ports.iter().map(|p| (p.name, small(p))).collect();
     let given: Vec<(&str, &kiln::Value)> = values.iter().map(|(n, v)| (*n, v)).collect();
-    inputs(&mut net, &given).unwrap();
+    kiln::Model::run_dyn(&mut net, &given).unwrap();
     let events = profile.events();
     assert!(!events.is_empty() && events.iter().all(|e| e.run == 0));
     assert_trace(&profile, events.len());
@@ -93,7 +92,8 @@ fn small(port: &kiln::Port) -> kiln::Value {
     match port.dtype {
         F32 => Tensor::new(&dims, &vec![1f32; len]).into(),
         kiln::DType::I64 => Tensor::new(&dims, &vec![1i64; len]).into(),
-        kiln::DType::Bool => Tensor::new(&dims, &vec![true; len]).into(),
+        kiln::DType::Bool => Tensor::with_dtype(kiln::DType::Bool, &dims, &vec![1u8; len]).into(),
+        kiln::DType::Str => Tensor::strings(&dims, vec!["a".to_string(); len]).into(),
         other => panic!("no value for {other}"),
     }
 }
