@@ -2,7 +2,7 @@
 
 use kiln_kernels::conv::Conv;
 use kiln_kernels::depthwise::Depthwise;
-use kiln_kernels::gemm::{Gemm, MatMul, PANEL, Panels, digits_len, pack_b, pack_digits, packed_len};
+use kiln_kernels::gemm::{Finish, Gemm, MatMul, PANEL, Panels, digits_len, pack_b, pack_digits, packed_len};
 use kiln_kernels::isa::Isa;
 use kiln_kernels::norm::{Rows, layer_norm};
 use kiln_kernels::pool::{Kind, Pool};
@@ -188,7 +188,9 @@ fn main() {
             let t = best(|| {
                 for task in 0..gemm.tasks() {
                     // SAFETY: as above.
-                    unsafe { gemm.run_task(isa, task, a.as_ptr(), b, bias.as_ptr(), c.as_mut_ptr(), scratch.as_mut_ptr(), None) };
+                    unsafe {
+                        gemm.run_task(isa, task, a.as_ptr(), b, bias.as_ptr(), c.as_mut_ptr(), scratch.as_mut_ptr(), Finish::NONE, None)
+                    };
                 }
             });
             report(format!("gemm {m}x{n}x{k} pitch {pitch} ({} tasks)", gemm.tasks()), 2.0 * (m * n * k) as f64, t);
@@ -227,7 +229,9 @@ fn main() {
                 let t = best(|| {
                     for task in 0..conv.tasks() {
                         // SAFETY: the arrays have the sizes that the kernel asks for.
-                        unsafe { conv.run_task(isa, task, x.as_ptr(), packed.as_ptr(), bias.as_ptr(), out.as_mut_ptr(), None) };
+                        unsafe {
+                            conv.run_task(isa, task, x.as_ptr(), packed.as_ptr(), bias.as_ptr(), out.as_mut_ptr(), Finish::NONE, None)
+                        };
                     }
                 });
                 (t, conv.tasks())
@@ -241,7 +245,7 @@ fn main() {
                     for task in 0..conv.tasks() {
                         let (x, w, b) = (x.as_ptr(), w, bias.as_ptr());
                         // SAFETY: the arrays have the sizes that the kernel asks for.
-                        unsafe { conv.run_task(isa, task, x, w, b, out.as_mut_ptr(), scratch.as_mut_ptr(), None) };
+                        unsafe { conv.run_task(isa, task, x, w, b, out.as_mut_ptr(), scratch.as_mut_ptr(), Finish::NONE, None) };
                     }
                 });
                 (t, conv.tasks())

@@ -6,6 +6,7 @@ mod requires;
 mod schedule;
 mod scratch;
 mod share;
+mod strips;
 mod weights;
 
 pub use digits::Digits;

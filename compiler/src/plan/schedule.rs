@@ -3,6 +3,7 @@
 use super::memory::{self, Life};
 use super::requires::{self, Check};
 use super::share::{self, Panels};
+use super::strips;
 use super::{Buffer, Define, KernelStep, LoopStep, Notes, Place, Plan, Step, Transfer, Weights};
 use crate::fusion::{self, Cluster};
 use crate::ir::{Block, Dim, Graph, Node, ValueId, product};
@@ -293,12 +294,35 @@ impl Scheduler {
             }
         }
         let line = origins.first().copied().unwrap_or(0);
-        let requires: Vec<_> = c.nodes.iter().flat_map(|n| requires::of(&self.g, &self.g[*n])).map(|c| (c, line)).collect();
+        let mut requires: Vec<_> = c.nodes.iter().flat_map(|n| requires::of(&self.g, &self.g[*n])).map(|c| (c, line)).collect();
+        if let Some(before) = self.join(&mut kernel, steps) {
+            inputs = kernel.values().into_iter().map(Some).collect();
+            before.inputs.iter().flatten().for_each(|v| self.touch(*v, time));
+            origins.splice(0..0, before.origins);
+            requires.splice(0..0, before.requires);
+        }
         if matches!(&kernel, Kernel::Move { copies, .. } if copies.is_empty()) && self.depth == 0 {
             // Everything has been written where it belongs.
             return self.checks.extend(requires);
         }
         self.push(steps, kernel, inputs, c.outputs.clone(), Made { origins, defines, requires });
+    }
+
+    /// Takes back the step before where a kernel can do its work on the way, and nobody else reads its result.
+    fn join(&mut self, kernel: &mut Kernel, steps: &mut Vec<Step>) -> Option<KernelStep> {
+        let Some(Step::Kernel(before)) = steps.last() else { return None };
+        let [between] = before.outputs[..] else { return None };
+        let Some(&Place::Buffer(buffer)) = self.places.get(&between) else { return None };
+        let alone = self.uses.get(&between) == Some(&0) && !self.g.body.outputs.contains(&between);
+        let whole = self.layouts.shared(between).is_none() && self.places.values().filter(|p| **p == Place::Buffer(buffer)).count() == 1;
+        if !self.fuse || self.depth > 0 || !alone || !whole {
+            return None;
+        }
+        *kernel = strips::join(&self.g, &before.kernel, between, kernel)?;
+        self.places.remove(&between);
+        self.buffers[buffer].bytes = Dim::int(0);
+        let Some(Step::Kernel(before)) = steps.pop() else { return None };
+        Some(before)
     }
 
     /// The kernel of a cluster, and the copies that it reads instead of values.

@@ -46,7 +46,7 @@ pub(crate) fn step(p: &Plan, s: &KernelStep) -> (u64, u64) {
     let out: u64 = s.outputs.iter().map(|v| count(g.ty(*v).shape().unwrap_or(&[]))).fold(0, u64::saturating_add);
     let window = |w: &Window| count(&w.out_dims).saturating_mul(one(&w.n)).saturating_mul(w.kernel.iter().product::<usize>() as u64);
     let tail = s.kernel.epilogue().map_or(0, |e| e.expr.code.len() as u64).saturating_mul(out);
-    let own = match &s.kernel {
+    let of = |kernel: &Kernel| match kernel {
         Kernel::Gemm { m, n, k, .. } | Kernel::IntGemm { m, n, k, .. } => one(m).saturating_mul(2 * *n as u64 * *k as u64),
         Kernel::GroupedGemm { rows, n, k, .. } => count(rows).saturating_mul(2 * *n as u64 * *k as u64),
         Kernel::MatMul { batch, m, n, k, .. } => {
@@ -61,5 +61,6 @@ pub(crate) fn step(p: &Plan, s: &KernelStep) -> (u64, u64) {
         Kernel::Move { .. } | Kernel::Dims { .. } | Kernel::Host(_) => 0,
         _ => out,
     };
+    let own = s.kernel.parts().into_iter().map(of).fold(0, u64::saturating_add);
     (own.saturating_add(tail), bytes)
 }

@@ -10,6 +10,7 @@ mod pixels;
 mod rotary;
 mod rows;
 mod simple;
+mod strips;
 mod tiled;
 
 use super::{Printer, dtype_path, element, int};
@@ -150,6 +151,7 @@ impl Printer<'_> {
             Kernel::Gemm { m, n: columns, k, a, a_row, out_row, b, bias, epilogue } => {
                 self.gemm(n, step, (m, *columns, *k), (*a, a_row, out_row), (b, bias.as_ref()), epilogue.as_ref())
             }
+            Kernel::Strips { .. } => self.strips(n, step),
             Kernel::GroupedGemm { .. } => self.grouped_gemm(n, step),
             Kernel::IntGemm { .. } => self.int_gemm(n, step),
             Kernel::IntConv { .. } => self.int_conv(n, step),
