@@ -108,7 +108,7 @@ impl Compare {
         let key = format!("layers-{}", cache::key(&self.model.model, ready)?);
         pipeline::optimize(&mut wide, Ablation::Nothing, &mut |_, _| {}).map_err(Failure::Fault)?;
         let output = Output {
-            plan: plan::schedule(wide, Ablation::Nothing, ready.accuracy),
+            plan: plan::schedule(wide, Ablation::Nothing, ready.accuracy, Default::default()),
             report: Default::default(),
             data_files: Vec::new(),
             dump: None,
