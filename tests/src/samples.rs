@@ -269,6 +269,7 @@ pub fn cached() -> Vec<u8> {
         .initializer("inner", Tensor::new(&[2], &[1i64, 2]))
         .initializer("first", Tensor::new(&[1], &[1i64]))
         .initializer("half", Tensor::scalar(0.5f32))
+        .initializer("last", Tensor::scalar(-1i64))
         .node("Gather", &["table", "ids"], &["x"]);
     for (name, x, seed) in [("a", "x", 91), ("b", "x_a", 95)] {
         let v = |part: &str| format!("{part}_{name}");
@@ -324,9 +325,8 @@ pub fn cached() -> Vec<u8> {
     }
     m.node("Unsqueeze", &["past_mean", "first"], &["mean_row"])
         .node("Add", &["x_b", "mean_row"], &["y"])
-        .node("ReduceMean", &["x_b"], &["mean_now"])
-        .attr("axes", vec![1i64])
-        .attr("keepdims", 0)
+        .node("Gather", &["x_b", "last"], &["mean_now"])
+        .attr("axis", 1)
         .node("Mul", &["past_mean", "half"], &["mean_before"])
         .node("Add", &["mean_before", "mean_now"], &["present_mean"])
         .node("Concat", &["past_ids", "ids"], &["present_ids"])
