@@ -202,8 +202,8 @@ pub(super) fn api(p: &Printer<'_>, n: &Names) -> Result<TokenStream> {
     };
     let (prepared_methods, prepared_type) = prepared;
     let fork_doc = match p.plan.states.pairs.is_empty() {
-        true => "Another instance of the same weights and threads, with an arena of its own.",
-        false => "Another instance of the same weights and threads, with an arena of its own and an empty state.",
+        true => " Another instance of the same weights and threads, with an arena of its own.",
+        false => " Another instance of the same weights and threads, with an arena of its own and an empty state.",
     };
     let state = (!p.plan.states.pairs.is_empty()).then(|| {
         quote! {
