@@ -7,7 +7,8 @@ use crate::ir::{Graph, print};
 use crate::onnx::{self, Limits};
 use crate::pipeline::{self, Ablation};
 use crate::plan::{self, Arena, Notes, Plan};
-use crate::rewrite::{Event, Explored, Miss};
+use crate::rewrite::{self, Event, Explored, Miss};
+use crate::state::{self, Pairing, States};
 use crate::target::Accuracy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,6 +30,8 @@ pub struct Options {
     pub without: Ablation,
     /// Which algorithms may compute a result.
     pub accuracy: Accuracy,
+    /// What an instance keeps between runs.
+    pub state: Pairing,
 }
 
 /// A compiled model.
@@ -72,6 +75,8 @@ pub struct Report {
     pub intermediates_bytes: i64,
     /// Bytes of packed weights.
     pub weights_bytes: usize,
+    /// Bytes that an instance keeps from run to run.
+    pub state_bytes: usize,
     /// How often each rule applied.
     pub rules_applied: BTreeMap<String, usize>,
     /// Applications of rules, in order.
@@ -102,6 +107,8 @@ pub fn compile(options: &Options) -> Result<Output> {
     drop(model);
     report.seconds.read = start.elapsed().as_secs_f64();
     check("import", &graph).map_err(named)?;
+    let states = paired(&mut graph, &options.state).map_err(named)?;
+    check("state", &graph).map_err(named)?;
     report.intermediates_bytes = intermediates(&graph);
     let mut dump = None;
     let mut keep = |pass: &str, g: &Graph| {
@@ -117,10 +124,11 @@ pub fn compile(options: &Options) -> Result<Output> {
     report.rules_applied = applied.rules.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
     report.seconds.rewrite = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let mut plan = plan::schedule(graph, options.without, options.accuracy);
+    let mut plan = plan::schedule(graph, options.without, options.accuracy, states);
     plan.notes = notes(&report);
     report.seconds.plan = start.elapsed().as_secs_f64();
     report.weights_bytes = plan.weights.bytes;
+    report.state_bytes = plan.states.bytes;
     for k in plan.kernels() {
         if k.origins.is_empty() { report.copies += 1 } else { report.kernels += 1 }
     }
@@ -129,6 +137,18 @@ pub fn compile(options: &Options) -> Result<Output> {
     }
     report.scratch_bytes_per_thread = plan.scratch_bytes();
     Ok(Output { plan, report, data_files, dump })
+}
+
+/// The state of a graph; where its growth is not plain as the exporter wrote it, once the rules have taken away what changes nothing.
+fn paired(g: &mut Graph, asked: &Pairing) -> Result<States> {
+    if asked.is_empty() {
+        return Ok(States::default());
+    }
+    state::pair(g, asked).or_else(|first| {
+        rewrite::merge(g);
+        rewrite::simplify(g);
+        state::pair(g, asked).map_err(|_| first)
+    })
 }
 
 fn check(pass: &str, g: &Graph) -> Result<()> {

@@ -36,6 +36,7 @@ fn expand(a: &Arguments) -> TokenStream {
     }
     request.options.dims = a.dims.clone();
     request.options.accuracy = a.accuracy;
+    request.options.state = a.state.clone();
     request.names.fields.clone_from(&a.fields);
     request.embed = a.embed;
     // An editor only needs the types; it sets this for the macros it runs.

@@ -29,6 +29,7 @@ mod memory;
 mod model;
 mod options;
 mod spec;
+mod state;
 pub mod threads;
 mod view;
 
@@ -42,6 +43,7 @@ pub use kiln_macros::model;
 pub use model::Model;
 pub use options::{Options, Weights};
 pub use spec::{Port, PortDim, PortKind};
+pub use state::{State, StateMut};
 pub use threads::Threads;
 pub use view::{Closed, Open, Scalar, View};
 

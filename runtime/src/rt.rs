@@ -7,6 +7,7 @@ pub use crate::instance::{Input, Instance};
 pub use crate::memory::Life;
 pub use crate::model::Model;
 pub use crate::spec::{ArenaSpec, Digits, Kernel, OutPlace, Port, PortDim, PortKind, Spec, Symbol};
+pub use crate::state::{Next, Pair, StateSpec};
 pub use crate::view::AsInput;
 pub use kiln_kernels as kernels;
 pub use kiln_kernels::dtype::DType;
@@ -22,7 +23,7 @@ use kiln_kernels::value::{Tensor, Value};
 pub type Done = Result<(), Fail>;
 
 /// The version of the contract between generated code and this runtime.
-const ABI: u32 = 1;
+const ABI: u32 = 2;
 
 /// Stops the build when generated code was made for another runtime.
 pub const fn abi(wanted: u32, _compiler: &'static str) {

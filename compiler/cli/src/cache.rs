@@ -51,7 +51,7 @@ pub(crate) fn key(model: &Path, ready: &Ready) -> Result<String> {
     for path in [&compiler, &model.to_path_buf()].into_iter().chain(&ready.data_files) {
         hash_file(path, &mut h)?;
     }
-    h.write(format!("{:?} {:?} {:?}", ready.dims, ready.without, ready.accuracy).as_bytes());
+    h.write(format!("{:?} {:?} {:?} {:?}", ready.dims, ready.without, ready.accuracy, ready.state).as_bytes());
     Ok(format!("{:016x}", h.finish()))
 }
 

@@ -11,7 +11,7 @@ use kiln_compiler::import::Dims;
 use kiln_compiler::onnx::{self, Limits, ValueInfo};
 use kiln_compiler::pipeline::Ablation;
 use kiln_compiler::rewrite::Explored;
-use kiln_compiler::{Options, Output, compile};
+use kiln_compiler::{Options, Output, Pairing, compile};
 use kiln_kernels::value::Value;
 use serde_json::{Value as Json, json};
 use std::fs;
@@ -42,6 +42,8 @@ pub(crate) struct Ready {
     pub(crate) without: Ablation,
     /// Which algorithms may compute results.
     pub(crate) accuracy: Accuracy,
+    /// What an instance keeps between runs.
+    pub(crate) state: Pairing,
     /// Files beside the model.
     pub(crate) data_files: Vec<PathBuf>,
 }
@@ -50,7 +52,8 @@ pub(crate) struct Ready {
 pub(crate) fn ready(args: &ModelArgs, inputs: &InputArgs) -> Result<Ready> {
     let mut dims = args.parsed()?;
     let model = onnx::read_file(&args.model, &Limits::default())?;
-    let ports = data::ports(&model);
+    let state = args.state()?;
+    let ports: Vec<ValueInfo> = data::ports(&model).into_iter().filter(|p| !state.keeps(&p.name)).collect();
     let mut values: Vec<Option<Value>> = vec![None; ports.len()];
     if let Some(dir) = &inputs.inputs {
         let types: Vec<_> = ports.iter().map(|p| p.ty.as_ref()).collect();
@@ -75,7 +78,7 @@ pub(crate) fn ready(args: &ModelArgs, inputs: &InputArgs) -> Result<Ready> {
         return Err(Failure::Fault(text));
     }
     let (without, accuracy) = (Ablation::Nothing, args.accuracy);
-    Ok(Ready { outputs: model.graph.outputs, values, dims, without, accuracy, data_files: model.data_files })
+    Ok(Ready { outputs: model.graph.outputs, values, dims, without, accuracy, state, data_files: model.data_files })
 }
 
 /// A program around a compiled model.
@@ -107,7 +110,7 @@ pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
     {
         return Ok(Built { binary, report });
     }
-    let options = Options { without: ready.without, ..args.options(ready.dims.clone()) };
+    let options = Options { without: ready.without, ..args.options(ready.dims.clone())? };
     let output = compile_guarded(&options)?;
     let built = build_program(&output, &key, &dir)?;
     data::replace(&report, built.report.to_string().as_bytes())?;
@@ -188,6 +191,7 @@ pub(crate) fn report(o: &Output, source: &str, emit: f64) -> Json {
         "scratch_bytes_per_thread": r.scratch_bytes_per_thread,
         "intermediates_bytes": r.intermediates_bytes,
         "weights_bytes": r.weights_bytes,
+        "state_bytes": r.state_bytes,
         "rules_applied": r.rules_applied,
         "explored": {
             "regions": r.explored.iter().map(|e| e.count).sum::<usize>(),
@@ -200,8 +204,8 @@ pub(crate) fn report(o: &Output, source: &str, emit: f64) -> Json {
         },
         "seconds": { "read": s.read, "rewrite": s.rewrite, "plan": s.plan, "emit": emit, "total": s.read + s.rewrite + s.plan + emit },
         "peak_rss_bytes": peak_rss(),
-        "inputs": o.plan.graph.inputs.iter().map(|p| p.name.clone()).collect::<Vec<_>>(),
-        "outputs": o.plan.graph.outputs.iter().map(|p| p.name.clone()).collect::<Vec<_>>(),
+        "inputs": o.plan.inputs().map(|(_, p)| p.name.clone()).collect::<Vec<_>>(),
+        "outputs": o.plan.outputs().map(|(_, p)| p.name.clone()).collect::<Vec<_>>(),
     })
 }
 

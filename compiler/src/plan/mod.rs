@@ -15,8 +15,9 @@ pub use requires::Check;
 pub use schedule::schedule;
 pub use weights::{Blob, Weights};
 
-use crate::ir::{Dim, Graph, Sym, ValueId};
+use crate::ir::{Dim, Graph, Port, Sym, ValueId};
 use crate::kernel::Kernel;
+use crate::state::States;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a value lies at run time.
@@ -26,6 +27,8 @@ pub enum Place {
     Weight(usize),
     /// The memory of input `i`.
     Input(usize),
+    /// State `i`, which the instance keeps between runs.
+    State(usize),
     /// A buffer of the arena.
     Buffer(usize),
     /// A slot beside the arena: its size depends on data, or it is no dense tensor.
@@ -172,9 +175,26 @@ pub struct Plan {
     pub exact: bool,
     /// Packed matrices that some machines write in digits.
     pub digits: Vec<Digits>,
+    /// What an instance keeps between runs.
+    pub states: States,
 }
 
 impl Plan {
+    /// The inputs that a caller gives, with their ports.
+    pub fn inputs(&self) -> impl DoubleEndedIterator<Item = (ValueId, &Port)> {
+        let g = &self.graph;
+        g.body.inputs.iter().copied().zip(&g.inputs).take(g.inputs.len() - self.states.pairs.len())
+    }
+    /// The outputs that a caller gets, with their ports.
+    pub fn outputs(&self) -> impl DoubleEndedIterator<Item = (ValueId, &Port)> {
+        let g = &self.graph;
+        g.body.outputs.iter().copied().zip(&g.outputs).take(g.outputs.len() - self.states.pairs.len())
+    }
+    /// The outputs that are the next values of states, in their order.
+    pub fn presents(&self) -> &[ValueId] {
+        let all = &self.graph.body.outputs;
+        &all[all.len() - self.states.pairs.len()..]
+    }
     /// Every kernel step, in order of time.
     pub fn kernels(&self) -> Vec<&KernelStep> {
         fn walk<'a>(steps: &'a [Step], out: &mut Vec<&'a KernelStep>) {

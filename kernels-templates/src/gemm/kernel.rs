@@ -218,14 +218,15 @@ unsafe fn add_finish<S: Products>(t: &Tile, rows: usize, vectors: usize) {
 /// Finishes and writes sums of a tile's columns, of which the last vector has some.
 ///
 /// # Safety
-/// As [`tile`]; `sums` are those of so many rows, `pitch` apart.
+/// As [`tile`]; `sums` are those of so many rows and vectors.
 #[inline(always)]
-unsafe fn finish_rows<S: Products>(sums: *const f32, rows: usize, pitch: usize, t: &Tile) {
+unsafe fn finish_rows<S: Products>(sums: *const S::V, rows: usize, vectors: usize, t: &Tile) {
     for i in 0..rows {
-        for col in (0..t.cols).step_by(S::W) {
+        for j in 0..t.cols.div_ceil(S::W) {
+            let col = j * S::W;
             // SAFETY: passed on from the caller.
             unsafe {
-                let (v, left) = (S::load(sums.add(i * pitch + col)), (t.cols - col).min(S::W));
+                let (v, left) = (*sums.add(i * vectors + j), (t.cols - col).min(S::W));
                 finish_some::<S>(v, left, t.finish.at(i, col), t.out.add(i * t.pitch + col));
             }
         }
@@ -296,7 +297,7 @@ pub(crate) unsafe fn tile<S: Products, const MR: usize, const NV: usize>(t: &Til
         } else {
             // From memory: what a loop that is not unrolled reads would not stay in registers above either.
             let sums = acc;
-            finish_rows::<S>((&raw const sums).cast(), MR, NV * S::W, &Tile { finish: *f, ..*t });
+            finish_rows::<S>((&raw const sums).cast(), MR, NV, &Tile { finish: *f, ..*t });
         }
     }
 }
