@@ -123,10 +123,11 @@ pub fn make(request: &Request, root: &Path) -> Result<Artifact> {
     key.add(env!("KILN_SOURCE_HASH").as_bytes());
     key.add(
         format!(
-            "{:?} {:?} {:?} {:?} {} {} {}",
+            "{:?} {:?} {:?} {:?} {:?} {} {} {}",
             request.options.dims,
             request.options.without,
             request.options.accuracy,
+            request.options.state,
             request.names,
             request.embed,
             request.skeleton,

@@ -67,6 +67,21 @@ impl Build {
         self.request.options.tune.locked = true;
         self
     }
+    /// Keeps inputs in the instance that outputs continue: those that match the two patterns, in which a `*` stands for the same text. What
+    /// one call adds is beside what others did.
+    ///
+    /// ```no_run
+    /// kiln_compiler::Build::new("gpt2.onnx").state("past_*", "present_*").capacity(1024).compile().unwrap();
+    /// ```
+    pub fn state(mut self, input: &str, output: &str) -> Build {
+        self.request.options.state.patterns.push((input.to_string(), output.to_string()));
+        self
+    }
+    /// How many rows (tokens, mostly) a state may have that grows with every run.
+    pub fn capacity(mut self, rows: usize) -> Build {
+        self.request.options.state.capacity = Some(rows);
+        self
+    }
     /// Leaves the weights in a file, which the program hands over in `Options`, rather than in the binary.
     pub fn weights_file(mut self) -> Build {
         self.request.embed = false;

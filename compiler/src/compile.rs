@@ -7,7 +7,8 @@ use crate::ir::{Graph, print};
 use crate::onnx::{self, Limits};
 use crate::pipeline::{self, Ablation};
 use crate::plan::{self, Arena, Notes, Plan};
-use crate::rewrite::{Event, Explored, Miss};
+use crate::rewrite::{self, Event, Explored, Miss};
+use crate::state::{self, Pairing, States};
 use crate::target::{Accuracy, Tune};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -31,6 +32,8 @@ pub struct Options {
     pub accuracy: Accuracy,
     /// Where measured methods come from.
     pub tune: Tune,
+    /// What an instance keeps between runs.
+    pub state: Pairing,
 }
 
 /// A compiled model.
@@ -74,6 +77,8 @@ pub struct Report {
     pub intermediates_bytes: i64,
     /// Bytes of packed weights.
     pub weights_bytes: usize,
+    /// Bytes that an instance keeps from run to run.
+    pub state_bytes: usize,
     /// How often each rule applied.
     pub rules_applied: BTreeMap<String, usize>,
     /// Applications of rules, in order.
@@ -104,6 +109,8 @@ pub fn compile(options: &Options) -> Result<Output> {
     drop(model);
     report.seconds.read = start.elapsed().as_secs_f64();
     check("import", &graph).map_err(named)?;
+    let states = paired(&mut graph, &options.state).map_err(named)?;
+    check("state", &graph).map_err(named)?;
     report.intermediates_bytes = intermediates(&graph);
     let mut dump = None;
     let mut keep = |pass: &str, g: &Graph| {
@@ -121,13 +128,14 @@ pub fn compile(options: &Options) -> Result<Output> {
     let start = Instant::now();
     let tuning = options.tune.read(&options.model).map_err(named)?;
     data_files.extend(options.tune.path(&options.model));
-    let mut plan = plan::schedule_tuned(graph, options.without, options.accuracy, tuning);
+    let mut plan = plan::schedule_tuned(graph, options.without, options.accuracy, states, tuning);
     if options.tune.locked {
         locked(&plan).map_err(named)?;
     }
     plan.notes = notes(&report);
     report.seconds.plan = start.elapsed().as_secs_f64();
     report.weights_bytes = plan.weights.bytes;
+    report.state_bytes = plan.states.bytes;
     for k in plan.kernels() {
         if k.origins.is_empty() { report.copies += 1 } else { report.kernels += 1 }
     }
@@ -150,6 +158,18 @@ fn locked(plan: &Plan) -> Result<()> {
     });
     let items: Vec<Diagnostic> = missing.collect();
     if items.is_empty() { Ok(()) } else { Err(Diagnostics { file: String::new(), items }) }
+}
+
+/// The state of a graph; where its growth is not plain as the exporter wrote it, once the rules have taken away what changes nothing.
+fn paired(g: &mut Graph, asked: &Pairing) -> Result<States> {
+    if asked.is_empty() {
+        return Ok(States::default());
+    }
+    state::pair(g, asked).or_else(|first| {
+        rewrite::merge(g);
+        rewrite::simplify(g);
+        state::pair(g, asked).map_err(|_| first)
+    })
 }
 
 fn check(pass: &str, g: &Graph) -> Result<()> {

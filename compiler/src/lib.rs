@@ -17,8 +17,10 @@ pub mod ops;
 pub mod pipeline;
 pub mod plan;
 pub mod rewrite;
+pub mod state;
 pub mod target;
 
 pub use builder::{Build, names_of};
 pub use compile::{Options, Output, compile};
+pub use state::Pairing;
 pub use target::{Accuracy, Tune};

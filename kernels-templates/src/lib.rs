@@ -34,6 +34,7 @@ pub mod scatter;
 mod simd;
 pub mod softmax;
 pub mod sort;
+pub mod strips;
 pub mod support;
 #[cfg(target_arch = "x86_64")]
 mod tiles;

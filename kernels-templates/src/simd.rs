@@ -23,6 +23,52 @@ pub(crate) trait Products: Copy {
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// Writes sums.
     unsafe fn store(p: *mut f32, v: Self::V);
+    /// Writes the first `n` sums, fewer than a vector has.
+    #[inline(always)]
+    unsafe fn store_some(p: *mut f32, v: Self::V, n: usize) {
+        let mut line = [0f32; 16];
+        // SAFETY: a vector has at most sixteen elements; the caller vouches for `n` at `p`.
+        unsafe {
+            Self::store(line.as_mut_ptr(), v);
+            core::ptr::copy_nonoverlapping(line.as_ptr(), p, n);
+        }
+    }
+    /// What a [`Finish`](crate::gemm::Finish) adds, at `p`. Sums of bytes have none.
+    #[inline(always)]
+    unsafe fn plus(v: Self::V, _p: *const f32) -> Self::V {
+        v
+    }
+    /// What a [`Finish`](crate::gemm::Finish) adds to the first `n` sums, fewer than a vector has.
+    #[inline(always)]
+    unsafe fn plus_some(v: Self::V, p: *const f32, n: usize) -> Self::V {
+        let mut line = [0f32; 16];
+        // SAFETY: a vector has at most sixteen elements; the caller vouches for `n` at `p`.
+        unsafe {
+            core::ptr::copy_nonoverlapping(p, line.as_mut_ptr(), n);
+            Self::plus(v, line.as_ptr())
+        }
+    }
+    /// Sums brought between the bounds of a [`Finish`](crate::gemm::Finish); NaN stays.
+    #[inline(always)]
+    unsafe fn between(v: Self::V, _least: f32, _most: f32) -> Self::V {
+        v
+    }
+}
+
+/// `plus` and `between` of floats.
+macro_rules! finish {
+    () => {
+        #[inline(always)]
+        unsafe fn plus(v: Self::V, p: *const f32) -> Self::V {
+            // SAFETY: the caller vouches for a vector at `p`.
+            unsafe { Self::add(v, Self::load(p)) }
+        }
+        #[inline(always)]
+        unsafe fn between(v: Self::V, least: f32, most: f32) -> Self::V {
+            // SAFETY: arithmetic of the instruction set that the caller vouches for.
+            unsafe { Self::min(Self::splat(most), Self::max(Self::splat(least), v)) }
+        }
+    };
 }
 
 /// Vectors of `W` floats. Every method must run where the instruction set is available.
@@ -33,6 +79,8 @@ pub(crate) trait Simd: Products {
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a` where it is above `b`, else `b`: NaN in `a` is passed over.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// `a` where it is below `b`, else `b`: NaN in `a` is passed over.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// The sum of the elements, halves added to halves.
     unsafe fn sum(a: Self::V) -> f32;
 }
@@ -62,6 +110,7 @@ impl<A: Arith> Products for Scalar<A> {
     unsafe fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         A::mul_add(a, b, c)
     }
+    finish!();
     #[inline(always)]
     unsafe fn repeat(p: *const f32) -> Self::V {
         // SAFETY: the caller vouches for a float at `p`.
@@ -89,6 +138,10 @@ impl<A: Arith> Simd for Scalar<A> {
     #[inline(always)]
     unsafe fn max(a: f32, b: f32) -> f32 {
         if a > b { a } else { b }
+    }
+    #[inline(always)]
+    unsafe fn min(a: f32, b: f32) -> f32 {
+        if a < b { a } else { b }
     }
     #[inline(always)]
     unsafe fn sum(a: f32) -> f32 {
@@ -125,6 +178,7 @@ impl Products for Lanes {
         }
         r
     }
+    finish!();
     #[inline(always)]
     unsafe fn repeat(p: *const f32) -> Self::V {
         // SAFETY: the caller vouches for a float at `p`.
@@ -170,6 +224,14 @@ impl Simd for Lanes {
         r
     }
     #[inline(always)]
+    unsafe fn min(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        let mut r = b;
+        for i in 0..8 {
+            r[i] = if a[i] < b[i] { a[i] } else { b[i] };
+        }
+        r
+    }
+    #[inline(always)]
     unsafe fn sum(a: [f32; 8]) -> f32 {
         let b = [a[0] + a[4], a[1] + a[5], a[2] + a[6], a[3] + a[7]];
         (b[0] + b[2]) + (b[1] + b[3])
@@ -205,6 +267,7 @@ impl Products for Avx2 {
         // SAFETY: as in `zero`.
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
+    finish!();
     #[inline(always)]
     unsafe fn repeat(p: *const f32) -> Self::V {
         // SAFETY: the caller vouches for a float at `p`.
@@ -238,6 +301,11 @@ impl Simd for Avx2 {
     unsafe fn max(a: __m256, b: __m256) -> __m256 {
         // SAFETY: as in `zero`.
         unsafe { _mm256_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm256_min_ps(a, b) }
     }
     #[inline(always)]
     unsafe fn sum(a: __m256) -> f32 {
@@ -280,6 +348,17 @@ impl Products for Avx512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
+    unsafe fn store_some(p: *mut f32, v: __m512, n: usize) {
+        // SAFETY: the caller vouches for `n` floats at `p`, fewer than sixteen.
+        unsafe { _mm512_mask_storeu_ps(p, (1 << n) - 1, v) }
+    }
+    #[inline(always)]
+    unsafe fn plus_some(v: __m512, p: *const f32, n: usize) -> __m512 {
+        // SAFETY: the caller vouches for `n` floats at `p`, fewer than sixteen.
+        unsafe { _mm512_add_ps(v, _mm512_maskz_loadu_ps((1 << n) - 1, p)) }
+    }
+    finish!();
+    #[inline(always)]
     unsafe fn repeat(p: *const f32) -> Self::V {
         // SAFETY: the caller vouches for a float at `p`.
         unsafe { Self::splat(p.read_unaligned()) }
@@ -312,6 +391,11 @@ impl Simd for Avx512 {
     unsafe fn max(a: __m512, b: __m512) -> __m512 {
         // SAFETY: as in `zero`.
         unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as in `zero`.
+        unsafe { _mm512_min_ps(a, b) }
     }
     #[inline(always)]
     unsafe fn sum(a: __m512) -> f32 {

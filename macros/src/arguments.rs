@@ -1,7 +1,7 @@
 //! The grammar of `model!`: a path, or a struct with clauses.
 
-use kiln_compiler::Accuracy;
 use kiln_compiler::import::{Dims, Extent};
+use kiln_compiler::{Accuracy, Pairing};
 use proc_macro2::Span;
 use quote::ToTokens;
 use std::collections::BTreeMap;
@@ -25,6 +25,8 @@ pub(crate) struct Arguments {
     pub(crate) accuracy: Accuracy,
     /// The file of measured methods, and whether it must list every kernel.
     pub(crate) tune: (Option<LitStr>, bool),
+    /// What an instance keeps between runs.
+    pub(crate) state: Pairing,
 }
 
 impl Parse for Arguments {
@@ -37,6 +39,7 @@ impl Parse for Arguments {
             embed: true,
             accuracy: Accuracy::default(),
             tune: (None, false),
+            state: Pairing::default(),
         };
         if input.peek(LitStr) {
             out.path = input.parse()?;
@@ -68,10 +71,11 @@ impl Parse for Arguments {
                         word(input, &["locked"])?;
                     }
                 }
-                "state" => return Err(syn::Error::new(clause.span(), "state is not supported yet: pass it as inputs and outputs")),
+                "state" => out.state_clause(input)?,
                 other => {
-                    let text =
-                        format!("unknown clause `{other}`; the clauses are dims, inputs, outputs, target, accuracy, tune and weights");
+                    let text = format!(
+                        "unknown clause `{other}`; the clauses are dims, inputs, outputs, state, target, accuracy, tune and weights"
+                    );
                     return Err(syn::Error::new(clause.span(), text));
                 }
             }
@@ -125,6 +129,31 @@ impl Arguments {
                 Extent::Bounded(lo_n, hi_n)
             };
             self.dims.by_name.insert(dim, extent);
+            if !inner.is_empty() {
+                inner.parse::<Token![,]>()?;
+            }
+        }
+        Ok(())
+    }
+    /// `"past_*" -> "present_*", capacity = 1024`.
+    fn state_clause(&mut self, input: ParseStream<'_>) -> Result<()> {
+        let inner;
+        braced!(inner in input);
+        while !inner.is_empty() {
+            if inner.peek(LitStr) {
+                let from: LitStr = inner.parse()?;
+                inner.parse::<Token![->]>()?;
+                let to: LitStr = inner.parse()?;
+                self.state.patterns.push((from.value(), to.value()));
+            } else {
+                let word: Ident = inner.call(Ident::parse_any)?;
+                if word != "capacity" {
+                    let text = format!("expected `\"past_*\" -> \"present_*\"` or `capacity = 1024`, found `{word}`");
+                    return Err(syn::Error::new(word.span(), text));
+                }
+                inner.parse::<Token![=]>()?;
+                self.state.capacity = Some(inner.parse::<LitInt>()?.base10_parse()?);
+            }
             if !inner.is_empty() {
                 inner.parse::<Token![,]>()?;
             }

@@ -38,6 +38,7 @@ fn expand(a: &Arguments) -> TokenStream {
     request.options.accuracy = a.accuracy;
     request.options.tune.file = a.tune.0.as_ref().map(|file| folder.join(file.value()));
     request.options.tune.locked = a.tune.1;
+    request.options.state = a.state.clone();
     request.names.fields.clone_from(&a.fields);
     request.embed = a.embed;
     // An editor only needs the types; it sets this for the macros it runs.

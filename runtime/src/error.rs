@@ -60,6 +60,18 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// A run would add more rows to a state than there is room for.
+    StateFull {
+        /// The input that is kept in the instance.
+        port: String,
+        /// How full it is.
+        message: String,
+    },
+    /// A state that cannot be loaded or cut.
+    State {
+        /// What is wrong.
+        message: String,
+    },
     /// A worker panicked in an earlier run: the instance refuses further work.
     Poisoned,
 }
@@ -74,6 +86,10 @@ impl fmt::Display for Error {
             Error::Weights { message } => write!(f, "weights: {message}"),
             Error::Device { message } => write!(f, "device: {message}"),
             Error::Port { port, message } => write!(f, "\"{port}\": {message}"),
+            Error::StateFull { port, message } => {
+                write!(f, "the state \"{port}\" is full: {message}; truncate or clear it, or compile the model with a larger capacity")
+            }
+            Error::State { message } => write!(f, "state: {message}"),
             Error::Poisoned => write!(f, "a worker panicked in an earlier run; make a new instance"),
         }
     }

@@ -17,6 +17,7 @@ pub struct Frame<'r> {
     pub isa: Isa,
     pub(crate) threads: &'r Threads,
     pub(crate) arena: *mut u8,
+    pub(crate) state: *mut u8,
     pub(crate) weights: *const u8,
     pub(crate) digits: &'r [*const u8],
     pub(crate) inputs: &'r [*const u8],
@@ -63,6 +64,11 @@ impl Frame<'_> {
     #[inline(always)]
     pub fn buffer<T>(&self, i: usize) -> *mut T {
         self.arena.wrapping_add(self.offsets[i]).cast()
+    }
+    /// The state at an offset in bytes.
+    #[inline(always)]
+    pub fn state<T>(&self, offset: usize) -> *mut T {
+        self.state.wrapping_add(offset).cast()
     }
     /// The weights at an offset in bytes.
     #[inline(always)]

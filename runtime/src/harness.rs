@@ -175,7 +175,8 @@ fn named<M: Model>(given: &[Option<Value>]) -> Vec<(&'static str, &Value)> {
     M::inputs().iter().zip(given).filter_map(|(p, v)| v.as_ref().map(|v| (p.name, v))).collect()
 }
 
-/// Times a model and prints one line of JSON. `iterations=0` repeats for about two seconds, 5 to 1000 times.
+/// Times a model and prints one line of JSON. `iterations=0` repeats for about two seconds, 5 to 1000 times. A state that grows has `past=`
+/// rows when a run begins, or as many as leave room for it.
 fn bench<M: Model>(job: &Job) -> Result<(), String> {
     let given = inputs(&job.path("in")?)?;
     let options = job.options()?;
@@ -183,7 +184,17 @@ fn bench<M: Model>(job: &Job) -> Result<(), String> {
     let mut model = M::with(&options).map_err(|e| e.to_string())?;
     let new_ms = ms(made.elapsed());
     let named = named::<M>(&given);
+    let past = match (job.number("past")?, model.instance().state().capacity()) {
+        (Some(n), capacity) if n > capacity as u128 => return Err(format!("a past of {n} rows is more than the capacity, {capacity}")),
+        (Some(n), _) => n as usize,
+        (None, 0) => 0,
+        (None, capacity) => {
+            model.run_dyn(&named).map_err(|e| e.to_string())?;
+            capacity - model.instance().state().len()
+        }
+    };
     let mut once = || -> Result<f64, String> {
+        model.instance_mut().state_mut().assume(past);
         let start = Instant::now();
         black_box(model.run_dyn(&named).map_err(|e| e.to_string())?);
         Ok(ms(start.elapsed()))

@@ -7,12 +7,13 @@ use crate::memory::{ALIGN, Region, place};
 use crate::options::Options;
 use crate::profile::Recorder;
 use crate::spec::{ArenaSpec, OutPlace, Port, PortDim, PortKind, Spec};
+use crate::state::{Kept, State, StateMut};
 use crate::threads::Threads;
 use kiln_kernels::isa::Isa;
 use kiln_kernels::value::{Tensor, Value};
 use std::sync::Arc;
 
-/// One compiled model: its weights (shared), threads (shared), arena, scratch and slots (its own).
+/// One compiled model: its weights (shared), threads (shared), arena, scratch, slots and state (its own).
 #[derive(Debug)]
 pub struct Instance {
     spec: &'static Spec,
@@ -32,6 +33,7 @@ pub struct Instance {
     values: Vec<Option<Value>>,
     staged: Vec<Option<Region>>,
     recorder: Option<Box<Recorder>>,
+    pub(crate) kept: Kept,
     poisoned: bool,
 }
 
@@ -111,6 +113,7 @@ impl Instance {
             values: vec![None; spec.inputs.len()],
             staged: Vec::new(),
             recorder: None,
+            kept: Kept::new(&spec.state)?,
             poisoned: false,
         };
         // Closed and bounded models get all their memory here; open ones when they see their first extents.
@@ -119,7 +122,7 @@ impl Instance {
         }
         Ok(out)
     }
-    /// Another instance of the same weights and threads, with memory and state of its own.
+    /// Another instance of the same weights and threads, with memory of its own and an empty state.
     ///
     /// # Errors
     /// Memory that cannot be had.
@@ -164,6 +167,10 @@ impl Instance {
                 unsafe { r.start().add(at).write_volatile(0) };
             }
         }
+        for at in (0..self.kept.len()).step_by(4096) {
+            // SAFETY: as above; what is there stays.
+            unsafe { self.kept.start().add(at).write_volatile(self.kept.start().add(at).read_volatile()) };
+        }
         let weights = self.weights.start();
         let mut sum = 0u8;
         for at in (0..self.spec.weights_bytes).step_by(4096) {
@@ -183,6 +190,7 @@ impl Instance {
             return Err(Error::Poisoned);
         }
         self.bind(inputs)?;
+        let rows = self.kept.grown(&self.spec.state, &self.syms)?;
         self.fit()?;
         let active = self.threads.enter();
         if let Some(r) = &mut self.recorder {
@@ -192,6 +200,7 @@ impl Instance {
             isa: self.isa,
             threads: &self.threads,
             arena: self.arena.start(),
+            state: self.kept.start(),
             weights: self.weights.start(),
             digits: self.weights.digits(),
             inputs: &self.inputs,
@@ -216,7 +225,20 @@ impl Instance {
         result.map_err(|f| {
             self.poisoned |= matches!(f, Fail::Panicked);
             f.into_error(self.spec.nodes)
-        })
+        })?;
+        // Only a run that has succeeded moves the state on.
+        let (arena, weights) = (self.arena.start(), self.weights.start());
+        let (offsets, inputs, slots) = (&self.offsets, &self.inputs, &self.slots);
+        let find = |place| find(place, arena, offsets, weights, inputs, slots);
+        self.kept.commit(&self.spec.state, rows, find)
+    }
+    /// What it keeps from run to run.
+    pub fn state(&self) -> State<'_> {
+        State { spec: self.spec, kept: &self.kept }
+    }
+    /// What it keeps from run to run, to be changed.
+    pub fn state_mut(&mut self) -> StateMut<'_> {
+        StateMut(self)
     }
 
     /// Checks the inputs, keeps their addresses, and binds the symbols of their extents.
@@ -227,6 +249,7 @@ impl Instance {
             return Err(Error::Port { port: String::new(), message });
         }
         self.syms.iter_mut().zip(spec.symbols).for_each(|(s, d)| *s = if d.entry { -1 } else { 0 });
+        self.kept.bind(&spec.state, &mut self.syms);
         for (i, (input, port)) in inputs.iter().zip(spec.inputs).enumerate() {
             self.values[i] = None;
             self.inputs[i] = std::ptr::null();
@@ -378,16 +401,8 @@ impl Instance {
     }
     /// The first element of a dense output after a run.
     pub fn output_ptr(&self, i: usize) -> *const u8 {
-        match self.spec.out_places[i] {
-            OutPlace::Arena(o) => self.arena.start().wrapping_add(o),
-            OutPlace::Buffer(b) => self.arena.start().wrapping_add(self.offsets[b]),
-            OutPlace::Weight(o) => self.weights.start().wrapping_add(o),
-            OutPlace::Input(k) => self.inputs[k],
-            OutPlace::Slot(k) => match &self.slots[k] {
-                Value::Tensor(t) => t.bytes().as_ptr(),
-                _ => std::ptr::null(),
-            },
-        }
+        let place = self.spec.out_places[i];
+        find(place, self.arena.start(), &self.offsets, self.weights.start(), &self.inputs, &self.slots).0
     }
     /// A copy of an output after a run. Outputs that are inputs handed through are copied from where the inputs were, so this must
     /// be called while they still are there.
@@ -409,4 +424,28 @@ impl Instance {
             }
         }
     }
+}
+
+/// Where a value lies that has this place, and how many bytes it has where its place tells.
+fn find(
+    place: OutPlace,
+    arena: *const u8,
+    offsets: &[usize],
+    weights: *const u8,
+    inputs: &[*const u8],
+    slots: &[Value],
+) -> (*const u8, Option<usize>) {
+    let at = match place {
+        OutPlace::Arena(o) => arena.wrapping_add(o),
+        OutPlace::Buffer(b) => arena.wrapping_add(offsets[b]),
+        OutPlace::Weight(o) => weights.wrapping_add(o),
+        OutPlace::Input(k) => inputs[k],
+        OutPlace::Slot(k) => {
+            return match &slots[k] {
+                Value::Tensor(t) => (t.bytes().as_ptr(), Some(t.bytes().len())),
+                _ => (std::ptr::null(), Some(0)),
+            };
+        }
+    };
+    (at, None)
 }

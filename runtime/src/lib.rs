@@ -30,6 +30,7 @@ mod model;
 mod options;
 mod profile;
 mod spec;
+mod state;
 pub mod threads;
 mod view;
 
@@ -44,6 +45,7 @@ pub use model::Model;
 pub use options::{Options, Weights};
 pub use profile::{Event, Profile, Share};
 pub use spec::{Port, PortDim, PortKind, Work};
+pub use state::{State, StateMut};
 pub use threads::Threads;
 pub use view::{Closed, Open, Scalar, View};
 

@@ -3,6 +3,7 @@
 use crate::error::Fail;
 use crate::frame::Frame;
 use crate::memory::Life;
+use crate::state::StateSpec;
 use kiln_kernels::dtype::DType;
 use kiln_kernels::isa::Isa;
 
@@ -168,6 +169,8 @@ pub struct Spec {
     pub symbols: &'static [Symbol],
     /// The arena.
     pub arena: ArenaSpec,
+    /// What an instance keeps between runs.
+    pub state: StateSpec,
     /// How many slots for values that are not in the arena.
     pub slots: usize,
     /// Bytes of scratch a worker needs.

@@ -1,4 +1,4 @@
-//! The thread pool that models share: tasks are handed out by tickets, and idle workers spin briefly before they sleep.
+//! The thread pool that models share: each thread has its stretch of a loop's tasks and helps the others at the end; idle workers spin briefly before they sleep.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -131,23 +131,29 @@ impl Drop for Active<'_> {
 const SPINS: u32 = 20_000;
 /// Rounds that a caller spins for the last tasks of others before it lets other threads have the core.
 const WAITS: u32 = 2_000;
-/// Most tasks of one round of tickets; longer loops take several.
-const ROUND: usize = 1 << 30;
+/// Most tasks of one round; longer loops take several.
+const ROUND: usize = (1 << 16) - 1;
 
 /// A line of the cache of its own, for what threads write.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Line<T>(T);
 
-/// The loop that tickets belong to: the function, and the first task of the round.
+/// The loop that is running: the function, and the first task of the round.
 type Job = (*const (dyn Fn(usize, usize) + Sync), usize);
 
 /// What the caller and the workers share.
+///
+/// The tasks of a round are cut into one stretch for each thread. A thread takes its own from the front and then the others'
+/// from the back, so that the same part of every layer stays with the same thread, whose cache holds what it wrote of the
+/// layer before; a thread that comes late, or is kept busy by other processes, only gives its stretch away.
 struct Shared {
-    /// Tickets: the number of tasks in the high half, the next task in the low half. A claim is one addition, and tells
-    /// from the same word whether it got a task of the loop that is current at that instant.
-    tickets: Line<AtomicU64>,
-    /// Finished tasks of the current loop.
+    /// The current round: its number in the high half, its tasks in the low half.
+    round: Line<AtomicU64>,
+    /// What is taken of each thread's stretch: the round's number in the high half, then the tasks taken from the front and
+    /// those taken from the back. A word of an earlier round means that nothing is taken.
+    taken: Box<[Line<AtomicU64>]>,
+    /// Finished tasks of the current round.
     done: Line<AtomicUsize>,
     /// Whether a caller has the pool.
     busy: Line<AtomicBool>,
@@ -167,34 +173,67 @@ impl fmt::Debug for Shared {
     }
 }
 
-// SAFETY: `job` is written only by the caller that holds `busy`, while no ticket is open, and read only by holders of a ticket;
-// the function behind it is Sync, and outlives the loop.
+// SAFETY: `job` is written only by the caller that holds `busy`, while no task is left to take, and read only by those who took
+// a task; the function behind it is Sync, and outlives the loop.
 unsafe impl Sync for Shared {}
 // SAFETY: as for Sync.
 unsafe impl Send for Shared {}
 
 impl Shared {
-    fn has_tickets(&self) -> bool {
-        let v = self.tickets.0.load(SeqCst);
-        (v & 0xffff_ffff) < v >> 32
+    /// The number of the current round.
+    fn number(&self) -> u32 {
+        (self.round.0.load(SeqCst) >> 32) as u32
     }
-    /// Runs tasks as long as there are tickets.
-    fn drain(&self, worker: usize) {
-        while self.has_tickets() {
-            let v = self.tickets.0.fetch_add(1, AcqRel);
-            let task = v & 0xffff_ffff;
-            if task >= v >> 32 {
-                return;
+    /// Takes a task of the stretch of `owner` in a round: the next one if `front`, else the last.
+    ///
+    /// What is taken belongs to the current round, however late the caller is: a round ends when all of its tasks are taken and
+    /// done, so while one is current and a word tells of another, that other is an earlier one, and the round cannot end before
+    /// the word changes.
+    fn take(&self, (number, tasks): (u32, usize), owner: usize, front: bool) -> Option<usize> {
+        let owners = self.taken.len();
+        let (from, to) = (owner * tasks / owners, (owner + 1) * tasks / owners);
+        let word = &self.taken[owner].0;
+        let mut seen = word.load(Acquire);
+        loop {
+            let (fronts, backs) = if (seen >> 32) as u32 == number {
+                (seen >> 16 & 0xffff, seen & 0xffff)
+            } else if self.number() == number {
+                (0, 0)
+            } else {
+                return None;
+            };
+            if (fronts + backs) as usize >= to - from {
+                return None;
             }
-            // SAFETY: the ticket belongs to the current loop, whose caller waits for this task to be done: the job was written
-            // before the tickets were published, and stays until then.
-            unsafe {
-                if let Some((f, first)) = *self.job.get() {
-                    (*f)(first + task as usize, worker);
-                }
+            let (f, b) = if front { (fronts + 1, backs) } else { (fronts, backs + 1) };
+            match word.compare_exchange_weak(seen, u64::from(number) << 32 | f << 16 | b, AcqRel, Acquire) {
+                Ok(_) => return Some(if front { from + fronts as usize } else { to - 1 - backs as usize }),
+                Err(now) => seen = now,
             }
-            self.done.0.fetch_add(1, Release);
         }
+    }
+    /// Runs tasks of the current round as long as there are any; returns its number.
+    fn drain(&self, worker: usize) -> u32 {
+        let round = self.round.0.load(SeqCst);
+        let round = ((round >> 32) as u32, (round & 0xffff_ffff) as usize);
+        let owners = self.taken.len();
+        let mut ran = 0;
+        for i in 0..owners {
+            while let Some(task) = self.take(round, (worker + i) % owners, i == 0) {
+                // SAFETY: the task belongs to the current round, whose caller waits for it to be done: the job was written
+                // before the round was published, and stays until then.
+                unsafe {
+                    if let Some((f, first)) = *self.job.get() {
+                        (*f)(first + task, worker);
+                    }
+                }
+                ran += 1;
+            }
+        }
+        if ran > 0 {
+            self.done.0.fetch_add(ran, Release);
+        }
+        round.0
     }
     /// Wakes the sleeping workers.
     fn wake(&self) {
@@ -203,27 +242,28 @@ impl Shared {
             self.wake.notify_all();
         }
     }
-    fn sleep(&self) {
+    /// Sleeps until there may be a round other than `seen`.
+    fn sleep(&self, seen: u32) {
         let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *wakes;
         // Announced before the last look: whoever publishes work looks for sleepers afterwards.
         self.sleepers.fetch_add(1, SeqCst);
-        while *wakes == before && !self.has_tickets() && !self.stop.load(SeqCst) {
+        while *wakes == before && self.number() == seen && !self.stop.load(SeqCst) {
             wakes = self.wake.wait(wakes).unwrap_or_else(PoisonError::into_inner);
         }
         self.sleepers.fetch_sub(1, SeqCst);
     }
     fn work(&self, worker: usize) {
-        let mut idle = 0;
+        let (mut idle, mut seen) = (0, 0);
         while !self.stop.load(Relaxed) {
-            if self.has_tickets() {
-                self.drain(worker);
+            if self.number() != seen {
+                seen = self.drain(worker);
                 idle = 0;
             } else if idle < SPINS && self.active.load(Relaxed) > 0 {
                 idle += 1;
                 std::hint::spin_loop();
             } else {
-                self.sleep();
+                self.sleep(seen);
                 idle = 0;
             }
         }
@@ -239,7 +279,8 @@ struct Pool {
 impl Pool {
     fn start(n: usize) -> Pool {
         let shared = Arc::new(Shared {
-            tickets: Line::default(),
+            round: Line::default(),
+            taken: (0..n).map(|_| Line::default()).collect(),
             done: Line::default(),
             busy: Line::default(),
             active: AtomicUsize::new(0),
@@ -267,10 +308,10 @@ impl Pool {
         let f: *const (dyn Fn(usize, usize) + Sync + 'static) = unsafe { std::mem::transmute(f as *const (dyn Fn(usize, usize) + Sync)) };
         for first in (0..tasks).step_by(ROUND) {
             let count = ROUND.min(tasks - first);
-            // SAFETY: `busy` is held and no ticket is open, so nobody reads the job.
+            // SAFETY: `busy` is held and all tasks of the round before are done, so nobody reads the job.
             unsafe { *s.job.get() = Some((f, first)) };
             s.done.0.store(0, Relaxed);
-            s.tickets.0.store((count as u64) << 32, SeqCst);
+            s.round.0.store(u64::from(s.number().wrapping_add(1)) << 32 | count as u64, SeqCst);
             s.wake();
             s.drain(0);
             let mut waits = 0;

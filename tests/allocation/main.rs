@@ -9,6 +9,12 @@ kiln::model! { struct Convnet = "models/convnet.onnx"; }
 kiln::model! { struct Recurrent = "models/recurrent.onnx"; dims { steps in 1..=5, batch in 1..=8 } }
 kiln::model! { struct Mlp = "models/mlp.onnx"; dims { batch in 1..=8 } }
 
+kiln::model! {
+    struct Cached = "models/cached.onnx";
+    dims { batch = 2, rows in 1..=4, total in 0..=20 }
+    state { "past_*" -> "present_*", capacity = 20 }
+}
+
 struct Counting;
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
@@ -43,6 +49,8 @@ fn main() {
     let mut mlp = Mlp::with(&options).unwrap();
     let image = vec![0.25f32; 3 * 17 * 19];
     let rows = vec![0.5f32; 8 * 12];
+    let mut cached = Cached::with(&options).unwrap();
+    let (ids, mask) = ([3i64; 2 * 4], [0.5f32; 2 * 20]);
     let waves = vec![0.5f32; 5 * 8 * 3];
     let before = COUNT.load(Relaxed);
     let mut sum = 0.0;
@@ -51,5 +59,12 @@ fn main() {
         sum += recurrent.run((&waves[..5 * batch * 3], [5, batch, 3])).unwrap().lstm[0];
         sum += mlp.run(&rows[..batch * 12]).unwrap().probabilities[0];
     }
-    assert_eq!(COUNT.load(Relaxed) - before, 0, "allocations in twelve runs (sum {sum})");
+    for new in [4, 1, 3, 1, 1] {
+        let total = cached.state().len() + new;
+        let inputs = CachedInputs { ids: (&ids[..2 * new], [2, new]).into(), mask: (&mask[..2 * total], [2, total]).into() };
+        sum += cached.run(inputs).unwrap().y[0];
+    }
+    cached.state_mut().truncate(10).unwrap();
+    cached.state_mut().clear();
+    assert_eq!(COUNT.load(Relaxed) - before, 0, "allocations in seventeen runs (sum {sum})");
 }

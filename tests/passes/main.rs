@@ -31,7 +31,7 @@ fn optimized(model: &[u8]) -> (Graph, Report) {
 }
 
 fn plan(model: &[u8]) -> Plan {
-    schedule(optimized(model).0, Ablation::Nothing, Default::default())
+    schedule(optimized(model).0, Ablation::Nothing, Default::default(), Default::default())
 }
 
 /// The kernels of a plan with the types they read and write, in order.

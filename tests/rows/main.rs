@@ -288,7 +288,7 @@ fn kernels(model: &[u8]) -> Vec<&'static str> {
     let model = onnx::read(model, None, &Default::default()).unwrap();
     let mut g = import::import(&model, &Default::default()).unwrap();
     optimize(&mut g, Ablation::Nothing, &mut |_, _| {}).unwrap();
-    schedule(g, Ablation::Nothing, Default::default()).kernels().iter().map(|s| s.kernel.name()).collect()
+    schedule(g, Ablation::Nothing, Default::default(), Default::default()).kernels().iter().map(|s| s.kernel.name()).collect()
 }
 
 #[test]

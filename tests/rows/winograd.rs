@@ -52,7 +52,7 @@ fn exact_models_have_direct_convolutions() {
     let model = onnx::read(&blocks(0, false).0, None, &Default::default()).unwrap();
     let mut g = import::import(&model, &Default::default()).unwrap();
     optimize(&mut g, Ablation::Nothing, &mut |_, _| {}).unwrap();
-    let plan = schedule(g, Ablation::Nothing, Accuracy::Exact);
+    let plan = schedule(g, Ablation::Nothing, Accuracy::Exact, Default::default());
     assert!(plan.kernels().iter().all(|s| s.kernel.name() != "winograd conv"));
 }
 

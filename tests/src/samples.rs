@@ -247,6 +247,107 @@ pub fn attention() -> Vec<u8> {
         .build()
 }
 
+/// A decoder of two layers that gives what it takes: a cache by heads, one whose keys are transposed, one by rows, the ids it has seen, and a
+/// mean that each run replaces. The cache of the first layer is an output of its own, too.
+pub fn cached() -> Vec<u8> {
+    let cache = |name: &str, dims: [&'static str; 4]| (format!("past_{name}"), dims);
+    let mut m = ModelBuilder::new().opset(17).input("ids", I64, ["batch", "rows"]).input("past_mean", F32, ["2", "8"]);
+    for (name, dims) in [
+        cache("a_k", ["batch", "2", "past", "4"]),
+        cache("a_v", ["batch", "2", "past", "4"]),
+        cache("b_k", ["batch", "2", "4", "past"]),
+        cache("b_v", ["batch", "past", "2", "4"]),
+    ] {
+        m = m.input(&name, F32, dims);
+    }
+    m = m
+        .input("mask", F32, ["batch", "total"])
+        .input("past_ids", I64, ["batch", "past"])
+        .initializer("table", weight(90, &[11, 8]))
+        .initializer("heads", Tensor::new(&[4], &[0i64, 0, 2, 4]))
+        .initializer("joined", Tensor::new(&[3], &[0i64, 0, 8]))
+        .initializer("inner", Tensor::new(&[2], &[1i64, 2]))
+        .initializer("first", Tensor::new(&[1], &[1i64]))
+        .initializer("half", Tensor::scalar(0.5f32))
+        .initializer("last", Tensor::scalar(-1i64))
+        .node("Gather", &["table", "ids"], &["x"]);
+    for (name, x, seed) in [("a", "x", 91), ("b", "x_a", 95)] {
+        let v = |part: &str| format!("{part}_{name}");
+        for (i, part) in (0..).zip(["q", "k", "v"]) {
+            let (w, flat, apart) = (v(&format!("w{part}")), v(&format!("flat{part}")), v(&format!("apart{part}")));
+            m = m.initializer(&w, weight(seed + i, &[8, 8])).node("MatMul", &[x, &w], &[&flat]).node(
+                "Reshape",
+                &[&flat, "heads"],
+                &[&apart],
+            );
+        }
+        let by_head = vec![0i64, 2, 1, 3];
+        m = m.node("Transpose", &[&v("apartq")], &[&v("q")]).attr("perm", by_head.clone());
+        let (past_k, past_v, k, values) =
+            (format!("past_{name}_k"), format!("past_{name}_v"), format!("present_{name}_k"), format!("present_{name}_v"));
+        m = if name == "a" {
+            m.node("Transpose", &[&v("apartk")], &[&v("k")])
+                .attr("perm", by_head.clone())
+                .node("Transpose", &[&v("apartv")], &[&v("v")])
+                .attr("perm", by_head.clone())
+                .node("Concat", &[&past_k, &v("k")], &[&k])
+                .attr("axis", 2)
+                .node("Concat", &[&past_v, &v("v")], &[&values])
+                .attr("axis", -2)
+                .node("Transpose", &[&k], &[&v("kt")])
+                .attr("perm", vec![0i64, 1, 3, 2])
+                .node("Identity", &[&values], &[&v("values")])
+        } else {
+            m.node("Transpose", &[&v("apartk")], &[&v("k")])
+                .attr("perm", vec![0i64, 2, 3, 1])
+                .node("Concat", &[&past_k, &v("k")], &[&k])
+                .attr("axis", 3)
+                .node("Concat", &[&past_v, &v("apartv")], &[&values])
+                .attr("axis", 1)
+                .node("Identity", &[&k], &[&v("kt")])
+                .node("Transpose", &[&values], &[&v("values")])
+                .attr("perm", by_head.clone())
+        };
+        m = m.node("MatMul", &[&v("q"), &v("kt")], &[&v("products")]).node("Mul", &[&v("products"), "half"], &[&v("scores")]);
+        m = if name == "a" {
+            m.node("Unsqueeze", &["mask", "inner"], &["wide"]).node("Add", &[&v("scores"), "wide"], &[&v("seen")])
+        } else {
+            m.node("Identity", &[&v("scores")], &[&v("seen")])
+        };
+        m = m
+            .node("Softmax", &[&v("seen")], &[&v("p")])
+            .attr("axis", -1)
+            .node("MatMul", &[&v("p"), &v("values")], &[&v("mixed")])
+            .node("Transpose", &[&v("mixed")], &[&v("rows")])
+            .attr("perm", by_head)
+            .node("Reshape", &[&v("rows"), "joined"], &[&v("added")])
+            .node("Add", &[x, &v("added")], &[&v("x")]);
+    }
+    m.node("Unsqueeze", &["past_mean", "first"], &["mean_row"])
+        .node("Add", &["x_b", "mean_row"], &["y"])
+        .node("Gather", &["x_b", "last"], &["mean_now"])
+        .attr("axis", 1)
+        .node("Mul", &["past_mean", "half"], &["mean_before"])
+        .node("Add", &["mean_before", "mean_now"], &["present_mean"])
+        .node("Concat", &["past_ids", "ids"], &["present_ids"])
+        .attr("axis", 1)
+        .node("Cast", &["present_ids"], &["numbers"])
+        .attr("to", 1)
+        .node("ReduceSum", &["numbers", "first"], &["sum"])
+        .attr("keepdims", 0)
+        .node("Identity", &["present_a_k"], &["keys"])
+        .output("present_a_k")
+        .output("y")
+        .output("present_a_v")
+        .output("present_b_k")
+        .output("sum")
+        .output("present_b_v")
+        .output("present_ids")
+        .output("keys")
+        .output("present_mean")
+        .build()
+}
+
 /// A table of odd extents that is looked up and, transposed, the last factor: a language model's tied embedding.
 pub fn tied() -> Vec<u8> {
     ModelBuilder::new()
@@ -404,7 +505,7 @@ pub fn recurrent() -> Vec<u8> {
 pub type Sample = (&'static str, fn() -> Vec<u8>);
 
 /// Every sample.
-pub const ALL: [Sample; 11] = [
+pub const ALL: [Sample; 12] = [
     ("mlp", mlp),
     ("convnet", convnet),
     ("control", control),
@@ -416,6 +517,7 @@ pub const ALL: [Sample; 11] = [
     ("quantized", quantized),
     ("strings", strings),
     ("recurrent", recurrent),
+    ("cached", cached),
 ];
 
 #[cfg(test)]

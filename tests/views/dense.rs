@@ -69,7 +69,7 @@ fn block(spelling: Spelling, planes: bool, layers: usize) -> ModelBuilder {
 fn plan(model: &[u8]) -> Plan {
     let mut g = import::import(&onnx::read(model, None, &Default::default()).unwrap(), &Default::default()).unwrap();
     optimize(&mut g, Ablation::Nothing, &mut |_, _| {}).unwrap();
-    schedule(g, Ablation::Nothing, Default::default())
+    schedule(g, Ablation::Nothing, Default::default(), Default::default())
 }
 
 const SPELLINGS: [Spelling; 3] = [Spelling::Flat, Spelling::Nested, Spelling::Middle];

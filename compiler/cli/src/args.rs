@@ -4,7 +4,7 @@ use crate::failure::{Failure, Result};
 use crate::verbs;
 use clap::{Args, Parser, Subcommand};
 use kiln_compiler::import::{Dims, Extent};
-use kiln_compiler::{Accuracy, Options, Tune};
+use kiln_compiler::{Accuracy, Options, Pairing, Tune};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -63,6 +63,12 @@ pub(crate) struct ModelArgs {
     /// Refuse a kernel whose method that file does not list.
     #[arg(long)]
     pub(crate) locked: bool,
+    /// Keep inputs in the instance that outputs continue, such as a decoder's cache; a `*` in both patterns stands for the same text.
+    #[arg(long = "state", value_name = "past_*->present_*")]
+    states: Vec<String>,
+    /// How many rows a state may have that grows with every run.
+    #[arg(long, value_name = "ROWS", requires = "states")]
+    capacity: Option<usize>,
 }
 
 /// Choices about how a model runs.
@@ -130,9 +136,27 @@ impl ModelArgs {
     pub(crate) fn methods(&self) -> Tune {
         Tune { file: self.tune.clone(), locked: self.locked, always: None }
     }
+    /// What the flags say of state.
+    pub(crate) fn state(&self) -> Result<Pairing> {
+        let mut patterns = Vec::new();
+        for text in &self.states {
+            let pair =
+                text.split_once("->").map(|(from, to)| (from.trim(), to.trim())).filter(|(from, to)| !from.is_empty() && !to.is_empty());
+            let (from, to) = pair.ok_or_else(|| Failure::Usage(format!("--state {text}: expected 'past_*->present_*'")))?;
+            patterns.push((from.to_string(), to.to_string()));
+        }
+        Ok(Pairing { patterns, capacity: self.capacity })
+    }
     /// What the compiler is asked.
-    pub(crate) fn options(&self, dims: Dims) -> Options {
-        Options { model: self.model.clone(), dims, accuracy: self.accuracy, tune: self.methods(), ..Options::default() }
+    pub(crate) fn options(&self, dims: Dims) -> Result<Options> {
+        Ok(Options {
+            model: self.model.clone(),
+            dims,
+            accuracy: self.accuracy,
+            state: self.state()?,
+            tune: self.methods(),
+            ..Options::default()
+        })
     }
 }
 

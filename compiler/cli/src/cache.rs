@@ -52,7 +52,7 @@ pub(crate) fn key(model: &Path, ready: &Ready) -> Result<String> {
     for path in [&compiler, &model.to_path_buf()].into_iter().chain(&ready.data_files).chain(&methods) {
         hash_file(path, &mut h)?;
     }
-    h.write(format!("{:?} {:?} {:?} {:?}", ready.dims, ready.without, ready.accuracy, ready.tune).as_bytes());
+    h.write(format!("{:?} {:?} {:?} {:?} {:?}", ready.dims, ready.without, ready.accuracy, ready.tune, ready.state).as_bytes());
     Ok(format!("{:016x}", h.finish()))
 }
 

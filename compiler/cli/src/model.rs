@@ -11,7 +11,7 @@ use kiln_compiler::onnx::{self, Limits, ValueInfo};
 use kiln_compiler::pipeline::Ablation;
 use kiln_compiler::rewrite::Explored;
 use kiln_compiler::{Accuracy, Tune};
-use kiln_compiler::{Options, Output, compile};
+use kiln_compiler::{Options, Output, Pairing, compile};
 use kiln_kernels::value::Value;
 use serde_json::{Value as Json, json};
 use std::fs;
@@ -44,6 +44,8 @@ pub(crate) struct Ready {
     pub(crate) accuracy: Accuracy,
     /// Where measured methods come from.
     pub(crate) tune: Tune,
+    /// What an instance keeps between runs.
+    pub(crate) state: Pairing,
     /// Files beside the model.
     pub(crate) data_files: Vec<PathBuf>,
 }
@@ -52,7 +54,8 @@ pub(crate) struct Ready {
 pub(crate) fn ready(args: &ModelArgs, inputs: &InputArgs) -> Result<Ready> {
     let mut dims = args.parsed()?;
     let model = onnx::read_file(&args.model, &Limits::default())?;
-    let ports = data::ports(&model);
+    let state = args.state()?;
+    let ports: Vec<ValueInfo> = data::ports(&model).into_iter().filter(|p| !state.keeps(&p.name)).collect();
     let mut values: Vec<Option<Value>> = vec![None; ports.len()];
     if let Some(dir) = &inputs.inputs {
         let types: Vec<_> = ports.iter().map(|p| p.ty.as_ref()).collect();
@@ -77,7 +80,7 @@ pub(crate) fn ready(args: &ModelArgs, inputs: &InputArgs) -> Result<Ready> {
         return Err(Failure::Fault(text));
     }
     let (without, accuracy, tune) = (Ablation::Nothing, args.accuracy, args.methods());
-    Ok(Ready { outputs: model.graph.outputs, values, dims, without, accuracy, tune, data_files: model.data_files })
+    Ok(Ready { outputs: model.graph.outputs, values, dims, without, accuracy, tune, state, data_files: model.data_files })
 }
 
 /// A program around a compiled model.
@@ -98,8 +101,8 @@ impl Built {
 }
 
 /// What the compiler is asked of a model made ready.
-pub(crate) fn options(args: &ModelArgs, ready: &Ready) -> Options {
-    Options { without: ready.without, tune: ready.tune.clone(), ..args.options(ready.dims.clone()) }
+pub(crate) fn options(args: &ModelArgs, ready: &Ready) -> Result<Options> {
+    Ok(Options { without: ready.without, tune: ready.tune.clone(), ..args.options(ready.dims.clone())? })
 }
 
 /// Compiles and builds, unless the cache has the program.
@@ -114,7 +117,7 @@ pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
     {
         return Ok(Built { binary, report });
     }
-    let output = compile_guarded(&options(args, ready))?;
+    let output = compile_guarded(&options(args, ready)?)?;
     let built = build_program(&output, &key, &dir)?;
     data::replace(&report, built.report.to_string().as_bytes())?;
     Ok(built)
@@ -194,6 +197,7 @@ pub(crate) fn report(o: &Output, source: &str, emit: f64) -> Json {
         "scratch_bytes_per_thread": r.scratch_bytes_per_thread,
         "intermediates_bytes": r.intermediates_bytes,
         "weights_bytes": r.weights_bytes,
+        "state_bytes": r.state_bytes,
         "rules_applied": r.rules_applied,
         "explored": {
             "regions": r.explored.iter().map(|e| e.count).sum::<usize>(),
@@ -206,8 +210,8 @@ pub(crate) fn report(o: &Output, source: &str, emit: f64) -> Json {
         },
         "seconds": { "read": s.read, "rewrite": s.rewrite, "plan": s.plan, "emit": emit, "total": s.read + s.rewrite + s.plan + emit },
         "peak_rss_bytes": peak_rss(),
-        "inputs": o.plan.graph.inputs.iter().map(|p| p.name.clone()).collect::<Vec<_>>(),
-        "outputs": o.plan.graph.outputs.iter().map(|p| p.name.clone()).collect::<Vec<_>>(),
+        "inputs": o.plan.inputs().map(|(_, p)| p.name.clone()).collect::<Vec<_>>(),
+        "outputs": o.plan.outputs().map(|(_, p)| p.name.clone()).collect::<Vec<_>>(),
     })
 }
 

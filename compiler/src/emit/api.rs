@@ -37,7 +37,7 @@ pub(super) fn field_name(name: &str) -> String {
 }
 
 /// The names of the fields of some ports, in order.
-fn fields(ports: &[Port], n: &Names, side: &str) -> Result<Vec<Ident>> {
+fn fields<'p>(ports: impl Iterator<Item = &'p Port>, n: &Names, side: &str) -> Result<Vec<Ident>> {
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     let mut out = Vec::new();
     let mut items = Vec::new();
@@ -123,15 +123,16 @@ pub(super) fn api(p: &Printer<'_>, n: &Names) -> Result<TokenStream> {
             pub struct #model(#rt::Instance);
         });
     }
-    let in_fields = fields(&g.inputs, n, "inputs")?;
-    let out_fields = fields(&g.outputs, n, "outputs")?;
-    let in_types: Vec<TokenStream> = g.body.inputs.iter().map(|v| p.input_type(*v)).collect();
-    let in_docs: Vec<String> = g.body.inputs.iter().map(|v| format!("`{}`", g.ty(*v))).collect();
-    let out_types: Vec<(TokenStream, TokenStream)> = g.body.outputs.iter().enumerate().map(|(i, v)| p.output_type(i, *v)).collect();
+    let in_fields = fields(p.plan.inputs().map(|(_, port)| port), n, "inputs")?;
+    let out_fields = fields(p.plan.outputs().map(|(_, port)| port), n, "outputs")?;
+    let (ins, outs): (Vec<ValueId>, Vec<ValueId>) = (p.plan.inputs().map(|(v, _)| v).collect(), p.plan.outputs().map(|(v, _)| v).collect());
+    let in_types: Vec<TokenStream> = ins.iter().map(|v| p.input_type(*v)).collect();
+    let in_docs: Vec<String> = ins.iter().map(|v| format!("`{}`", g.ty(*v))).collect();
+    let out_types: Vec<(TokenStream, TokenStream)> = outs.iter().enumerate().map(|(i, v)| p.output_type(i, *v)).collect();
     let (views, reads): (Vec<_>, Vec<_>) = out_types.into_iter().unzip();
-    let out_docs: Vec<String> = g.body.outputs.iter().map(|v| format!("`{}`", g.ty(*v))).collect();
-    let owned: Vec<TokenStream> = g.body.outputs.iter().map(|v| p.buffer_type(*v)).collect();
-    let fills = g.body.outputs.iter().zip(&out_fields).map(|(v, f)| match p.dense_scalar(*v) {
+    let out_docs: Vec<String> = outs.iter().map(|v| format!("`{}`", g.ty(*v))).collect();
+    let owned: Vec<TokenStream> = outs.iter().map(|v| p.buffer_type(*v)).collect();
+    let fills = outs.iter().zip(&out_fields).map(|(v, f)| match p.dense_scalar(*v) {
         Some(_) => quote!(into.#f.clear(); into.#f.extend_from_slice(&out.#f);),
         None => quote!(into.#f.clone_from(out.#f);),
     });
@@ -144,9 +145,9 @@ pub(super) fn api(p: &Printer<'_>, n: &Names) -> Result<TokenStream> {
     };
     let hash = p.hash();
     let positions: Vec<_> = (0..in_fields.len()).map(int).collect();
-    let rank = g.body.inputs.iter().map(|v| g.shape(*v).len()).max().unwrap_or(0).max(1);
+    let rank = ins.iter().map(|v| g.shape(*v).len()).max().unwrap_or(0).max(1);
     let rank = int(rank);
-    let single = match (&in_fields[..], g.body.inputs.first()) {
+    let single = match (&in_fields[..], ins.first()) {
         ([f], Some(v)) => {
             let (ty, from) = (&in_types[0], p.conversions(*v));
             quote!(#rt::single_input! { #inputs, #f, #ty, #(#from),* })
@@ -160,18 +161,18 @@ pub(super) fn api(p: &Printer<'_>, n: &Names) -> Result<TokenStream> {
     let no_outputs = out_fields.is_empty().then(|| quote!(#[doc(hidden)] pub outputs: core::marker::PhantomData<&'m ()>));
     let no_outputs_value = out_fields.is_empty().then(|| quote!(outputs: core::marker::PhantomData));
     let prepared = if p.all_closed() {
-        let slices = g.body.inputs.iter().map(|v| {
+        let slices = ins.iter().map(|v| {
             let ty = p.dense_scalar(*v).unwrap_or_default();
             quote!(&'m mut [#ty])
         });
-        let makes = g.body.inputs.iter().enumerate().map(|(i, v)| {
+        let makes = ins.iter().enumerate().map(|(i, v)| {
             let ty = p.dense_scalar(*v).unwrap_or_default();
             let len = p.dim(&crate::ir::product(g.shape(*v)));
             let i = int(i);
             // SAFETY (of the printed block): each input has memory of its own, of that many elements, zeroed when it is made.
             quote!(unsafe { core::slice::from_raw_parts_mut(self.0.staging(#i)?.cast::<#ty>(), #len) })
         });
-        let tensors = g.body.inputs.iter().enumerate().map(|(i, v)| {
+        let tensors = ins.iter().enumerate().map(|(i, v)| {
             let (i, dtype) = (int(i), super::dtype_path(g.dtype(*v)));
             let dims = g.shape(*v).iter().map(|d| p.dim(d));
             quote!(#rt::Input::Tensor { data: self.0.staging(#i)?.cast_const(), dtype: #dtype, dims: &[#(#dims),*] })
@@ -200,6 +201,18 @@ pub(super) fn api(p: &Printer<'_>, n: &Names) -> Result<TokenStream> {
         (quote!(), quote!())
     };
     let (prepared_methods, prepared_type) = prepared;
+    let fork_doc = match p.plan.states.pairs.is_empty() {
+        true => " Another instance of the same weights and threads, with an arena of its own.",
+        false => " Another instance of the same weights and threads, with an arena of its own and an empty state.",
+    };
+    let state = (!p.plan.states.pairs.is_empty()).then(|| {
+        quote! {
+            /// What the instance keeps from run to run.
+            pub fn state(&self) -> ::kiln::State<'_> { self.0.state() }
+            /// What the instance keeps from run to run, to be cut, cleared or loaded.
+            pub fn state_mut(&mut self) -> ::kiln::StateMut<'_> { self.0.state_mut() }
+        }
+    });
     Ok(quote! {
         /// The model: one instance, with an arena of its own. Instances made by `fork` share weights and threads.
         #[derive(Debug)]
@@ -219,7 +232,7 @@ pub(super) fn api(p: &Printer<'_>, n: &Names) -> Result<TokenStream> {
             pub fn new() -> ::kiln::Result<Self> { Self::with(&::kiln::Options::default()) }
             /// An instance with choices.
             pub fn with(options: &::kiln::Options) -> ::kiln::Result<Self> { Ok(Self(#rt::Instance::new(&SPEC, options)?)) }
-            /// Another instance of the same weights and threads, with an arena of its own.
+            #[doc = #fork_doc]
             pub fn fork(&self) -> ::kiln::Result<Self> { Ok(Self(self.0.fork()?)) }
             /// Runs the model; the outputs are views into the arena, valid until the next run.
             pub fn run<'a>(&mut self, inputs: impl Into<#inputs<'a>>) -> ::kiln::Result<#outputs<'_>> {
@@ -244,6 +257,7 @@ pub(super) fn api(p: &Printer<'_>, n: &Names) -> Result<TokenStream> {
             /// What the model runs on, and why.
             pub fn device(&self) -> ::kiln::DeviceInfo { self.0.device() }
             #prepared_methods
+            #state
         }
 
         const _: () = {
@@ -290,8 +304,7 @@ pub(super) fn strip_bodies(file: &mut syn::File) {
 impl Printer<'_> {
     /// Whether every input is a dense tensor of closed extents.
     pub(super) fn all_closed(&self) -> bool {
-        let g = &self.plan.graph;
-        g.body.inputs.iter().all(|v| self.dense_scalar(*v).is_some() && g.ty(*v).closed_dims().is_some())
+        self.plan.inputs().all(|(v, _)| self.dense_scalar(v).is_some() && self.plan.graph.ty(v).closed_dims().is_some())
     }
     /// The boundary type of the elements of a dense tensor of known rank.
     fn dense_scalar(&self, v: ValueId) -> Option<TokenStream> {

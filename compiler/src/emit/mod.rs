@@ -223,7 +223,7 @@ impl Printer<'_> {
         }
         match (mutable, self.plan.places.get(&v)) {
             (true, _) => at,
-            (false, Some(Place::Buffer(_))) => quote!(#at.cast_const()),
+            (false, Some(Place::Buffer(_) | Place::State(_))) => quote!(#at.cast_const()),
             _ => at,
         }
     }
@@ -246,6 +246,10 @@ impl Printer<'_> {
             Some(Place::Input(i)) => {
                 let i = int(*i);
                 quote!(f.input::<#ty>(#i))
+            }
+            Some(Place::State(k)) => {
+                let at = int(self.plan.states.pairs[*k].at);
+                quote!(f.state::<#ty>(#at))
             }
             Some(Place::Slot(k)) => {
                 let k = int(*k);

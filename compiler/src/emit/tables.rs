@@ -13,11 +13,12 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
     let g = &p.plan.graph;
     let abi = Literal::u32_unsuffixed(ABI);
     let version = env!("CARGO_PKG_VERSION");
-    let inputs = g.body.inputs.iter().zip(&g.inputs).map(|(v, port)| p.port(*v, &port.name, port.optional));
-    let outputs = g.body.outputs.iter().zip(&g.outputs).map(|(v, port)| p.port(*v, &port.name, false));
-    let places = g.body.outputs.iter().map(|v| p.out_place(*v));
-    let dims = g.body.outputs.iter().enumerate().map(|(i, v)| {
-        let (i, shape) = (int(i), g.shape(*v));
+    let inputs = p.plan.inputs().map(|(v, port)| p.port(v, &port.name, port.optional));
+    let outputs = p.plan.outputs().map(|(v, port)| p.port(v, &port.name, false));
+    let places = p.plan.outputs().map(|(v, _)| p.out_place(v));
+    let state = p.state_spec();
+    let dims = p.plan.outputs().enumerate().map(|(i, (v, _))| {
+        let (i, shape) = (int(i), g.shape(v));
         let lets = p.symbol_lets(shape);
         let each = shape.iter().map(|d| p.dim(d));
         quote!(#i => { #lets out.copy_from_slice(&[#(#each),*]); })
@@ -123,6 +124,7 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
             out_dims,
             symbols: &[#(#symbols),*],
             arena: #arena,
+            state: #state,
             slots: #slots,
             scratch,
             isa: #isa,
@@ -237,7 +239,43 @@ impl Printer<'_> {
                 let k = int(*k);
                 quote!(#rt::OutPlace::Slot(#k))
             }
-            None => quote!(#rt::OutPlace::Arena(0)),
+            // No output lies in a state: what would is copied.
+            Some(Place::State(_)) | None => quote!(#rt::OutPlace::Arena(0)),
+        }
+    }
+    /// What an instance keeps between runs.
+    fn state_spec(&self) -> TokenStream {
+        let rt = names::rt();
+        let states = &self.plan.states;
+        if states.pairs.is_empty() {
+            return quote!(#rt::StateSpec::NONE);
+        }
+        let (capacity, bytes) = (int(states.capacity), int(states.bytes));
+        let lengths = states.lengths.iter().map(|s| int(s.0 as usize));
+        let (lets, grows) = (self.symbol_lets([&states.grows]), self.signed(&states.grows));
+        let pairs = states.pairs.iter().zip(self.plan.presents()).map(|(pair, v)| {
+            let (input, output, dtype, at) = (&pair.input, &pair.output, dtype_path(pair.dtype), int(pair.at));
+            let next = match pair.grows {
+                Some((_, axis)) => {
+                    let product = |extents: &[usize]| extents.iter().product::<usize>();
+                    let (slices, row) = (int(product(&pair.extents[..axis])), int(product(&pair.extents[axis + 1..]) * pair.dtype.size()));
+                    quote!(#rt::Next::Appended { slices: #slices, row: #row })
+                }
+                None => {
+                    let (bytes, place) = (int(pair.bytes()), self.out_place(*v));
+                    quote!(#rt::Next::Replaced { bytes: #bytes, place: #place })
+                }
+            };
+            quote!(#rt::Pair { input: #input, output: #output, dtype: #dtype, at: #at, next: #next })
+        });
+        quote! {
+            #rt::StateSpec {
+                bytes: #bytes,
+                capacity: #capacity,
+                lengths: &[#(#lengths),*],
+                grows: |syms| { let _ = syms; #lets #grows },
+                pairs: &[#(#pairs),*],
+            }
         }
     }
     /// A hash of the recipes and offsets of the weights: weights of another plan do not fit.

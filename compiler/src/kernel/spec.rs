@@ -291,6 +291,16 @@ pub enum Kernel {
         /// The pointwise tail.
         epilogue: Option<Epilogue>,
     },
+    /// A depthwise convolution with 1x1 convolutions before and behind it, by strips of rows: what lies between is nowhere whole.
+    /// All parts are [`Kernel::Conv`]; each reads the result of the one before.
+    Strips {
+        /// What computes the operand of the depthwise convolution.
+        before: Option<Box<Kernel>>,
+        /// The depthwise convolution.
+        middle: Box<Kernel>,
+        /// What reads its result.
+        behind: Option<Box<Kernel>>,
+    },
     /// A matrix product with packed constant right side.
     Gemm {
         /// Rows.
@@ -555,6 +565,7 @@ impl Kernel {
             Kernel::Conv { method: Method::Depthwise, .. } => "depthwise conv",
             Kernel::Conv { method: Method::Winograd(_), .. } => "winograd conv",
             Kernel::Conv { .. } => "conv",
+            Kernel::Strips { .. } => "strips",
             Kernel::Gemm { .. } => "gemm",
             Kernel::GroupedGemm { .. } => "grouped gemm",
             Kernel::IntGemm { .. } => "integer gemm",
@@ -586,7 +597,15 @@ impl Kernel {
             | Kernel::Gemm { b: weights, bias, .. }
             | Kernel::IntGemm { b: weights, zeros: bias, .. } => std::iter::once(weights).chain(bias).collect(),
             Kernel::IntConv { weights, .. } | Kernel::GroupedGemm { b: weights, .. } => vec![weights],
+            Kernel::Strips { .. } => self.parts().into_iter().flat_map(Kernel::packed).collect(),
             _ => Vec::new(),
+        }
+    }
+    /// The kernels that it computes one behind the other: itself, or the parts it has.
+    pub fn parts(&self) -> Vec<&Kernel> {
+        match self {
+            Kernel::Strips { before, middle, behind } => before.iter().chain([middle]).chain(behind).map(|k| &**k).collect(),
+            _ => vec![self],
         }
     }
     /// The pointwise tail.
@@ -599,6 +618,7 @@ impl Kernel {
             | Kernel::IntConv { epilogue, .. }
             | Kernel::MatMul { epilogue, .. }
             | Kernel::PixelNorm { epilogue, .. } => epilogue.as_ref(),
+            Kernel::Strips { middle, behind, .. } => behind.as_ref().unwrap_or(middle).epilogue(),
             _ => None,
         }
     }
@@ -618,6 +638,9 @@ impl Kernel {
             Kernel::Conv { x, epilogue, .. } => {
                 *x = of(*x);
                 operands(epilogue);
+            }
+            Kernel::Strips { before, middle, behind } => {
+                before.iter_mut().chain([middle]).chain(behind).for_each(|k| k.map_values(of));
             }
             Kernel::Gemm { a, epilogue, .. } => {
                 *a = of(*a);
@@ -659,6 +682,12 @@ impl Kernel {
             Kernel::Map { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Rotary { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Conv { x, .. } | Kernel::Gemm { a: x, .. } => std::iter::once(*x).chain(tail()).collect(),
+            Kernel::Strips { .. } => {
+                // The first part's operand, and what is beside the others'.
+                let parts = self.parts();
+                let of = |(i, k): (usize, &&Kernel)| k.values().into_iter().skip(usize::from(i > 0)).collect::<Vec<_>>();
+                parts.iter().enumerate().flat_map(of).collect()
+            }
             Kernel::GroupedGemm { a, indices, .. } => [a.value, *indices].into_iter().chain(tail()).collect(),
             Kernel::IntGemm { a, a_zero, .. } | Kernel::IntConv { x: a, zero: a_zero, .. } => {
                 [*a, *a_zero].into_iter().chain(tail()).collect()

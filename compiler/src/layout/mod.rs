@@ -121,6 +121,13 @@ impl Layouts {
     pub fn is_whole(&self, g: &Graph, v: ValueId) -> bool {
         self.is_dense(g, v, Layout::RowMajor) && self.shared(v).is_none_or(|a| a.start.is(0))
     }
+    /// Has values lie where others have memory for them.
+    fn give(&mut self, given: Vec<(ValueId, Access)>) {
+        for (v, access) in given {
+            self.set(v, Layout::RowMajor);
+            self.accesses.insert(v, access);
+        }
+    }
     fn own(&self, g: &Graph, v: ValueId) -> Access {
         Access { of: v, start: Dim::int(0), strides: strides(g.shape(v), self.of(v)) }
     }
@@ -137,18 +144,20 @@ pub fn channels_last_only<'c>(g: &Graph, c: &'c Cluster) -> &'c [ValueId] {
     if convolves { &c.outputs } else { &[] }
 }
 
-/// Layouts where nothing is chosen: only what kernels cannot do otherwise.
-pub fn forced(g: &Graph, clusters: &[Cluster]) -> Layouts {
+/// Layouts where nothing is chosen: only what kernels cannot do otherwise, and the accesses that are given.
+pub fn forced(g: &Graph, clusters: &[Cluster], given: Vec<(ValueId, Access)>) -> Layouts {
     let mut layouts = Layouts::default();
     for v in clusters.iter().flat_map(|c| channels_last_only(g, c)) {
         layouts.set(*v, Layout::ChannelsLast);
     }
+    layouts.give(given);
     layouts
 }
 
-/// Chooses where the results of the clusters of the model's own block lie.
-pub fn choose(g: &Graph, clusters: &[Cluster]) -> Layouts {
+/// Chooses where the results of the clusters of the model's own block lie, but for those whose accesses are given.
+pub fn choose(g: &Graph, clusters: &[Cluster], given: Vec<(ValueId, Access)>) -> Layouts {
     let mut layouts = Layouts { orders: order::choose(g, clusters), ..Layouts::default() };
+    layouts.give(given);
     let views = views::choose(g, clusters, &mut layouts);
     place::choose(g, clusters, &views, &mut layouts);
     layouts

@@ -5,6 +5,7 @@ use super::{Access, Layout, Layouts, steps};
 use crate::fusion::Cluster;
 use crate::ir::{Dim, Graph, Node, NodeId, ValueId, product};
 use crate::ops::Op;
+use crate::ops::movement::{Append, Concat};
 use crate::target::cpu;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,7 +62,7 @@ fn side_by_side(g: &Graph, node: &Node, layouts: &Layouts) -> Option<Access> {
 /// Where a node that only moves elements puts its operands.
 fn parts(g: &Graph, node: &Node, out: &Access) -> Vec<(ValueId, Access)> {
     let Some(x) = node.inputs.first().copied().flatten() else { return vec![] };
-    let Op::Concat(c) = &node.op else {
+    let (Op::Concat(Concat { axis }) | Op::Append(Append { axis })) = &node.op else {
         return whole(g, node, out).map(|a| (x, a)).into_iter().collect();
     };
     let shape = g.shape(node.outputs[0]);
@@ -70,11 +71,11 @@ fn parts(g: &Graph, node: &Node, out: &Access) -> Vec<(ValueId, Access)> {
     for &x in node.inputs.iter().flatten() {
         let own = g.shape(x);
         // Extents that only run time can compare are compared before anything is copied, which would be too late here.
-        if own.iter().zip(shape).enumerate().any(|(i, (d, n))| i != c.axis && d != n) {
+        if own.iter().zip(shape).enumerate().any(|(i, (d, n))| i != *axis && d != n) {
             return vec![];
         }
         parts.push((x, Access { of: out.of, start: start.clone(), strides: out.strides.clone() }));
-        start = start + out.strides[c.axis].clone() * own[c.axis].clone();
+        start = start + out.strides[*axis].clone() * own[*axis].clone();
     }
     parts
 }

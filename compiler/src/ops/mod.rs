@@ -130,6 +130,7 @@ operators! {
     Expand: movement::Expand { shape };
     Slice: movement::Slice { starts, steps, sizes, bounds };
     Concat: movement::Concat { axis };
+    Append: movement::Append { axis };
     Split: movement::Split { axis, sizes };
     Pad: pad::Pad { pads, mode in pad::MODES };
     Tile: pad::Tile { repeats };

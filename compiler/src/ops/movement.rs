@@ -159,6 +159,23 @@ impl Operator for Concat {
     }
 }
 
+/// What a model adds to a state it keeps, behind what is there: a [`Concat`] that no rule takes apart, so that it stays a write of the
+/// new rows alone. The first operand is the state as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Append {
+    /// The axis along which the state grows.
+    pub axis: usize,
+}
+
+impl Operator for Append {
+    fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
+        Concat { axis: self.axis }.infer(cx)
+    }
+    fn lower(&self, cx: &Facts<'_>) -> Lowering {
+        Concat { axis: self.axis }.lower(cx)
+    }
+}
+
 /// The operand cut into pieces along an axis.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Split {

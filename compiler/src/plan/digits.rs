@@ -32,9 +32,9 @@ impl Plan {
             return;
         }
         let mut found: Vec<Digits> = Vec::new();
-        for step in self.kernels() {
+        for kernel in self.kernels().into_iter().flat_map(|step| step.kernel.parts()) {
             // Rows of the product where they are known, and the columns, rows and groups of the matrix.
-            let (rows, n, k, groups, packed) = match &step.kernel {
+            let (rows, n, k, groups, packed) = match kernel {
                 Kernel::Gemm { m, n, k, b, .. } => (m.as_int(), *n, *k, 1, b),
                 Kernel::Conv { window, k, groups, method: Method::Direct, weights, .. } => {
                     let (Some(c), taps) = (window.c.as_int(), window.kernel.iter().product::<usize>()) else { continue };

@@ -6,6 +6,7 @@ mod requires;
 mod schedule;
 mod scratch;
 mod share;
+mod strips;
 mod weights;
 mod work;
 
@@ -16,8 +17,9 @@ pub use schedule::{schedule, schedule_tuned};
 pub use weights::{Blob, Weights};
 pub use work::Work;
 
-use crate::ir::{Dim, Graph, Sym, ValueId};
+use crate::ir::{Dim, Graph, Port, Sym, ValueId};
 use crate::kernel::Kernel;
+use crate::state::States;
 use crate::target::Choice;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +30,8 @@ pub enum Place {
     Weight(usize),
     /// The memory of input `i`.
     Input(usize),
+    /// State `i`, which the instance keeps between runs.
+    State(usize),
     /// A buffer of the arena.
     Buffer(usize),
     /// A slot beside the arena: its size depends on data, or it is no dense tensor.
@@ -176,9 +180,26 @@ pub struct Plan {
     pub digits: Vec<Digits>,
     /// Kernels that several methods could compute, with the one that each has.
     pub choices: Vec<Choice>,
+    /// What an instance keeps between runs.
+    pub states: States,
 }
 
 impl Plan {
+    /// The inputs that a caller gives, with their ports.
+    pub fn inputs(&self) -> impl DoubleEndedIterator<Item = (ValueId, &Port)> {
+        let g = &self.graph;
+        g.body.inputs.iter().copied().zip(&g.inputs).take(g.inputs.len() - self.states.pairs.len())
+    }
+    /// The outputs that a caller gets, with their ports.
+    pub fn outputs(&self) -> impl DoubleEndedIterator<Item = (ValueId, &Port)> {
+        let g = &self.graph;
+        g.body.outputs.iter().copied().zip(&g.outputs).take(g.outputs.len() - self.states.pairs.len())
+    }
+    /// The outputs that are the next values of states, in their order.
+    pub fn presents(&self) -> &[ValueId] {
+        let all = &self.graph.body.outputs;
+        &all[all.len() - self.states.pairs.len()..]
+    }
     /// Every kernel step, in order of time.
     pub fn kernels(&self) -> Vec<&KernelStep> {
         fn walk<'a>(steps: &'a [Step], out: &mut Vec<&'a KernelStep>) {

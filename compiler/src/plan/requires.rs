@@ -3,6 +3,7 @@
 use crate::ir::{Dim, Graph, Node, ValueId, product};
 use crate::ops::Op;
 use crate::ops::conv::{Conv, ConvInteger};
+use crate::ops::movement::{Append, Concat};
 
 /// A condition on extents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,9 +63,9 @@ pub(super) fn of(g: &Graph, node: &Node) -> Vec<Check> {
         Op::Conv(Conv { groups, .. }) | Op::ConvInteger(ConvInteger { groups, .. }) => {
             checks.push(Check::Equal(shape(0)[1].clone(), shape(1)[1].clone() * Dim::int(*groups)));
         }
-        Op::Concat(c) => {
+        Op::Concat(Concat { axis }) | Op::Append(Append { axis }) => {
             for i in 0..node.inputs.len() {
-                for (k, d) in shape(i).iter().enumerate().filter(|(k, _)| *k != c.axis) {
+                for (k, d) in shape(i).iter().enumerate().filter(|(k, _)| k != axis) {
                     checks.push(Check::Equal(d.clone(), out(0)[k].clone()));
                 }
             }

@@ -3,31 +3,34 @@
 use super::memory::{self, Life};
 use super::requires::{self, Check};
 use super::share::{self, Panels};
+use super::strips;
 use super::{Buffer, Define, KernelStep, LoopStep, Notes, Place, Plan, Step, Transfer, Weights};
 use crate::fusion::{self, Cluster};
-use crate::ir::{Block, Dim, Graph, Node, ValueId, product};
+use crate::ir::{Block, Dim, Fact, Graph, Node, ValueId, product};
 use crate::kernel::{Kernel, Operand, Packed, Recipe, Stride};
-use crate::layout::{self, Layout, Layouts};
+use crate::layout::{self, Access, Layout, Layouts};
 use crate::ops::{Op, control};
 use crate::pipeline::Ablation;
+use crate::state::States;
 use crate::target::cpu::{self, Selected};
 use crate::target::{Accuracy, Choice, Tuning};
 use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Makes the plan of a graph, with methods by the cost model.
-pub fn schedule(g: Graph, without: Ablation, accuracy: Accuracy) -> Plan {
-    schedule_tuned(g, without, accuracy, Tuning::default())
+/// Makes the plan of a graph whose last inputs and outputs are the states, with methods by the cost model.
+pub fn schedule(g: Graph, without: Ablation, accuracy: Accuracy, states: States) -> Plan {
+    schedule_tuned(g, without, accuracy, states, Tuning::default())
 }
 
-/// Makes the plan of a graph, with methods as they were measured where they were.
-pub fn schedule_tuned(mut g: Graph, without: Ablation, accuracy: Accuracy, tuning: Tuning) -> Plan {
+/// Makes the plan of a graph whose last inputs and outputs are the states, with methods as they were measured where they were.
+pub fn schedule_tuned(mut g: Graph, without: Ablation, accuracy: Accuracy, states: States, tuning: Tuning) -> Plan {
     let tables = share::tables(&mut g);
     let fuse = without != Ablation::Fusion;
     let clusters = fusion::cluster(&g, &g.body, fuse);
+    let (kept, grown) = kept(&mut g, &states);
     let layouts = match without {
-        Ablation::Layouts => layout::forced(&g, &clusters),
-        _ => layout::choose(&g, &clusters),
+        Ablation::Layouts => layout::forced(&g, &clusters, grown),
+        _ => layout::choose(&g, &clusters, grown),
     };
     let lines = g.origins.iter().map(|o| o.to_string()).collect();
     let uses = g.uses();
@@ -55,12 +58,18 @@ pub fn schedule_tuned(mut g: Graph, without: Ablation, accuracy: Accuracy, tunin
     for (i, v) in s.g.body.inputs.clone().into_iter().enumerate() {
         s.places.insert(v, Place::Input(i));
     }
+    s.places.extend(kept);
     let body = s.g.body.clone();
     let mut steps = Vec::new();
     for c in clusters {
         s.cluster(&c, &mut steps);
     }
+    let first = body.outputs.len() - states.pairs.len();
     for (i, v) in body.outputs.iter().enumerate() {
+        if i >= first && states.pairs[i - first].grows.is_some() {
+            // It lies where the next run looks for it.
+            continue;
+        }
         let w = s.wanted(*v, Layout::RowMajor, &mut steps);
         s.place_constant(w);
         let w = s.own_output(w, &mut steps);
@@ -78,9 +87,32 @@ pub fn schedule_tuned(mut g: Graph, without: Ablation, accuracy: Accuracy, tunin
     let arena = memory::place(&s.buffers, &s.g.symbols);
     let Scheduler { g: graph, places, starts, buffers, slots, weights, choices, .. } = s;
     let (notes, exact, digits) = (Notes::default(), accuracy == Accuracy::Exact, Vec::new());
-    let mut plan = Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes, exact, digits, choices };
+    let mut plan = Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes, exact, digits, states, choices };
     plan.choose_digits();
     plan
+}
+
+/// The places of states, and where the values lie that share them: what a state is and becomes, in the order of `states`.
+fn kept(g: &mut Graph, states: &States) -> (Vec<(ValueId, Place)>, Vec<(ValueId, Access)>) {
+    let (mut places, mut shared) = (Vec::new(), Vec::new());
+    let count = states.pairs.len();
+    let (inputs, outputs) = (g.body.inputs.len() - count, g.body.outputs.len() - count);
+    for (k, pair) in states.pairs.iter().enumerate() {
+        let (past, present) = (g.body.inputs[inputs + k], g.body.outputs[outputs + k]);
+        let place = Place::State(k);
+        if pair.grows.is_none() {
+            places.push((past, place));
+            continue;
+        }
+        let extents = pair.extents.iter().map(|n| Dim::from(*n)).collect();
+        let memory = g.add_value(Fact::tensor(pair.dtype, extents), "");
+        let made = g.body.nodes.iter().find(|n| g[**n].outputs.contains(&present));
+        let appends = made.is_some_and(|n| matches!(g[*n].op, Op::Append(_)) && g[*n].inputs[0] == Some(past));
+        assert!(appends, "a rule has taken apart how the state {:?} grows", pair.input);
+        places.extend([memory, past].map(|v| (v, place)));
+        shared.extend([past, present].map(|v| (v, pair.access(memory))));
+    }
+    (places, shared)
 }
 
 struct Scheduler {
@@ -222,9 +254,10 @@ impl Scheduler {
         copy
     }
 
-    /// An output that is an input handed through, as a copy: outputs are views that outlive the inputs.
+    /// An output that is an input or a state handed through, as a copy: outputs are views that outlive the inputs, and no state is written
+    /// before a run has succeeded.
     fn own_output(&mut self, v: ValueId, steps: &mut Vec<Step>) -> ValueId {
-        if !matches!(self.places.get(&v), Some(Place::Input(_))) {
+        if !matches!(self.places.get(&v), Some(Place::Input(_) | Place::State(_))) {
             return v;
         }
         let fact = self.g[v].fact.clone();
@@ -304,12 +337,35 @@ impl Scheduler {
         }
         self.choices.extend(choice.map(|c| Choice { origins: origins.clone(), ..c }));
         let line = origins.first().copied().unwrap_or(0);
-        let requires: Vec<_> = c.nodes.iter().flat_map(|n| requires::of(&self.g, &self.g[*n])).map(|c| (c, line)).collect();
+        let mut requires: Vec<_> = c.nodes.iter().flat_map(|n| requires::of(&self.g, &self.g[*n])).map(|c| (c, line)).collect();
+        if let Some(before) = self.join(&mut kernel, steps) {
+            inputs = kernel.values().into_iter().map(Some).collect();
+            before.inputs.iter().flatten().for_each(|v| self.touch(*v, time));
+            origins.splice(0..0, before.origins);
+            requires.splice(0..0, before.requires);
+        }
         if matches!(&kernel, Kernel::Move { copies, .. } if copies.is_empty()) && self.depth == 0 {
             // Everything has been written where it belongs.
             return self.checks.extend(requires);
         }
         self.push(steps, kernel, inputs, c.outputs.clone(), Made { origins, defines, requires });
+    }
+
+    /// Takes back the step before where a kernel can do its work on the way, and nobody else reads its result.
+    fn join(&mut self, kernel: &mut Kernel, steps: &mut Vec<Step>) -> Option<KernelStep> {
+        let Some(Step::Kernel(before)) = steps.last() else { return None };
+        let [between] = before.outputs[..] else { return None };
+        let Some(&Place::Buffer(buffer)) = self.places.get(&between) else { return None };
+        let alone = self.uses.get(&between) == Some(&0) && !self.g.body.outputs.contains(&between);
+        let whole = self.layouts.shared(between).is_none() && self.places.values().filter(|p| **p == Place::Buffer(buffer)).count() == 1;
+        if !self.fuse || self.depth > 0 || !alone || !whole {
+            return None;
+        }
+        *kernel = strips::join(&self.g, &before.kernel, between, kernel)?;
+        self.places.remove(&between);
+        self.buffers[buffer].bytes = Dim::int(0);
+        let Some(Step::Kernel(before)) = steps.pop() else { return None };
+        Some(before)
     }
 
     /// The kernel of a cluster, and the copies that it reads instead of values.

@@ -9,6 +9,7 @@ use kiln_kernels::conv::Conv;
 use kiln_kernels::gemm::{Gemm, Grouped, MatMul};
 use kiln_kernels::igemm::{IntConv, IntDepthwise, IntGemm};
 use kiln_kernels::norm::Pixels;
+use kiln_kernels::strips::Strips;
 use kiln_kernels::winograd::Winograd;
 
 /// The runtime gives each worker a multiple of this many bytes.
@@ -49,6 +50,7 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
     if !matches!(
         &step.kernel,
         Kernel::Conv { method: Method::Direct | Method::Winograd(_), .. }
+            | Kernel::Strips { .. }
             | Kernel::Gemm { .. }
             | Kernel::GroupedGemm { .. }
             | Kernel::IntGemm { .. }
@@ -71,6 +73,17 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
                 Method::Winograd(m) => Winograd { conv, m }.scratch_floats(),
                 _ => conv.scratch_floats(),
             })
+        }
+        Kernel::Strips { before, middle, behind } => {
+            let of = |k: &Kernel| match k {
+                Kernel::Conv { window, k, groups, .. } => conv(window, *k, *groups, &size),
+                _ => None,
+            };
+            let part = |k: &Option<Box<Kernel>>| match k {
+                Some(k) => of(k).map(Some),
+                None => Some(None),
+            };
+            Some(Strips { before: part(before)?, middle: of(middle)?, behind: part(behind)? }.scratch_floats())
         }
         Kernel::IntConv { window, k, depthwise, .. } => {
             let Conv { n, c, in_dims, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch, .. } =

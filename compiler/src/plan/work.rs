@@ -85,7 +85,7 @@ impl Plan {
         let out = step.outputs.first().map_or(Dim::int(0), |v| self.elements(*v));
         let twice = |n: usize, k: usize| Dim::int(2 * n as i64) * Dim::int(k as i64);
         let stage = |s: &Option<Stage>| s.as_ref().map_or(Dim::int(0), |s| product(&s.dims) * operations(&s.expr));
-        let own = match &step.kernel {
+        let of = |kernel: &Kernel| match kernel {
             Kernel::Gemm { m, n, k, .. } | Kernel::IntGemm { m, n, k, .. } => m.clone() * twice(*n, *k),
             Kernel::GroupedGemm { rows, n, k, .. } => product(rows) * twice(*n, *k),
             Kernel::MatMul { batch, m, n, k, .. } => product(batch) * m.clone() * n.clone() * k.clone() * Dim::int(2),
@@ -109,8 +109,9 @@ impl Plan {
             Kernel::Calibrate { n, .. } => n.clone() * Dim::int(2),
             Kernel::Map { expr, dims, .. } => product(dims) * operations(expr),
             Kernel::Move { .. } | Kernel::Dims { .. } | Kernel::Host(_) => Dim::int(0),
-            Kernel::Call(_) => out.clone(),
+            Kernel::Call(_) | Kernel::Strips { .. } => out.clone(),
         };
+        let own = step.kernel.parts().into_iter().map(of).fold(Dim::int(0), |a, b| a + b);
         let tail = step.kernel.epilogue().map_or(Dim::int(0), |e| operations(&e.expr));
         own + out * tail
     }

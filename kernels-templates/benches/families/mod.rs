@@ -3,7 +3,7 @@
 use crate::{Bench, Bound};
 use kiln_kernels::conv::Conv;
 use kiln_kernels::depthwise::Depthwise;
-use kiln_kernels::gemm::{DIGIT_LEAST, Gemm, MatMul, PANEL, Panels, digits_len, pack_b, pack_digits, packed_len};
+use kiln_kernels::gemm::{DIGIT_LEAST, Finish, Gemm, MatMul, PANEL, Panels, digits_len, pack_b, pack_digits, packed_len};
 use kiln_kernels::igemm::{self, IntConv, IntDepthwise, IntGemm};
 use kiln_kernels::isa::Isa;
 use kiln_kernels::norm::{Rows, layer_norm};
@@ -108,7 +108,9 @@ pub(crate) fn products(bench: &mut Bench) {
             b.iter(|| {
                 for task in 0..gemm.tasks() {
                     // SAFETY: as above.
-                    unsafe { gemm.run_task(isa, task, a.as_ptr(), right, bias.as_ptr(), c.as_mut_ptr(), scratch.as_mut_ptr(), None) };
+                    unsafe {
+                        gemm.run_task(isa, task, a.as_ptr(), right, bias.as_ptr(), c.as_mut_ptr(), scratch.as_mut_ptr(), Finish::NONE, None)
+                    };
                 }
             });
         });
@@ -188,7 +190,7 @@ pub(crate) fn convolutions(bench: &mut Bench) {
                 for task in 0..conv.tasks() {
                     let (x, bias) = (x.as_ptr(), bias.as_ptr());
                     // SAFETY: the arrays have the sizes that the kernel asks for.
-                    unsafe { conv.run_task(isa, task, x, w, bias, out.as_mut_ptr(), scratch.as_mut_ptr(), None) };
+                    unsafe { conv.run_task(isa, task, x, w, bias, out.as_mut_ptr(), scratch.as_mut_ptr(), Finish::NONE, None) };
                 }
             });
         });
@@ -208,7 +210,7 @@ pub(crate) fn convolutions(bench: &mut Bench) {
             b.iter(|| {
                 for task in 0..conv.tasks() {
                     // SAFETY: the arrays have the sizes that the kernel asks for.
-                    unsafe { conv.run_task(isa, task, x.as_ptr(), packed.as_ptr(), bias.as_ptr(), out.as_mut_ptr(), None) };
+                    unsafe { conv.run_task(isa, task, x.as_ptr(), packed.as_ptr(), bias.as_ptr(), out.as_mut_ptr(), Finish::NONE, None) };
                 }
             });
         });
@@ -230,7 +232,7 @@ pub(crate) fn convolutions(bench: &mut Bench) {
                     for task in 0..winograd.tasks() {
                         let (x, w, bias) = (x.as_ptr(), packed.as_ptr(), bias.as_ptr());
                         // SAFETY: the arrays have the sizes that the kernel asks for.
-                        unsafe { winograd.run_task(isa, task, x, w, bias, out.as_mut_ptr(), scratch.as_mut_ptr(), None) };
+                        unsafe { winograd.run_task(isa, task, x, w, bias, out.as_mut_ptr(), scratch.as_mut_ptr(), Finish::NONE, None) };
                     }
                 });
             });

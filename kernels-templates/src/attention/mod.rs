@@ -15,7 +15,7 @@ mod strip;
 
 pub use plain::attend;
 
-use crate::gemm::{B_FLOATS, PANEL, Sweep, TASK_WORK, Tile, a_pitch, pack_b, sweep};
+use crate::gemm::{B_FLOATS, Finish, PANEL, Sweep, TASK_WORK, Tile, a_pitch, pack_b, sweep};
 use crate::isa::Isa;
 
 /// Queries from which on keys and values are packed.
@@ -246,6 +246,7 @@ impl Attend {
                         pitch,
                         cols: 0,
                         bias: core::ptr::null(),
+                        finish: Finish::NONE,
                     };
                     sweep(isa, &Sweep { rows, cols, k: self.depth, ..Sweep::of(tile) });
                     let mask = if mask.is_null() { mask } else { mask.add(row * self.mask_row + from * self.mask_col) };

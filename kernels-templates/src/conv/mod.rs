@@ -6,7 +6,7 @@
 
 mod window;
 
-use crate::gemm::{B_FLOATS, Epilogue, Gemm, PANEL, Panels, TASK_WORK, digit_floats, pack_b};
+use crate::gemm::{B_FLOATS, Epilogue, Finish, Gemm, PANEL, Panels, TASK_WORK, digit_floats, pack_b};
 use crate::isa::Isa;
 
 /// A convolution: depth, height and width are always there, extents of 1 where the model has fewer.
@@ -195,8 +195,8 @@ impl Conv {
     /// # Safety
     /// `x` and `out` address tensors of the strides given (`out` at the first channel that is written), `weights` are packed,
     /// `bias` is null or holds `k` floats padded to a multiple of [`PANEL`], `scratch` holds
-    /// [`scratch_floats`](Self::scratch_floats), the task's part of `out` is not accessed elsewhere meanwhile,
-    /// `task < tasks()`, and the machine has `isa`.
+    /// [`scratch_floats`](Self::scratch_floats), `finish` adds nothing or, to each such row and column, floats that are there, the
+    /// task's part of `out` is not accessed elsewhere meanwhile, `task < tasks()`, and the machine has `isa`.
     pub unsafe fn run_task(
         &self,
         isa: Isa,
@@ -206,6 +206,7 @@ impl Conv {
         bias: *const f32,
         out: *mut f32,
         scratch: *mut f32,
+        finish: Finish,
         epilogue: Epilogue,
     ) {
         let kg = self.k_group();
@@ -228,7 +229,7 @@ impl Conv {
                 group_bias = scratch;
             }
             let scratch = scratch.add(kg.next_multiple_of(PANEL));
-            let place = window::Place { row: image * self.pixels(), col: group * kg, epilogue };
+            let place = window::Place { row: image * self.pixels(), col: group * kg, finish, epilogue };
             match schedule {
                 Schedule::Product => {
                     let (row, col) = (place.row, place.col);
@@ -240,7 +241,7 @@ impl Conv {
                         }
                     };
                     let f: Epilogue = if epilogue.is_some() { Some(&moved) } else { None };
-                    product.run_task(isa, task, x, weights, group_bias, out, scratch, f);
+                    product.run_task(isa, task, x, weights, group_bias, out, scratch, finish.at(row, col), f);
                 }
                 Schedule::Rows => self.run_rows(isa, task, grid, x, weights, group_bias, out, scratch, place),
                 Schedule::Gather => self.run_gather(isa, task, grid, x, weights, group_bias, out, scratch, place),

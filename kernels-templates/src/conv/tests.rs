@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::depthwise::Depthwise;
-use crate::support::testing::{Rng, assert_close, panels};
+use crate::support::testing::{Finished, Rng, assert_close, panels};
 
 /// Value of the floats that a kernel must leave alone.
 const UNTOUCHED: f32 = 12345.0;
@@ -14,17 +14,19 @@ fn check(rng: &mut Rng, conv: Conv, x_len: usize, depthwise: bool) {
     let bias = rng.floats(conv.k.next_multiple_of(PANEL));
     let bias = if rng.int(0, 3) == 0 { &[] } else { &bias[..] };
     let bias_ptr = if bias.is_empty() { core::ptr::null() } else { bias.as_ptr() };
+    let finished = Finished::random(rng, conv.n * conv.pixels(), conv.k);
     let mut want = vec![UNTOUCHED; conv.n * conv.out_batch];
     reference(&conv, &x[1..], &weights, bias, |n, pixel, k, v| {
-        want[n * conv.out_batch + pixel * conv.out_pitch + k] = v.max(0.0) + (n * conv.pixels() + pixel) as f32 + k as f32;
+        let row = n * conv.pixels() + pixel;
+        want[n * conv.out_batch + pixel * conv.out_pitch + k] = finished.of(row, k, v) + row as f32 + k as f32;
     });
-    let relu = |b: crate::gemm::Block| {
+    let place = |b: crate::gemm::Block| {
         for i in 0..b.rows {
             for j in 0..b.cols {
                 // SAFETY: the block is inside of the output.
                 unsafe {
                     let p = b.out.add(i * b.pitch + j);
-                    *p = (*p).max(0.0) + (b.row + i) as f32 + (b.col + j) as f32;
+                    *p += (b.row + i) as f32 + (b.col + j) as f32;
                 }
             }
         }
@@ -39,7 +41,7 @@ fn check(rng: &mut Rng, conv: Conv, x_len: usize, depthwise: bool) {
                 let mut packed = vec![f32::NAN; conv.packed_len()];
                 conv.pack_weights(&weights, &mut packed);
                 for task in (0..conv.tasks()).rev() {
-                    conv.run_task(isa, task, x, packed.as_ptr(), bias_ptr, out, Some(&relu));
+                    conv.run_task(isa, task, x, packed.as_ptr(), bias_ptr, out, finished.finish(), Some(&place));
                 }
             } else {
                 let mut packed = vec![f32::NAN; conv.packed_len()];
@@ -48,7 +50,7 @@ fn check(rng: &mut Rng, conv: Conv, x_len: usize, depthwise: bool) {
                 let mut digits = Vec::new();
                 let weights = panels(isa, conv.depth(), &packed, &mut digits);
                 for task in (0..conv.tasks()).rev() {
-                    conv.run_task(isa, task, x, weights, bias_ptr, out, scratch.as_mut_ptr(), Some(&relu));
+                    conv.run_task(isa, task, x, weights, bias_ptr, out, scratch.as_mut_ptr(), finished.finish(), Some(&place));
                 }
             }
         }

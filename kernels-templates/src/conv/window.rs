@@ -1,7 +1,7 @@
 //! The two schedules of convolutions whose window has more than one element.
 
 use super::Conv;
-use crate::gemm::{Epilogue, Panels, Sweep, Tile, a_pitch, by_digits, sweep};
+use crate::gemm::{Epilogue, Finish, Panels, Sweep, Tile, a_pitch, by_digits, sweep};
 use crate::isa::Isa;
 use crate::support::copy::transpose;
 
@@ -10,6 +10,7 @@ use crate::support::copy::transpose;
 pub(super) struct Place<'a> {
     pub(super) row: usize,
     pub(super) col: usize,
+    pub(super) finish: Finish,
     pub(super) epilogue: Epilogue<'a>,
 }
 
@@ -132,6 +133,7 @@ impl Conv {
                 pitch: self.out_pitch,
                 cols: 0,
                 bias: if bias.is_null() { bias } else { bias.add(col) },
+                finish: place.finish,
             };
             let (rows, cols) = (tall.min(oh - oh0) * ow, wide.min(self.k_group() - col));
             let (row, col) = (place.row + pixel, place.col + col);
@@ -184,6 +186,7 @@ impl Conv {
             pitch: self.out_pitch,
             cols: 0,
             bias,
+            finish: place.finish,
         };
         let (rows, digits) = (last - first, weights.digits);
         let (row, col) = (place.row + first, place.col + col);

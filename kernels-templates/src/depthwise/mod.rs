@@ -1,7 +1,9 @@
 //! Depthwise convolutions over channels-last tensors: vectors of channels, several output pixels of a row at once.
 
+mod columns;
+
 use crate::conv::Conv;
-use crate::gemm::{Block, Epilogue, PANEL};
+use crate::gemm::{Block, Epilogue, Finish, PANEL, finish_some};
 use crate::isa::Isa;
 use crate::simd::{Scalar, Simd};
 
@@ -58,6 +60,7 @@ impl Depthwise {
         weights: *const f32,
         bias: *const f32,
         out: *mut f32,
+        finish: Finish,
         epilogue: Epilogue,
     ) {
         let c = &self.0;
@@ -71,7 +74,32 @@ impl Depthwise {
         // SAFETY: image and rows are inside of what the caller vouches for.
         unsafe {
             let out = out.add(image * c.out_batch + pixel * c.out_pitch);
-            let task = Task { conv: c, d, rows: rows.clone(), whole: whole(c), x: x.add(image * c.x_strides[0]), weights, bias, out };
+            self.run_rows(isa, (image, d, rows), x.wrapping_add(image * c.x_strides[0]), weights, bias, out, finish, epilogue);
+        }
+    }
+    /// Some rows of a plane of an image: `x` is where the image begins, of which only rows that windows reach need to be there, and `out` the
+    /// first of the rows.
+    ///
+    /// # Safety
+    /// As [`Self::run_task`], for these rows.
+    pub(crate) unsafe fn run_rows(
+        &self,
+        isa: Isa,
+        (image, d, rows): (usize, usize, core::ops::Range<usize>),
+        x: *const f32,
+        weights: *const f32,
+        bias: *const f32,
+        out: *mut f32,
+        finish: Finish,
+        epilogue: Epilogue,
+    ) {
+        let c = &self.0;
+        let [_, oh, ow] = c.out_dims;
+        let row = image * c.pixels() + (d * oh + rows.start) * ow;
+        let pixels = rows.len() * ow;
+        let task = Task { conv: c, d, rows, whole: whole(c), x, weights, bias, out, finish: finish.at(row, 0) };
+        // SAFETY: passed on from the caller.
+        unsafe {
             match isa {
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 | Isa::Amx => x86::rows_avx512(&task),
@@ -79,9 +107,9 @@ impl Depthwise {
                 Isa::Avx2 => x86::rows_avx2(&task),
                 _ => rows_portable(&task),
             }
-            if let Some(f) = epilogue {
-                f(Block { out, pitch: c.out_pitch, row: image * c.pixels() + pixel, rows: rows.len() * ow, col: 0, cols: c.k });
-            }
+        }
+        if let Some(f) = epilogue {
+            f(Block { out, pitch: c.out_pitch, row, rows: pixels, col: 0, cols: c.k });
         }
     }
 }
@@ -98,6 +126,8 @@ struct Task<'a> {
     bias: *const f32,
     /// The first output row.
     out: *mut f32,
+    /// What becomes of it.
+    finish: Finish,
 }
 
 impl Task<'_> {
@@ -105,7 +135,7 @@ impl Task<'_> {
     #[inline(always)]
     fn row(&self, h: usize) -> Row<'_> {
         let c = self.conv;
-        let out = self.out.wrapping_add((h - self.rows.start) * c.out_dims[2] * c.out_pitch);
+        let pixel = (h - self.rows.start) * c.out_dims[2];
         Row {
             conv: c,
             d: self.d,
@@ -116,7 +146,8 @@ impl Task<'_> {
             x: self.x,
             weights: self.weights,
             bias: self.bias,
-            out,
+            out: self.out.wrapping_add(pixel * c.out_pitch),
+            finish: self.finish.at(pixel, 0),
         }
     }
 }
@@ -135,6 +166,19 @@ struct Row<'a> {
     weights: *const f32,
     bias: *const f32,
     out: *mut f32,
+    finish: Finish,
+}
+
+impl Row<'_> {
+    /// Writes a vector of sums.
+    ///
+    /// # Safety
+    /// The row has the pixel and the channels, and the instruction set of `S` is available.
+    #[inline(always)]
+    unsafe fn put<S: Simd>(&self, w: usize, channel: usize, v: S::V) {
+        // SAFETY: passed on from the caller.
+        unsafe { finish_some::<S>(v, S::W, self.finish.at(w, channel), self.out.add(w * self.conv.out_pitch + channel)) }
+    }
 }
 
 /// The output pixels of a row whose window has all its columns inside of the input.
@@ -177,7 +221,7 @@ unsafe fn pixels<S: Simd, const T: usize, const NV: usize>(r: &Row, w: usize, ch
             let id = r.d * c.stride[0] + kd * c.dilation[0] - c.pad[0];
             for kh in r.khs.clone() {
                 let ih = r.h * c.stride[1] + kh * c.dilation[1] - c.pad[1];
-                let line = r.x.add(id * x_d + ih * x_h + channel);
+                let line = r.x.wrapping_add(id * x_d + ih * x_h + channel);
                 let weights = r.weights.add((kd * c.kernel[1] + kh) * c.kernel[2] * pitch + channel);
                 for kw in kws.clone() {
                     let x = line.add((w * c.stride[2] + kw * c.dilation[2] - c.pad[2]) * x_w);
@@ -192,7 +236,7 @@ unsafe fn pixels<S: Simd, const T: usize, const NV: usize>(r: &Row, w: usize, ch
         }
         for (i, row) in acc.iter().enumerate() {
             for (j, &v) in row.iter().enumerate() {
-                S::store(r.out.add((w + i) * c.out_pitch + channel + j * S::W), v);
+                r.put::<S>(w + i, channel + j * S::W, v);
             }
         }
     }
@@ -233,6 +277,9 @@ unsafe fn rows<S: Simd>(t: &Task, from: usize) -> usize {
     let mut channel = from;
     // SAFETY: whole vectors of channels only.
     unsafe {
+        if S::W > 1 && columns::fits(t.conv) {
+            return columns::rows::<S>(t, from);
+        }
         while channel + 2 * S::W <= k {
             for h in t.rows.clone() {
                 strip::<S, 2>(&t.row(h), channel);

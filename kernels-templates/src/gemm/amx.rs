@@ -15,8 +15,9 @@
 //! the second-level cache.
 
 use super::sweep::{Sweep, sweep_with, widths};
-use super::{Block, PANEL};
+use super::{Block, Finish, PANEL, finish_some};
 use crate::isa::Isa;
+use crate::simd::Avx512;
 use crate::tiles::{self, Shapes};
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -338,8 +339,8 @@ unsafe fn add(
     cols: usize,
     worth: [*const f32; 2],
     (from, from_row): (*const f32, usize),
-    out: *mut f32,
-    out_row: usize,
+    (out, out_row): (*mut f32, usize),
+    finish: Finish,
 ) {
     let mask = some(cols);
     let base = _mm512_set1_ps(256.0);
@@ -355,7 +356,7 @@ unsafe fn add(
             let row = _mm512_set1_ps(*worth[0].add(i) * 65536.0);
             let start = _mm512_maskz_loadu_ps(mask, from.add(i * from_row));
             let total = _mm512_fmadd_ps(_mm512_mul_ps(sum, columns), row, start);
-            _mm512_mask_storeu_ps(out.add(i * out_row), mask, total);
+            finish_some::<Avx512>(total, cols.min(16), finish.at(i, 0), out.add(i * out_row));
         }
     }
 }
@@ -424,7 +425,13 @@ pub(super) unsafe fn sweep(s: &Sweep) {
                                 (0, false) => (s.tile.bias.add(col), 0),
                                 _ => (out.cast_const(), s.tile.pitch),
                             };
-                            add(sums, (rows.len(), tall), cols.end - col, [row_worth, b.cast()], from, out, s.tile.pitch);
+                            // Only whole sums are finished.
+                            let finish = match part + 1 == parts {
+                                true => s.tile.finish.at(s.row + rows.start, s.col + col),
+                                false => Finish::NONE,
+                            };
+                            let shape = (rows.len(), tall);
+                            add(sums, shape, cols.end - col, [row_worth, b.cast()], from, (out, s.tile.pitch), finish);
                         }
                     }
                 }

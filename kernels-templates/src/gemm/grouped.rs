@@ -3,7 +3,7 @@
 
 use super::kernel::{PANEL, Tile};
 use super::pack::{a_pitch, pack_a, packed_len};
-use super::{Block, Epilogue, Sweep, TASK_WORK, sweep};
+use super::{Block, Epilogue, Finish, Sweep, TASK_WORK, sweep};
 use crate::fault::{Fault, position};
 use crate::isa::Isa;
 
@@ -178,8 +178,8 @@ impl Grouped {
         (a, out, scratch): (*const f32, *mut f32, *mut f32),
         epilogue: Epilogue,
     ) {
-        let tile =
-            Tile { a, a_row: 0, taps: [1; 3], tap: [0; 3], run: self.k, b, panel: 0, out, pitch: 0, cols: 0, bias: core::ptr::null() };
+        let (bias, finish) = (core::ptr::null(), Finish::NONE);
+        let tile = Tile { a, a_row: 0, taps: [1; 3], tap: [0; 3], run: self.k, b, panel: 0, out, pitch: 0, cols: 0, bias, finish };
         // SAFETY: rows and columns are inside of the matrices that the caller vouches for, and the scratch holds as many.
         unsafe {
             if let [r] = *chosen {

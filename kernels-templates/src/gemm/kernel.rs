@@ -27,6 +27,37 @@ pub(crate) struct Tile {
     pub(crate) cols: usize,
     /// Initial values of the columns, padded to whole panels; zero where null.
     pub(crate) bias: *const f32,
+    /// What becomes of the sums; of a [`Sweep`](super::Sweep), from the first row and column of the whole output on.
+    pub(crate) finish: Finish,
+}
+
+/// What becomes of the sums of a product or convolution while they are in registers: other floats are added, then they are brought
+/// between two bounds, of which NaN knows nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Finish {
+    /// What is added to the first row and column of the output; null for nothing.
+    pub add: *const f32,
+    /// Floats from what one row gets to what the next one gets.
+    pub add_row: usize,
+    /// The least value.
+    pub least: f32,
+    /// The greatest value, not below the least.
+    pub most: f32,
+}
+
+// SAFETY: a description of memory; those who read it vouch for it.
+unsafe impl Sync for Finish {}
+// SAFETY: as for Sync.
+unsafe impl Send for Finish {}
+
+impl Finish {
+    /// Sums as they are.
+    pub const NONE: Finish = Finish { add: core::ptr::null(), add_row: 0, least: f32::NEG_INFINITY, most: f32::INFINITY };
+
+    /// The same from another row and column of the output on.
+    pub(crate) fn at(self, row: usize, col: usize) -> Finish {
+        Finish { add: if self.add.is_null() { self.add } else { self.add.wrapping_add(row * self.add_row + col) }, ..self }
+    }
 }
 
 /// A compiled micro-kernel of fixed rows and panels.
@@ -78,6 +109,20 @@ fn opaque_ptr(mut p: *const f32) -> *const f32 {
     }
     p = p.wrapping_add(0);
     p
+}
+
+/// A finish that nothing of is known before here: its bounds would take registers from the sums in the loop above.
+#[inline(always)]
+fn late(f: &Finish) -> &Finish {
+    let mut p: *const Finish = f;
+    // SAFETY: no instruction at all; without `pure` it is not moved out of its place.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(reg) p, options(readonly, preserves_flags, nostack));
+    }
+    p = p.wrapping_add(0);
+    // SAFETY: the pointer is that of the reference.
+    unsafe { &*p }
 }
 
 /// One step of K: `u` floats after the rows' pointers.
@@ -132,6 +177,62 @@ unsafe fn step<S: Products, const MR: usize, const NV: usize>(
     }
 }
 
+/// Finishes and writes the first `n` sums of a vector, at most all.
+///
+/// # Safety
+/// There are as many floats at `out`, and at what is added, and the instruction set of `S` is available.
+#[inline(always)]
+pub(crate) unsafe fn finish_some<S: Products>(v: S::V, n: usize, f: Finish, out: *mut f32) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let some = n < S::W;
+        let v = match f.add.is_null() {
+            true => v,
+            false if some => S::plus_some(v, f.add, n),
+            false => S::plus(v, f.add),
+        };
+        let v = S::between(v, f.least, f.most);
+        if some { S::store_some(out, v, n) } else { S::store(out, v) }
+    }
+}
+
+/// Finishes sums of a tile that have been written: with what is added, the tall tiles would not fit the registers.
+///
+/// # Safety
+/// As [`tile`]; the tile has so many rows and whole vectors, and what is added too.
+#[inline(always)]
+unsafe fn add_finish<S: Products>(t: &Tile, rows: usize, vectors: usize) {
+    let f = &t.finish;
+    for i in 0..rows {
+        for j in 0..vectors {
+            // SAFETY: passed on from the caller.
+            unsafe {
+                let out = t.out.add(i * t.pitch + j * S::W);
+                let v = S::plus(S::load(out), f.add.add(i * f.add_row + j * S::W));
+                S::store(out, S::between(v, f.least, f.most));
+            }
+        }
+    }
+}
+
+/// Finishes and writes sums of a tile's columns, of which the last vector has some.
+///
+/// # Safety
+/// As [`tile`]; `sums` are those of so many rows and vectors.
+#[inline(always)]
+unsafe fn finish_rows<S: Products>(sums: *const S::V, rows: usize, vectors: usize, t: &Tile) {
+    for i in 0..rows {
+        for j in 0..t.cols.div_ceil(S::W) {
+            let col = j * S::W;
+            // SAFETY: passed on from the caller.
+            unsafe {
+                let (v, left) = (*sums.add(i * vectors + j), (t.cols - col).min(S::W));
+                finish_some::<S>(v, left, t.finish.at(i, col), t.out.add(i * t.pitch + col));
+            }
+        }
+    }
+}
+
 /// The tile of `MR` rows and `NV` vectors of columns. Every element is its bias plus the products in the order of K, each
 /// by one `mul_add`, whatever the tile: results do not depend on how work is cut.
 ///
@@ -182,20 +283,21 @@ pub(crate) unsafe fn tile<S: Products, const MR: usize, const NV: usize>(t: &Til
                 }
             }
         }
+        let f = late(&t.finish);
         if t.cols >= NV * S::W {
+            let (least, most) = if f.add.is_null() { (f.least, f.most) } else { (f32::NEG_INFINITY, f32::INFINITY) };
             for (i, row) in acc.iter().enumerate() {
                 for (j, &v) in row.iter().enumerate() {
-                    S::store(t.out.add(i * t.pitch + j * S::W), v);
+                    S::store(t.out.add(i * t.pitch + j * S::W), S::between(v, least, most));
                 }
+            }
+            if !f.add.is_null() {
+                add_finish::<S>(t, MR, NV);
             }
         } else {
-            for (i, row) in acc.iter().enumerate() {
-                let mut line = [0f32; 8 * PANEL];
-                for (j, &v) in row.iter().enumerate() {
-                    S::store(line.as_mut_ptr().add(j * S::W), v);
-                }
-                core::ptr::copy_nonoverlapping(line.as_ptr(), t.out.add(i * t.pitch), t.cols);
-            }
+            // From memory: what a loop that is not unrolled reads would not stay in registers above either.
+            let sums = acc;
+            finish_rows::<S>((&raw const sums).cast(), MR, NV, &Tile { finish: *f, ..*t });
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::kernel::{PANEL, Tile};
 use super::pack::{a_pitch, pack_a, pack_b};
-use super::{Epilogue, Sweep, TASK_WORK, sweep};
+use super::{Epilogue, Finish, Sweep, TASK_WORK, sweep};
 use crate::isa::Isa;
 
 /// `C[m][n] = bias[n] + sum over k of A[m][k] B[k][n]` for one matrix of a batch, all of them with element strides.
@@ -100,6 +100,7 @@ impl MatMul {
                     pitch: self.ldc,
                     cols: 0,
                     bias: if bias.is_null() { bias } else { bias.add(col) },
+                    finish: Finish::NONE,
                 };
                 sweep(isa, &Sweep { rows, cols, k: self.k, row, col, epilogue, ..Sweep::of(tile) });
             }

@@ -20,11 +20,11 @@ mod x86_avx512;
 
 pub use any::{Number, matmul_any};
 pub use grouped::{Grouped, Indices};
-pub use kernel::PANEL;
+pub use kernel::{Finish, PANEL};
 pub use matmul::MatMul;
 pub use pack::{pack_b, pack_rows, packed_len};
 
-pub(crate) use kernel::{Tile, Width, tile};
+pub(crate) use kernel::{Tile, Width, finish_some, tile};
 pub(crate) use pack::{a_pitch, pack_a};
 pub(crate) use sweep::{B_FLOATS, Sweep, sweep, sweep_with};
 
@@ -197,8 +197,8 @@ impl Gemm {
     ///
     /// # Safety
     /// `a` and `out` address matrices of the strides given, `b` are panels of [`pack_b`], `bias` is null or holds N floats
-    /// padded to whole panels, `scratch` holds [`scratch_floats`](Self::scratch_floats), the task's part of `out` is not
-    /// accessed elsewhere meanwhile, `task < tasks()`, and the machine has `isa`.
+    /// padded to whole panels, `scratch` holds [`scratch_floats`](Self::scratch_floats), `finish` adds nothing or a matrix of the size
+    /// of C, the task's part of `out` is not accessed elsewhere meanwhile, `task < tasks()`, and the machine has `isa`.
     pub unsafe fn run_task(
         &self,
         isa: Isa,
@@ -208,6 +208,7 @@ impl Gemm {
         bias: *const f32,
         out: *mut f32,
         scratch: *mut f32,
+        finish: Finish,
         epilogue: Epilogue,
     ) {
         let (wide, tall) = self.cut();
@@ -239,6 +240,7 @@ impl Gemm {
                 pitch: self.ldc,
                 cols: 0,
                 bias: if bias.is_null() { bias } else { bias.add(col) },
+                finish,
             };
             let scratch = if self.copies_a() { scratch.add(tall * pack::a_pitch(self.k)) } else { scratch };
             sweep(isa, &Sweep { rows, cols, k: self.k, row, col, epilogue, digits: b.digits, scratch, ..Sweep::of(tile) });

@@ -62,7 +62,7 @@ impl Sweep<'_> {
                 bias: if self.tile.bias.is_null() { self.tile.bias } else { self.tile.bias.add(col) },
                 ..self.tile
             };
-            Sweep { rows: 1, cols, k: self.k, ..Sweep::of(tile) }
+            Sweep { rows: 1, cols, k: self.k, row: self.row + row, col: self.col + col, ..Sweep::of(tile) }
         }
     }
 }
@@ -141,6 +141,7 @@ pub(crate) unsafe fn sweep_with(widths: &[Width], s: &Sweep) {
                         out: s.tile.out.add(row * s.down + p * PANEL),
                         cols: (s.cols - p * PANEL).min(n * PANEL),
                         bias: if s.tile.bias.is_null() { s.tile.bias } else { s.tile.bias.add(p * PANEL) },
+                        finish: s.tile.finish.at(s.row + row, s.col + p * PANEL),
                         ..s.tile
                     });
                 }

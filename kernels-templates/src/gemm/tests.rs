@@ -1,7 +1,7 @@
 //! Matrix products against the reference.
 
 use super::*;
-use crate::support::testing::{Rng, assert_close, panels};
+use crate::support::testing::{Finished, Rng, assert_close, panels};
 
 /// Value of the floats that a kernel must leave alone.
 const UNTOUCHED: f32 = 12345.0;
@@ -65,6 +65,7 @@ fn products_equal_the_reference() {
                             bias_ptr,
                             out,
                             scratch.as_mut_ptr(),
+                            Finish::NONE,
                             Some(&double),
                         );
                     }
@@ -101,7 +102,7 @@ fn tasks_are_cut_for_threads_and_caches() {
 }
 
 /// The product of dense matrices, B packed and with digits where the instruction set works with them.
-fn product(isa: Isa, (m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> Vec<f32> {
+fn product(isa: Isa, (m, n, k): (usize, usize, usize), a: &[f32], b: &[f32], finish: Finish) -> Vec<f32> {
     let gemm = Gemm { m, n, k, a_row: k, a_col: 1, ldc: n };
     let (mut packed, mut digits) = (vec![0.0; packed_len(k, n)], Vec::new());
     pack_rows(k, n, b, &mut packed);
@@ -109,14 +110,34 @@ fn product(isa: Isa, (m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> 
     let b = panels(isa, k, &packed, &mut digits);
     for task in 0..gemm.tasks() {
         // SAFETY: the arrays have the sizes that the kernel asks for.
-        unsafe { gemm.run_task(isa, task, a.as_ptr(), b, core::ptr::null(), out.as_mut_ptr(), scratch.as_mut_ptr(), None) };
+        unsafe { gemm.run_task(isa, task, a.as_ptr(), b, core::ptr::null(), out.as_mut_ptr(), scratch.as_mut_ptr(), finish, None) };
     }
     out
 }
 
+#[test]
+fn sums_are_finished_whatever_computes_them() {
+    let mut rng = Rng(11);
+    for (m, n, k) in [(1, 1, 1), (1, 40, 9), (5, 17, 0), (15, 70, 33), (49, 130, 300), (70, 24, 520), (3, 300, 64)] {
+        let (mut a, b) = (rng.floats(m * k), rng.floats(k * n));
+        for odd in [1.0, f32::NAN, f32::INFINITY] {
+            if let Some(x) = a.get_mut(k / 2) {
+                *x = odd;
+            }
+            let finished = Finished::random(&mut rng, m, n);
+            for isa in Isa::available() {
+                let mut want = product(isa, (m, n, k), &a, &b, Finish::NONE);
+                want.iter_mut().enumerate().for_each(|(i, x)| *x = finished.of(i / n, i % n, *x));
+                let got = product(isa, (m, n, k), &a, &b, finished.finish());
+                assert_close(&got, &want, 0.0, &format!("{m}x{n}x{k} with {odd}, {}", isa.name()));
+            }
+        }
+    }
+}
+
 /// Error of a product by an instruction set over the root mean square of the exact result: the largest and the mean square's root.
 fn errors(isa: Isa, (m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> (f64, f64) {
-    let out = product(isa, (m, n, k), a, b);
+    let out = product(isa, (m, n, k), a, b, Finish::NONE);
     let (mut most, mut squares, mut norm) = (0f64, 0f64, 0f64);
     for i in 0..m {
         for j in 0..n {
@@ -172,7 +193,7 @@ fn infinities_and_nan_take_the_other_way() {
             let mut want = vec![0.0; m * n];
             reference((m, n, k), &a, (k, 1), &b, (n, 1), &[], &mut want, n);
             for isa in Isa::available() {
-                let out = product(isa, (m, n, k), &a, &b);
+                let out = product(isa, (m, n, k), &a, &b, Finish::NONE);
                 assert_close(&out, &want, 1e-4, &format!("{odd} in {place}, {}", isa.name()));
             }
         }
@@ -198,6 +219,7 @@ fn nan_and_infinity_pass_through() {
                 core::ptr::null(),
                 out.as_mut_ptr(),
                 core::ptr::null_mut(),
+                Finish::NONE,
                 None,
             );
         }

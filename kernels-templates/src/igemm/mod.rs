@@ -22,7 +22,7 @@ pub use requantize::{Addend, Each, Requantize, requantize};
 use depth::Depth;
 
 use crate::entry::{In, Out};
-use crate::gemm::{Block, Epilogue, Gemm, PANEL, Sweep, Tile, a_pitch, sweep_with};
+use crate::gemm::{Block, Epilogue, Finish, Gemm, PANEL, Sweep, Tile, a_pitch, sweep_with};
 use crate::isa::Isa;
 use crate::kernel_fn;
 use crate::num::Num;
@@ -277,6 +277,7 @@ impl Sums<'_> {
                     pitch: to,
                     cols: 0,
                     bias: self.start.cast(),
+                    finish: Finish::NONE,
                 };
                 let row = row + line * g.wide;
                 sweep_with(dots::widths(isa), &Sweep { down, rows: g.wide, cols, k: d.total(), row, col, epilogue, ..Sweep::of(tile) });

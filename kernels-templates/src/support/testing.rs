@@ -1,6 +1,6 @@
 //! What tests of kernels share: random numbers and comparisons.
 
-use crate::gemm::{PANEL, Panels, digits_len, pack_digits};
+use crate::gemm::{Finish, PANEL, Panels, digits_len, pack_digits};
 use crate::isa::Isa;
 
 use alloc::vec::Vec;
@@ -60,4 +60,31 @@ pub(crate) fn panels(isa: Isa, k: usize, packed: &[f32], digits: &mut Vec<[u64; 
         out.digits = start;
     }
     out
+}
+
+/// A random [`Finish`] of a matrix.
+pub(crate) struct Finished {
+    added: Vec<f32>,
+    pitch: usize,
+    bounds: [f32; 2],
+}
+
+impl Finished {
+    /// One for so many rows and columns; some add nothing, some have no bounds.
+    pub(crate) fn random(rng: &mut Rng, rows: usize, cols: usize) -> Finished {
+        let pitch = cols + rng.pick(&[0, 3]);
+        let added = if rng.int(0, 1) == 0 || rows * cols == 0 { Vec::new() } else { rng.floats(1 + (rows - 1) * pitch + cols) };
+        let bounds = rng.pick(&[[f32::NEG_INFINITY, f32::INFINITY], [0.0, f32::INFINITY], [0.0, 0.75], [-0.5, 0.25]]);
+        Finished { added, pitch, bounds }
+    }
+    /// What a kernel takes; one float in, so that nothing is aligned.
+    pub(crate) fn finish(&self) -> Finish {
+        let add = if self.added.is_empty() { core::ptr::null() } else { self.added[1..].as_ptr() };
+        Finish { add, add_row: self.pitch, least: self.bounds[0], most: self.bounds[1] }
+    }
+    /// What becomes of a sum.
+    pub(crate) fn of(&self, row: usize, col: usize, sum: f32) -> f32 {
+        let sum = sum + self.added.get(1 + row * self.pitch + col).copied().unwrap_or(0.0);
+        if sum.is_nan() { sum } else { sum.max(self.bounds[0]).min(self.bounds[1]) }
+    }
 }

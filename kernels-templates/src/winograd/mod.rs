@@ -12,7 +12,7 @@ mod points;
 mod transform;
 
 use crate::conv::Conv;
-use crate::gemm::{Block, Epilogue, PANEL, Sweep, Tile, a_pitch, sweep};
+use crate::gemm::{Block, Epilogue, Finish, PANEL, Sweep, Tile, a_pitch, sweep};
 use crate::isa::Isa;
 
 /// Floats of scratch that a block of tiles may take: the second-level cache of most machines, less what passes through it.
@@ -143,6 +143,7 @@ impl Winograd {
         bias: *const f32,
         out: *mut f32,
         scratch: *mut f32,
+        finish: Finish,
         epilogue: Epilogue,
     ) {
         let c = &self.conv;
@@ -172,6 +173,7 @@ impl Winograd {
                     pitch,
                     cols: 0,
                     bias: core::ptr::null(),
+                    finish: Finish::NONE,
                 };
                 let cols = wide.next_multiple_of(PANEL);
                 sweep(isa, &Sweep { rows: count, cols, k: c.c, ..Sweep::of(tile) });
@@ -186,7 +188,8 @@ impl Winograd {
                 let [_, oh, ow] = c.out_dims;
                 let at = image * c.out_batch + (i * ow + j) * c.out_pitch + col;
                 let (rows, pixels) = (self.m.min(oh - i), ow.min((last - first) * self.m + j) - j);
-                let to = transform::Pixels { out: out.add(at), rows, pixels, cols: wide };
+                let finish = finish.at((image * oh + i) * ow + j, col);
+                let to = transform::Pixels { out: out.add(at), rows, pixels, cols: wide, finish };
                 transform::output(isa, &work, results.add((first - tiles.start) * pitch), bias, &to);
                 if let Some(f) = epilogue {
                     for r in 0..rows {

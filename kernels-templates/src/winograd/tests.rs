@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::conv::reference;
-use crate::support::testing::Rng;
+use crate::support::testing::{Finished, Rng};
 
 /// Value of the floats that a kernel must leave alone.
 const UNTOUCHED: f32 = 12345.0;
@@ -36,10 +36,12 @@ fn check(rng: &mut Rng, conv: Conv, bound: [f64; 2]) {
     let bias = if rng.int(0, 3) == 0 { &[] } else { &bias[..] };
     let bias_ptr = if bias.is_empty() { core::ptr::null() } else { bias.as_ptr() };
     let mut want = vec![UNTOUCHED; conv.n * conv.out_batch];
+    let finished = Finished::random(rng, conv.n * conv.pixels(), conv.k);
     let (mut squares, mut count) = (0.0, 0);
     reference(&conv, &x[1..], &weights, bias, |n, pixel, k, v| {
         (squares, count) = (squares + v as f64 * v as f64, count + 1);
-        want[n * conv.out_batch + pixel * conv.out_pitch + k] = v + (n * conv.pixels() + pixel) as f32 + k as f32;
+        let row = n * conv.pixels() + pixel;
+        want[n * conv.out_batch + pixel * conv.out_pitch + k] = finished.of(row, k, v) + row as f32 + k as f32;
     });
     let rms = (squares / count.max(1) as f64).sqrt();
     // The tail shows that every element is in one block, under its own place.
@@ -62,7 +64,7 @@ fn check(rng: &mut Rng, conv: Conv, bound: [f64; 2]) {
                 // SAFETY: the arrays have the sizes that the kernel asks for.
                 unsafe {
                     let (x, out) = (x[1..].as_ptr(), got.as_mut_ptr());
-                    kernel.run_task(isa, task, x, packed.as_ptr(), bias_ptr, out, scratch.as_mut_ptr(), Some(&tail));
+                    kernel.run_task(isa, task, x, packed.as_ptr(), bias_ptr, out, scratch.as_mut_ptr(), finished.finish(), Some(&tail));
                 }
             }
             for (i, (g, w)) in got.iter().zip(&want).enumerate() {
@@ -122,7 +124,7 @@ fn cuts_do_not_show_in_the_bits() {
                 unsafe {
                     let isa = Isa::detect();
                     let (x, out, none) = (x.as_ptr(), out.as_mut_ptr(), core::ptr::null());
-                    kernel.run_task(isa, task, x, packed.as_ptr(), none, out, scratch.as_mut_ptr(), None);
+                    kernel.run_task(isa, task, x, packed.as_ptr(), none, out, scratch.as_mut_ptr(), Finish::NONE, None);
                 }
             }
             (out, kernel.grid())

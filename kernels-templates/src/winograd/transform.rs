@@ -3,6 +3,7 @@
 
 use super::points::{Four, MOST, Points, Two};
 use crate::conv::Conv;
+use crate::gemm::{Finish, finish_some};
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
@@ -34,6 +35,8 @@ pub(super) struct Pixels {
     pub(super) pixels: usize,
     /// Channels of a pixel.
     pub(super) cols: usize,
+    /// What becomes of them, from the first pixel's first channel on.
+    pub(super) finish: Finish,
 }
 
 /// A function compiled for each instruction set and tile.
@@ -196,13 +199,7 @@ unsafe fn output_body<S: Simd, P: Points>(work: &Work<'_>, from: *const f32, bia
                             break;
                         }
                         let (v, at) = (S::add(e[s], b), out.add((r * ow + s) * pitch));
-                        if left >= S::W {
-                            S::store(at, v);
-                        } else {
-                            let mut line = [0f32; WIDEST];
-                            S::store(line.as_mut_ptr(), v);
-                            core::ptr::copy_nonoverlapping(line.as_ptr(), at, left);
-                        }
+                        finish_some::<S>(v, left.min(S::W), to.finish.at(r * ow + tile * P::M + s, col), at);
                     }
                 }
             }

@@ -30,6 +30,9 @@ pub(crate) struct Bench {
     /// Runs measured; 0 measures for about two seconds.
     #[arg(long, default_value_t = 0)]
     iterations: usize,
+    /// How many rows the states have when a run begins; by default as many as leave room for it.
+    #[arg(long, value_name = "ROWS")]
+    past: Option<usize>,
     /// Measure another runtime beside it.
     #[arg(long, value_name = "ort")]
     against: Option<String>,
@@ -56,6 +59,15 @@ impl Bench {
             return Err(Failure::Usage("--against: expected ort".into()));
         }
         let mut ready = model::ready(&self.model, &self.inputs)?;
+        if let Some(n) = self.past {
+            if ready.state.is_empty() {
+                return Err(Failure::Usage("--past: the model keeps no state; --state says which".into()));
+            }
+            extra.push(format!("past={n}"));
+        }
+        if self.against.is_some() && !ready.state.is_empty() {
+            return Err(Failure::Usage("--against: the other runtime keeps no state; measure it without --state".into()));
+        }
         extra.extend([format!("warmup={}", self.warmup), format!("iterations={}", self.iterations)]);
         if self.ablate {
             return ablate::table(&self.model, &mut ready, &extra, self.json);

@@ -41,6 +41,11 @@ impl Compare {
     /// Does it.
     pub(crate) fn run(self) -> Result<()> {
         let how = self.how.job()?;
+        if !self.model.state()?.is_empty() {
+            return Err(Failure::Usage(
+                "--state: what is expected of a model has all of its inputs and outputs; compare it without".into(),
+            ));
+        }
         let ready = model::ready(&self.model, &InputArgs { inputs: Some(self.expect.clone()), input: Vec::new() })?;
         let built = model::build(&self.model, &ready)?;
         let found = job::run(&built.binary, &ready.values, &how)?;
@@ -108,7 +113,7 @@ impl Compare {
         let key = format!("layers-{}", cache::key(&self.model.model, ready)?);
         pipeline::optimize(&mut wide, Ablation::Nothing, &mut |_, _| {}).map_err(Failure::Fault)?;
         let output = Output {
-            plan: plan::schedule_tuned(wide, Ablation::Nothing, ready.accuracy, ready.tune.read(&self.model.model)?),
+            plan: plan::schedule_tuned(wide, Ablation::Nothing, ready.accuracy, Default::default(), ready.tune.read(&self.model.model)?),
             report: Default::default(),
             data_files: Vec::new(),
             dump: None,

@@ -5,7 +5,8 @@ use crate::failure::{At, Failure, Result};
 use crate::model::{compile_guarded, report};
 use crate::package::{self, ALLOW, Draft, toml};
 use kiln_compiler::diagnostics::shown;
-use kiln_compiler::ir::Graph;
+use kiln_compiler::ir::{Port, ValueId};
+use kiln_compiler::plan::Plan;
 use serde_json::Value as Json;
 use std::fmt::Write as _;
 use std::fs;
@@ -34,7 +35,7 @@ impl Compile {
         if to.exists() && !replaceable(&to) {
             return Err(Failure::at(&to, "this is there already and no crate that kiln wrote; name another folder"));
         }
-        let output = compile_guarded(&self.model.options(self.model.parsed()?))?;
+        let output = compile_guarded(&self.model.options(self.model.parsed()?)?)?;
         let start = Instant::now();
         let name = kiln_compiler::names_of(path).model;
         let source = package::source(&output, &name);
@@ -48,7 +49,7 @@ impl Compile {
         let head = format!("//! A model compiled by kiln {}: see README.md.\n{ALLOW}pub use kiln;\n\n", package::VERSION);
         put("src/lib.rs", &format!("{head}{source}"))?;
         put("Cargo.toml", &manifest(path))?;
-        put("README.md", &readme(&output.plan.graph, path, &name, &report))?;
+        put("README.md", &readme(&output.plan, path, &name, &report))?;
         package::write_weights(&output, &dir.join("weights.bin"))?;
         package::write_runtime(&dir.join("vendor"))?;
         draft.finish(true)?;
@@ -85,7 +86,7 @@ fn manifest(path: &Path) -> String {
 }
 
 /// The page that goes with the crate.
-fn readme(g: &Graph, path: &Path, name: &str, report: &Json) -> String {
+fn readme(plan: &Plan, path: &Path, name: &str, report: &Json) -> String {
     let krate = package::crate_name(path);
     let file = path.file_name().map_or_else(String::new, |n| shown(&n.to_string_lossy()));
     let mut out = format!("# {krate}\n\n`{file}` compiled by kiln {}. It builds offline: `cargo build --release`.\n\n", package::VERSION);
@@ -93,14 +94,24 @@ fn readme(g: &Graph, path: &Path, name: &str, report: &Json) -> String {
         out,
         "```rust\nuse {}::{{{name}, kiln::{{Model, Options, Tensor, Value}}}};\n\nlet mut net = {name}::with(&Options::default())?;\nlet outputs = net.run_dyn(&[(\"{}\", &value)])?;\n```\n\n",
         krate.replace('-', "_"),
-        g.inputs.first().map_or(String::new(), |p| shown(&p.name))
+        plan.inputs().next().map_or(String::new(), |(_, p)| shown(&p.name))
     );
-    for (what, ports, values) in [("Input", &g.inputs, &g.body.inputs), ("Output", &g.outputs, &g.body.outputs)] {
+    let ports: [(&str, Vec<(ValueId, &Port)>); 2] = [("Input", plan.inputs().collect()), ("Output", plan.outputs().collect())];
+    for (what, ports) in ports {
         let _ = writeln!(out, "| {what} | Type |\n|---|---|");
-        for (p, v) in ports.iter().zip(values) {
-            let _ = writeln!(out, "| `{}` | `{}` |", shown(&p.name).replace('|', "\\|"), g.ty(*v).to_string().replace('|', "\\|"));
+        for (v, p) in ports {
+            let _ = writeln!(out, "| `{}` | `{}` |", shown(&p.name).replace('|', "\\|"), plan.graph.ty(v).to_string().replace('|', "\\|"));
         }
         out.push('\n');
+    }
+    if !plan.states.pairs.is_empty() {
+        let _ = writeln!(out, "| Kept from run to run | continued by | rows at most |\n|---|---|---|");
+        for s in &plan.states.pairs {
+            let rows = if s.grows.is_some() { plan.states.capacity.to_string() } else { "replaced".into() };
+            let name = |n: &str| shown(n).replace('|', "\\|");
+            let _ = writeln!(out, "| `{}` | `{}` | {rows} |", name(&s.input), name(&s.output));
+        }
+        out.push_str("\n`net.instance().state()` and `state_mut()` show, cut, clear, save and load it.\n\n");
     }
     let _ = writeln!(out, "| Report | |\n|---|---|");
     let keys = [
@@ -112,6 +123,7 @@ fn readme(g: &Graph, path: &Path, name: &str, report: &Json) -> String {
         "scratch_bytes_per_thread",
         "intermediates_bytes",
         "weights_bytes",
+        "state_bytes",
     ];
     for key in keys {
         let _ = writeln!(out, "| {} | {} |", key.replace('_', " "), report[key]);

@@ -27,7 +27,7 @@ impl Dump {
             }
             return Err(Failure::Usage(text));
         }
-        let mut options = self.model.options(self.model.parsed()?);
+        let mut options = self.model.options(self.model.parsed()?)?;
         options.dump_after = Some(self.after);
         let text = compile_guarded(&options)?.dump.unwrap_or_default();
         // A reader that closed the pipe has seen enough.

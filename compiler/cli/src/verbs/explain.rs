@@ -19,7 +19,7 @@ pub(crate) struct Explain {
 impl Explain {
     /// Does it.
     pub(crate) fn run(self) -> Result<()> {
-        let output = compile_guarded(&self.model.options(self.model.parsed()?))?;
+        let output = compile_guarded(&self.model.options(self.model.parsed()?)?)?;
         let Some(text) = kiln_compiler::explain::explain(&output, &self.node) else {
             // Names that share a part with the one asked for, as a help.
             let part = self.node.rsplit('/').next().unwrap_or(&self.node).to_lowercase();

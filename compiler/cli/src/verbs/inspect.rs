@@ -67,7 +67,7 @@ impl Inspect {
     pub(crate) fn run(self) -> Result<()> {
         let mut dims = self.model.parsed()?;
         if self.api {
-            let output = compile_guarded(&self.model.options(dims))?;
+            let output = compile_guarded(&self.model.options(dims)?)?;
             print!("{}", signatures(&output.plan, &names_of(&self.model.model))?);
             return Ok(());
         }

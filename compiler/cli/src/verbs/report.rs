@@ -27,7 +27,7 @@ pub(crate) struct Report {
 impl Report {
     /// Does it.
     pub(crate) fn run(self) -> Result<()> {
-        let mut options = self.model.options(self.model.parsed()?);
+        let mut options = self.model.options(self.model.parsed()?)?;
         options.dump_after = Some("import".into());
         let output = compile_guarded(&options)?;
         let title = self.model.model.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());

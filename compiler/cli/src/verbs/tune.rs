@@ -56,7 +56,7 @@ impl TuneArgs {
         let mut tuning = if old.file.is_some() { old.read(&self.model.model)? } else { Tuning::default() };
         // Kernels as the user's own compilation names them, whose dimensions may be open.
         let always = |method| Tune { always: Some(method), ..Tune::default() };
-        let mut options = self.model.options(self.model.parsed()?);
+        let mut options = self.model.options(self.model.parsed()?)?;
         options.tune = always(Method::Direct);
         let choices = compile_guarded(&options)?.plan.choices;
         let (found, isa) = self.measure(&how, always)?;
@@ -101,7 +101,7 @@ impl TuneArgs {
         let mut programs: Vec<(Built, Vec<(usize, Choice)>)> = Vec::new();
         for (_, method) in METHODS {
             ready.tune = always(method);
-            let plan = compile_guarded(&model::options(&self.model, &ready))?.plan;
+            let plan = compile_guarded(&model::options(&self.model, &ready)?)?.plan;
             let step = |c: &Choice| plan.kernels().iter().position(|k| k.origins == c.origins);
             let choices: Vec<(usize, Choice)> = plan.choices.iter().filter_map(|c| Some((step(c)?, c.clone()))).collect();
             if choices.is_empty() {

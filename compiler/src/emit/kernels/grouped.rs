@@ -50,6 +50,7 @@ impl Printer<'_> {
                 #rt::answer(#line, unsafe { g.check(beside.0) })?;
             },
             scratch: true,
+            finishes: false,
         };
         self.tiled(n, step, tiles, epilogue.as_ref())
     }

@@ -10,6 +10,7 @@ mod pixels;
 mod rotary;
 mod rows;
 mod simple;
+mod strips;
 mod tiled;
 
 use super::{Printer, dtype_path, element, int};
@@ -52,6 +53,7 @@ fn algorithm(plan: &Plan, step: &KernelStep) -> &'static str {
         Kernel::Conv { .. } | Kernel::Gemm { .. } | Kernel::GroupedGemm { .. } | Kernel::MatMul { .. } | Kernel::Attend { .. } => {
             "MultiplyAdds"
         }
+        Kernel::Strips { .. } => "MultiplyAdds",
         Kernel::IntConv { depthwise: true, .. } => "BytesAlone",
         Kernel::IntConv { .. } | Kernel::IntGemm { .. } => "Bytes",
         _ => "Vectors",
@@ -169,6 +171,7 @@ impl Printer<'_> {
             Kernel::Gemm { m, n: columns, k, a, a_row, out_row, b, bias, epilogue } => {
                 self.gemm(n, step, (m, *columns, *k), (*a, a_row, out_row), (b, bias.as_ref()), epilogue.as_ref())
             }
+            Kernel::Strips { .. } => self.strips(n, step),
             Kernel::GroupedGemm { .. } => self.grouped_gemm(n, step),
             Kernel::IntGemm { .. } => self.int_gemm(n, step),
             Kernel::IntConv { .. } => self.int_conv(n, step),

@@ -2,7 +2,7 @@
 
 use super::super::{Printer, element, expr, ident, int, names};
 use crate::ir::{Dim, ValueId};
-use crate::kernel::{Epilogue, Kernel, Method, Operand, Packed, Scalar, Stride, Window};
+use crate::kernel::{Epilogue, Finished, Kernel, Literal, Method, Operand, Packed, Scalar, Stride, Window};
 use crate::plan::KernelStep;
 use kiln_kernels::dtype::DType;
 use proc_macro2::{Ident, Span, TokenStream};
@@ -24,6 +24,8 @@ pub(super) struct Tiles<'d> {
     pub(super) check: TokenStream,
     /// Whether tasks take scratch.
     pub(super) scratch: bool,
+    /// Whether sums can be finished in registers.
+    pub(super) finishes: bool,
 }
 
 /// The parts of a step that computes a pointwise tail; all empty, and `None` for the argument, where there is none.
@@ -36,6 +38,15 @@ pub(super) struct Tail {
     pub(super) closure: TokenStream,
     /// What the kernel takes.
     pub(super) arg: TokenStream,
+}
+
+/// A tail as kernels of f32 take it: what they compute in registers, then what is left for their blocks.
+pub(super) struct Ending {
+    pub(super) tail: Tail,
+    /// The address of what is added, `add`, in a statement of the step.
+    pub(super) lets: TokenStream,
+    /// The finish that the kernel takes.
+    pub(super) finish: TokenStream,
 }
 
 /// Statements that take the matrix number `q` apart into indices `b0`, `b1` .. of the batch axes.
@@ -61,17 +72,18 @@ impl Printer<'_> {
         });
         quote!(0 #(#terms)*)
     }
-    /// The geometry of a convolution under its method, and the extents in it.
-    fn conv_geometry(&self, w: &Window, (k, groups, method): (usize, usize, Method)) -> (TokenStream, Vec<Dim>) {
+    /// A convolution whatever its method, and the extents in it.
+    pub(super) fn plain_conv(&self, w: &Window, (k, groups): (usize, usize)) -> (TokenStream, Vec<Dim>) {
         let kernels = names::kernels();
         let (common, dims) = self.window_tokens(w);
         let strides = w.x_strides.iter().map(|d| self.dim(d));
         let (k, groups) = (int(k), int(groups));
-        let conv = quote! {
-            #kernels::conv::Conv {
-                #common, k: #k, groups: #groups, x_strides: [#(#strides),*]
-            }
-        };
+        (quote!(#kernels::conv::Conv { #common, k: #k, groups: #groups, x_strides: [#(#strides),*] }), dims)
+    }
+    /// The geometry of a convolution under its method, and the extents in it.
+    fn conv_geometry(&self, w: &Window, (k, groups, method): (usize, usize, Method)) -> (TokenStream, Vec<Dim>) {
+        let kernels = names::kernels();
+        let (conv, dims) = self.plain_conv(w, (k, groups));
         let geometry = match method {
             Method::Direct => conv,
             Method::Depthwise => quote!(#kernels::depthwise::Depthwise(#conv)),
@@ -108,6 +120,7 @@ impl Printer<'_> {
             beside: bias.map_or(quote!(core::ptr::null()), |b| self.packed(b)),
             check: quote!(),
             scratch: how.2 != Method::Depthwise,
+            finishes: true,
         };
         self.tiled(n, step, tiles, epilogue)
     }
@@ -130,6 +143,7 @@ impl Printer<'_> {
             beside: bias.map_or(quote!(core::ptr::null()), |b| self.packed(b)),
             check: quote!(),
             scratch: true,
+            finishes: true,
         };
         self.tiled(n, step, tiles, epilogue)
     }
@@ -240,14 +254,48 @@ impl Printer<'_> {
         Tail { function, lets: quote!(#(#results)* #(#lets)*), closure, arg: quote!(Some(&tail)) }
     }
 
+    /// A step's tail in the kernel's registers where it is of that kind, else on its blocks.
+    pub(super) fn ending(&self, n: usize, epilogue: Option<&Epilogue>) -> Ending {
+        let (rt, k) = (names::rt(), names::kernels());
+        let Some((e, f)) = epilogue.and_then(|e| Some((e, Finished::of(e)?))) else {
+            return Ending { tail: self.tail(n, epilogue, None), lets: quote!(), finish: quote!(#k::gemm::Finish::NONE) };
+        };
+        let bound = |x: f32| expr::literal(Literal::Float((x as f64).to_bits()), DType::F32);
+        let (least, most) = (bound(f.least), bound(f.most));
+        let Some(o) = f.add.map(|i| &e.operands[i]) else {
+            let finish = quote!(#k::gemm::Finish { least: #least, most: #most, ..#k::gemm::Finish::NONE });
+            return Ending { tail: self.tail(n, None, None), lets: quote!(), finish };
+        };
+        let (at, row) = (self.pointer(o.value, &quote!(f32), false), self.stride_of(&o.strides[0]));
+        Ending {
+            tail: self.tail(n, None, None),
+            lets: quote!(let add = #rt::Shared(#at);),
+            finish: quote!(#k::gemm::Finish { add: { let a = add; a.0 }, add_row: #row, least: #least, most: #most }),
+        }
+    }
+
     /// A step of a kernel with packed weights, and a tail on its blocks.
     pub(super) fn tiled(&self, n: usize, step: &KernelStep, tiles: Tiles<'_>, epilogue: Option<&Epilogue>) -> TokenStream {
         let name = ident("k", n);
         let rt = names::rt();
-        let Tiles { dims, geometry, x, weights, beside, check, scratch } = tiles;
+        let Tiles { dims, geometry, x, weights, beside, check, scratch, finishes } = tiles;
         let tail_dims = self.tail_dims(epilogue);
         let bindings = self.bindings(dims.into_iter().chain(tail_dims).chain(self.result_dims(step)));
-        let Tail { function, lets, closure, arg } = self.tail(n, epilogue, None);
+        let (Tail { function, lets, closure, arg }, finish) = if finishes {
+            let Ending { tail, lets, finish } = self.ending(n, epilogue);
+            (
+                Tail {
+                    lets: {
+                        let t = tail.lets;
+                        quote!(#lets #t)
+                    },
+                    ..tail
+                },
+                quote!(#finish,),
+            )
+        } else {
+            (self.tail(n, epilogue, None), quote!())
+        };
         let o = self.result(step.outputs[0], &quote!(f32));
         let scratch_arg = scratch.then(|| {
             quote!({
@@ -271,7 +319,7 @@ impl Printer<'_> {
                     let _ = (scratch, worker);
                     let (x, w, beside, o) = ({ let x = x; x.0 }, { let w = w; w.0 }, { let b = beside; b.0 }, { let o = o; o.0 });
                     // SAFETY: the plan gives every tensor these extents, weights are packed for them, and tasks write disjoint blocks.
-                    unsafe { g.run_task(isa, task, x, w, beside, o, #scratch_arg #arg) }
+                    unsafe { g.run_task(isa, task, x, w, beside, o, #scratch_arg #finish #arg) }
                 })
             }
             #function
@@ -298,6 +346,7 @@ impl Printer<'_> {
                 let g = self.gemm_geometry(m, *n, *k, [a_row, out_row]);
                 Some((vec![m.clone(), a_row.clone(), out_row.clone()], quote!(#g.scratch_floats() * 4)))
             }
+            Kernel::Strips { .. } => self.strips_scratch(step),
             Kernel::GroupedGemm { .. } => self.grouped_gemm_scratch(step),
             Kernel::IntGemm { .. } => self.int_gemm_scratch(step),
             Kernel::IntConv { .. } => self.int_conv_scratch(step),

@@ -77,7 +77,7 @@ pub(super) fn interval(op: &Op, x: &[Interval]) -> Interval {
         Op::Softmax(s) if s.mode != "log_softmax" => within(0.0, 1.0),
         Op::Softmax(_) => within(f64::NEG_INFINITY, 0.0),
         Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Split(_) | Op::Expand(_) | Op::Gather(_) | Op::Tile(_) => at(0),
-        Op::Concat(_) => hull(),
+        Op::Concat(_) | Op::Append(_) => hull(),
         Op::Pointwise(p) => match p.name {
             "Relu" => at(0).map(|v| v.max(0.0)),
             "Sigmoid" | "HardSigmoid" => within(0.0, 1.0),

@@ -158,7 +158,7 @@ pub fn orders(g: &Graph, c: &Cluster) -> Orders {
             let reads = all(Demand::Alike);
             Orders { row_major: Some(plain), ..either(reads) }
         }
-        Op::Concat(_) | Op::Slice(_) | Op::Split(_) => either(moved()),
+        Op::Concat(_) | Op::Append(_) | Op::Slice(_) | Op::Split(_) => either(moved()),
         Op::Resize(r) if whole_nearest(g, node, r) => either(moved()),
         // A mean of pixels has a kernel for either order.
         Op::Reduce(r) if r.mode == "mean" && x.is_some_and(|x| r.axes == (2..g.shape(x).len()).collect::<Vec<_>>()) => rows,
