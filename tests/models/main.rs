@@ -138,12 +138,13 @@ fn matrices_that_indices_pick_agree_on_any_threads() {
 fn convolutions_around_depthwise_ones_run_by_strips() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/inverted.onnx");
     let plan = compile::compile(&compile::Options { model: path.into(), ..Default::default() }).unwrap().plan;
-    let strips: Vec<usize> = plan.kernels().iter().map(|s| s.kernel.parts().len()).collect();
+    let strips = plan.kernels().into_iter().filter(|s| s.kernel.name() == "strips");
+    let strips: Vec<usize> = strips.map(|s| s.kernel.parts().len()).collect();
     assert_eq!(strips, [3, 2], "both blocks are one kernel each");
-    let mut image = samples::noise(50, 2 * 8 * 40 * 44);
+    let mut image = samples::noise(50, 2 * 3 * 40 * 44);
     // What is not finite stays in its place.
-    (image[17], image[9000], image[20_000]) = (f32::NAN, f32::INFINITY, -0.0);
-    let image: Value = Tensor::new(&[2, 8, 40, 44], &image).into();
+    (image[17], image[4000], image[9000]) = (f32::NAN, f32::INFINITY, -0.0);
+    let image: Value = Tensor::new(&[2, 3, 40, 44], &image).into();
     let want = reference(&samples::inverted(), vec![image.clone()]);
     for isa in kiln::Isa::available() {
         let mut first: Option<Vec<u32>> = None;

@@ -47,6 +47,7 @@ fn inputs(sample: &str) -> Vec<Value> {
             vec![Tensor::strings(&[2, 3], words).into(), Tensor::new(&[2], &[1i64, -2]).into()]
         }
         "convnet" => vec![noise(2, &[1, 3, 17, 19])],
+        "inverted" => vec![noise(2, &[2, 3, 40, 44])],
         "control" => vec![
             Tensor::new(&[4], &[1.5f32, -2.0, 0.0, 4.0]).into(),
             Tensor::with_dtype(DType::Bool, &[], &[1u8]).into(),
