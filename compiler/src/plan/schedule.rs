@@ -85,8 +85,11 @@ pub fn schedule(mut g: Graph, without: Ablation, accuracy: Accuracy, states: Sta
     plan
 }
 
+/// Something for each of some values.
+type Each<T> = Vec<(ValueId, T)>;
+
 /// The places of states, and where the values lie that share them: what a state is and becomes, in the order of `states`.
-fn kept(g: &mut Graph, states: &States) -> (Vec<(ValueId, Place)>, Vec<(ValueId, Access)>) {
+fn kept(g: &mut Graph, states: &States) -> (Each<Place>, Each<Access>) {
     let (mut places, mut shared) = (Vec::new(), Vec::new());
     let count = states.pairs.len();
     let (inputs, outputs) = (g.body.inputs.len() - count, g.body.outputs.len() - count);
