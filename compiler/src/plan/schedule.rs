@@ -355,6 +355,7 @@ impl Scheduler {
         }
         *kernel = strips::join(&self.g, &before.kernel, between, kernel)?;
         self.places.remove(&between);
+        // Buffers are known by their numbers, so nobody's stays, and takes no memory.
         self.buffers[buffer].bytes = Dim::int(0);
         let Some(Step::Kernel(before)) = steps.pop() else { return None };
         Some(before)
