@@ -48,7 +48,7 @@ pub(crate) trait Products: Copy {
             Self::plus(v, line.as_ptr())
         }
     }
-    /// Sums brought between the bounds of a [`Finish`](crate::gemm::Finish); NaN stays.
+    /// Sums brought between the bounds of a [`Finish`](crate::gemm::Finish); NaN stays, and where the least is 0 there is no -0.0.
     #[inline(always)]
     unsafe fn between(v: Self::V, _least: f32, _most: f32) -> Self::V {
         v
@@ -65,8 +65,10 @@ macro_rules! finish {
         }
         #[inline(always)]
         unsafe fn between(v: Self::V, least: f32, most: f32) -> Self::V {
+            // The greater of -0.0 and 0.0 is 0.0: adding that does it, and adding -0.0 changes nothing.
+            let zero = if least == 0.0 { 0.0 } else { -0.0 };
             // SAFETY: arithmetic of the instruction set that the caller vouches for.
-            unsafe { Self::min(Self::splat(most), Self::max(Self::splat(least), v)) }
+            unsafe { Self::min(Self::splat(most), Self::add(Self::max(Self::splat(least), v), Self::splat(zero))) }
         }
     };
 }

@@ -18,6 +18,9 @@ kiln::model! {
     outputs { scores = "logits" }
 }
 kiln::model! {
+    struct Inverted = "models/inverted.onnx";
+}
+kiln::model! {
     struct Control = "models/control.onnx";
 }
 
@@ -128,6 +131,37 @@ fn matrices_that_indices_pick_agree_on_any_threads() {
         let at: Value = Tensor::new(&[2], &at).into();
         let found = net.run_dyn(&[("x", &x), ("at", &at)]);
         assert!(if fits { found.is_ok() } else { matches!(found, Err(Error::Index { .. })) }, "{found:?}");
+    }
+}
+
+#[test]
+fn convolutions_around_depthwise_ones_run_by_strips() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/inverted.onnx");
+    let plan = compile::compile(&compile::Options { model: path.into(), ..Default::default() }).unwrap().plan;
+    let strips = plan.kernels().into_iter().filter(|s| s.kernel.name() == "strips");
+    let strips: Vec<usize> = strips.map(|s| s.kernel.parts().len()).collect();
+    assert_eq!(strips, [3, 2], "both blocks are one kernel each");
+    let mut image = samples::noise(50, 2 * 3 * 40 * 44);
+    // What is not finite stays in its place.
+    (image[17], image[4000], image[9000]) = (f32::NAN, f32::INFINITY, -0.0);
+    let image: Value = Tensor::new(&[2, 3, 40, 44], &image).into();
+    let want = reference(&samples::inverted(), vec![image.clone()]);
+    for isa in kiln::Isa::available() {
+        let mut first: Option<Vec<u32>> = None;
+        for threads in [1, 2, 3] {
+            let mut net = Inverted::with(&Options::default().threads(Threads::new(threads)).isa(isa)).unwrap();
+            let got = net.run_dyn(&[("image", &image)]).unwrap();
+            for (a, b) in got.iter().zip(&want) {
+                let (a, b): (&[f32], &[f32]) = (a.as_tensor().unwrap().slice(), b.as_tensor().unwrap().slice());
+                assert_eq!(a.len(), b.len());
+                for (i, (x, y)) in a.iter().zip(b).enumerate() {
+                    let same = x == y || x.is_nan() && y.is_nan() || (x - y).abs() <= 2e-5 * (1.0 + y.abs());
+                    assert!(same, "{}: element {i} is {x}, not {y}", isa.name());
+                }
+            }
+            let bits: Vec<u32> = got.iter().flat_map(|v| v.as_tensor().unwrap().slice::<f32>().iter().map(|x| x.to_bits())).collect();
+            assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits, "{} with {threads} threads", isa.name());
+        }
     }
 }
 

@@ -93,6 +93,44 @@ pub fn convnet() -> Vec<u8> {
         .build()
 }
 
+/// Two blocks of a mobile network behind a stem: 1x1, depthwise and 1x1 convolutions with clamps and a residual, then 1x1 and depthwise with SiLU.
+pub fn inverted() -> Vec<u8> {
+    ModelBuilder::new()
+        .opset(17)
+        .input("image", F32, [2, 3, 40, 44])
+        .initializer("w0", weight(39, &[8, 3, 3, 3]))
+        .initializer("low", Tensor::new(&[], &[0f32]))
+        .initializer("high", Tensor::new(&[], &[6f32]))
+        .initializer("w1", weight(40, &[96, 8, 1, 1]))
+        .initializer("b1", weight(41, &[96]))
+        .initializer("w2", weight(42, &[96, 1, 3, 3]))
+        .initializer("b2", weight(43, &[96]))
+        .initializer("w3", weight(44, &[8, 96, 1, 1]))
+        .initializer("w4", weight(45, &[80, 8, 1, 1]))
+        .initializer("w5", weight(46, &[80, 1, 5, 5]))
+        .node("Conv", &["image", "w0"], &["c0"])
+        .attr("pads", vec![1i64, 1, 1, 1])
+        .node("Conv", &["c0", "w1", "b1"], &["c1"])
+        .node("Clip", &["c1", "low", "high"], &["r1"])
+        .node("Conv", &["r1", "w2", "b2"], &["c2"])
+        .attr("group", 96)
+        .attr("pads", vec![1i64, 1, 1, 1])
+        .node("Clip", &["c2", "low", "high"], &["r2"])
+        .node("Conv", &["r2", "w3"], &["c3"])
+        .node("Add", &["c3", "c0"], &["a3"])
+        .node("Conv", &["a3", "w4"], &["c4"])
+        .node("Relu", &["c4"], &["r4"])
+        .node("Conv", &["r4", "w5"], &["c5"])
+        .attr("group", 80)
+        .attr("strides", vec![2i64, 2])
+        .attr("pads", vec![2i64, 2, 2, 2])
+        .node("Sigmoid", &["c5"], &["s5"])
+        .node("Mul", &["c5", "s5"], &["m5"])
+        .output("a3")
+        .output("m5")
+        .build()
+}
+
 /// Control flow and data-dependent shapes: If, Loop, NonZero into MatMul, a sequence and a string operator.
 pub fn control() -> Vec<u8> {
     let yes = ModelBuilder::new().graph_name("yes").node("Relu", &["x"], &["y1"]).output("y1");
@@ -505,9 +543,10 @@ pub fn recurrent() -> Vec<u8> {
 pub type Sample = (&'static str, fn() -> Vec<u8>);
 
 /// Every sample.
-pub const ALL: [Sample; 12] = [
+pub const ALL: [Sample; 13] = [
     ("mlp", mlp),
     ("convnet", convnet),
+    ("inverted", inverted),
     ("control", control),
     ("product", product),
     ("picked", picked),

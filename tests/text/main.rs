@@ -47,6 +47,13 @@ fn inputs(sample: &str) -> Vec<Value> {
             vec![Tensor::strings(&[2, 3], words).into(), Tensor::new(&[2], &[1i64, -2]).into()]
         }
         "convnet" => vec![noise(2, &[1, 3, 17, 19])],
+        "cached" => {
+            let ids = |dims: &[usize]| Tensor::new(dims, &(0..dims[0] * dims[1]).map(|i| i as i64 % 11).collect::<Vec<_>>()).into();
+            let past = [&[2, 8][..], &[2, 2, 5, 4], &[2, 2, 5, 4], &[2, 2, 4, 5], &[2, 5, 2, 4], &[2, 8]];
+            let past = past.iter().map(|s| noise(11, s));
+            std::iter::once(ids(&[2, 3])).chain(past).chain([ids(&[2, 5])]).collect()
+        }
+        "inverted" => vec![noise(2, &[2, 3, 40, 44])],
         "control" => vec![
             Tensor::new(&[4], &[1.5f32, -2.0, 0.0, 4.0]).into(),
             Tensor::with_dtype(DType::Bool, &[], &[1u8]).into(),

@@ -101,10 +101,15 @@ pub(crate) fn print(e: &Expr, inputs: &[TokenStream]) -> (TokenStream, Vec<Ident
             Scalar::In(k) => inputs[k as usize].clone(),
             Scalar::Const(c) => literal(c, ty),
             Scalar::Unary(f, a) => rounded(ty, unary(f, name(a), e.ty(a))),
-            Scalar::Binary(f @ (Binary::Min | Binary::Max), a, b) if ty.is_float() && is_number(e, b) => {
-                // One instruction, where the general form takes three.
+            Scalar::Binary(f @ (Binary::Min | Binary::Max), a, b) if ty.is_float() && number(e, b).is_some_and(|x| x != 0.0) => {
+                // One instruction, where the general form takes three; zeros have two signs.
                 let (a, b) = (name(a), name(b));
                 if f == Binary::Min { quote!(if #b < #a { #b } else { #a }) } else { quote!(if #b > #a { #b } else { #a }) }
+            }
+            // Adding 0.0 makes 0.0 of -0.0.
+            Scalar::Binary(Binary::Max, a, b) if ty.is_float() && number(e, b).is_some_and(f64::is_sign_positive) => {
+                let a = name(a);
+                quote!(if #a < 0.0 { 0.0 } else { #a + 0.0 })
             }
             Scalar::Binary(f, a, b) => rounded(ty, binary(f, name(a), name(b), e.ty(a))),
             Scalar::Select(c, a, b) => {
@@ -125,9 +130,12 @@ pub(crate) fn print(e: &Expr, inputs: &[TokenStream]) -> (TokenStream, Vec<Ident
     (code, e.results.iter().map(|r| name(*r)).collect())
 }
 
-/// Whether an instruction is a literal other than NaN.
-fn is_number(e: &Expr, a: At) -> bool {
-    matches!(e.code[a.0 as usize].0, Scalar::Const(c) if !c.as_f64().is_nan())
+/// A literal other than NaN.
+fn number(e: &Expr, a: At) -> Option<f64> {
+    match e.code[a.0 as usize].0 {
+        Scalar::Const(c) => Some(c.as_f64()).filter(|x| !x.is_nan()),
+        _ => None,
+    }
 }
 
 fn is_small_float(d: DType) -> bool {
@@ -204,8 +212,8 @@ fn binary(f: Binary, a: Ident, b: Ident, ty: DType) -> TokenStream {
             Binary::Mod => quote!(#k::support::scalar::modulo(#a as f64, #b as f64) as f32),
             Binary::Pow => quote!(#a.powf(#b)),
             // Comparisons in this order keep the first operand's NaN and let the second's through, and are one instruction each.
-            Binary::Min => quote!(if #a.is_nan() || #a <= #b { #a } else { #b }),
-            _ => quote!(if #a.is_nan() || #a >= #b { #a } else { #b }),
+            Binary::Min => quote!(if #a.is_nan() || #a < #b { #a } else { #b }),
+            _ => quote!(if #a.is_nan() || #a > #b { #a } else { #b }),
         };
     }
     if ty == DType::Bool {

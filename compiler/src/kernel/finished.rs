@@ -51,6 +51,10 @@ impl Finished {
                 _ => return None,
             }
         };
+        // Zeros have two signs: the kernels keep to those of `max(x, 0)`.
+        if least.is_some_and(|x| x == 0.0 && x.is_sign_negative()) || most == Some(0.0) {
+            return None;
+        }
         let neighbours = |o: usize| matches!(&t.operands[o].strides[..], [Stride::By(_), Stride::By(col)] if *col == Dim::int(1));
         let (least, most) = (least.unwrap_or(f32::NEG_INFINITY), most.unwrap_or(f32::INFINITY));
         (added.is_none_or(neighbours) && least <= most).then_some(Finished { add: added, least, most })

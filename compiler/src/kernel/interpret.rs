@@ -287,14 +287,14 @@ fn binary(f: Binary, a: &Column, b: &Column, ty: DType) -> Column {
                             }
                             Binary::Pow => x.powf(y),
                             Binary::Min => {
-                                if x.is_nan() || x <= y {
+                                if x.is_nan() || x < y {
                                     x
                                 } else {
                                     y
                                 }
                             }
                             Binary::Max => {
-                                if x.is_nan() || x >= y {
+                                if x.is_nan() || x > y {
                                     x
                                 } else {
                                     y

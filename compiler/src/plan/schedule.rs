@@ -92,8 +92,11 @@ pub fn schedule_tuned(mut g: Graph, without: Ablation, accuracy: Accuracy, state
     plan
 }
 
+/// Something for each of some values.
+type Each<T> = Vec<(ValueId, T)>;
+
 /// The places of states, and where the values lie that share them: what a state is and becomes, in the order of `states`.
-fn kept(g: &mut Graph, states: &States) -> (Vec<(ValueId, Place)>, Vec<(ValueId, Access)>) {
+fn kept(g: &mut Graph, states: &States) -> (Each<Place>, Each<Access>) {
     let (mut places, mut shared) = (Vec::new(), Vec::new());
     let count = states.pairs.len();
     let (inputs, outputs) = (g.body.inputs.len() - count, g.body.outputs.len() - count);
@@ -363,6 +366,7 @@ impl Scheduler {
         }
         *kernel = strips::join(&self.g, &before.kernel, between, kernel)?;
         self.places.remove(&between);
+        // Buffers are known by their numbers, so nobody's stays, and takes no memory.
         self.buffers[buffer].bytes = Dim::int(0);
         let Some(Step::Kernel(before)) = steps.pop() else { return None };
         Some(before)

@@ -31,8 +31,8 @@ pub(crate) struct Tile {
     pub(crate) finish: Finish,
 }
 
-/// What becomes of the sums of a product or convolution while they are in registers: other floats are added, then they are brought
-/// between two bounds, of which NaN knows nothing.
+/// What becomes of the sums of a product or convolution in registers or the first-level cache: other floats are added, then they are
+/// brought between two bounds; NaN stays NaN.
 #[derive(Clone, Copy, Debug)]
 pub struct Finish {
     /// What is added to the first row and column of the output; null for nothing.
@@ -109,20 +109,6 @@ fn opaque_ptr(mut p: *const f32) -> *const f32 {
     }
     p = p.wrapping_add(0);
     p
-}
-
-/// A finish that nothing of is known before here: its bounds would take registers from the sums in the loop above.
-#[inline(always)]
-fn late(f: &Finish) -> &Finish {
-    let mut p: *const Finish = f;
-    // SAFETY: no instruction at all; without `pure` it is not moved out of its place.
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    unsafe {
-        core::arch::asm!("/* {0} */", inout(reg) p, options(readonly, preserves_flags, nostack));
-    }
-    p = p.wrapping_add(0);
-    // SAFETY: the pointer is that of the reference.
-    unsafe { &*p }
 }
 
 /// One step of K: `u` floats after the rows' pointers.
@@ -283,7 +269,7 @@ pub(crate) unsafe fn tile<S: Products, const MR: usize, const NV: usize>(t: &Til
                 }
             }
         }
-        let f = late(&t.finish);
+        let f = &t.finish;
         if t.cols >= NV * S::W {
             let (least, most) = if f.add.is_null() { (f.least, f.most) } else { (f32::NEG_INFINITY, f32::INFINITY) };
             for (i, row) in acc.iter().enumerate() {
@@ -297,7 +283,7 @@ pub(crate) unsafe fn tile<S: Products, const MR: usize, const NV: usize>(t: &Til
         } else {
             // From memory: what a loop that is not unrolled reads would not stay in registers above either.
             let sums = acc;
-            finish_rows::<S>((&raw const sums).cast(), MR, NV, &Tile { finish: *f, ..*t });
+            finish_rows::<S>((&raw const sums).cast(), MR, NV, t);
         }
     }
 }

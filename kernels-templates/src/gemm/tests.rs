@@ -120,7 +120,7 @@ fn sums_are_finished_whatever_computes_them() {
     let mut rng = Rng(11);
     for (m, n, k) in [(1, 1, 1), (1, 40, 9), (5, 17, 0), (15, 70, 33), (49, 130, 300), (70, 24, 520), (3, 300, 64)] {
         let (mut a, b) = (rng.floats(m * k), rng.floats(k * n));
-        for odd in [1.0, f32::NAN, f32::INFINITY] {
+        for odd in [1.0, f32::NAN, f32::INFINITY, -0.0] {
             if let Some(x) = a.get_mut(k / 2) {
                 *x = odd;
             }
@@ -129,7 +129,9 @@ fn sums_are_finished_whatever_computes_them() {
                 let mut want = product(isa, (m, n, k), &a, &b, Finish::NONE);
                 want.iter_mut().enumerate().for_each(|(i, x)| *x = finished.of(i / n, i % n, *x));
                 let got = product(isa, (m, n, k), &a, &b, finished.finish());
-                assert_close(&got, &want, 0.0, &format!("{m}x{n}x{k} with {odd}, {}", isa.name()));
+                let what = format!("{m}x{n}x{k} with {odd}, {}", isa.name());
+                assert_close(&got, &want, 0.0, &what);
+                assert!(got.iter().zip(&want).all(|(g, w)| w.is_nan() || g.to_bits() == w.to_bits()), "signs of zeros: {what}");
             }
         }
     }

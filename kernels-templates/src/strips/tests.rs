@@ -102,8 +102,6 @@ fn strips_equal_the_convolutions_one_behind_the_other() {
             let mut digits = [Vec::new(), Vec::new(), Vec::new()];
             let mut i = 0;
             let parts = layers.map(|layer| {
-                let nothing =
-                    Part { weights: Panels::of(core::ptr::null()), bias: core::ptr::null(), finish: Finish::NONE, epilogue: None };
                 i += 1;
                 let Some(l) = layer else { return Part::NONE };
                 let weights = match l.conv.groups {

@@ -84,7 +84,8 @@ impl Finished {
     }
     /// What becomes of a sum.
     pub(crate) fn of(&self, row: usize, col: usize, sum: f32) -> f32 {
-        let sum = sum + self.added.get(1 + row * self.pitch + col).copied().unwrap_or(0.0);
-        if sum.is_nan() { sum } else { sum.max(self.bounds[0]).min(self.bounds[1]) }
+        let sum = sum + self.added.get(1 + row * self.pitch + col).copied().unwrap_or(-0.0);
+        let least = self.bounds[0];
+        if sum.is_nan() { sum } else { (if sum > least { sum } else { least }).min(self.bounds[1]) }
     }
 }

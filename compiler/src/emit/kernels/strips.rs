@@ -56,12 +56,11 @@ impl Printer<'_> {
             dims.extend(self.tail_dims(epilogue.as_ref()).into_iter().cloned());
             let Ending { tail: Tail { function, lets: tail_lets, closure, arg }, lets: finish_lets, finish: value } =
                 self.ending(i, epilogue.as_ref());
-            let epilogue = match arg.to_string().as_str() {
-                "None" => quote!(None),
-                _ => {
-                    lets.extend(quote!(let #end = { #tail_lets #closure tail };));
-                    quote!(Some(&#end))
-                }
+            let epilogue = if closure.is_empty() {
+                arg
+            } else {
+                lets.extend(quote!(let #end = { #tail_lets #closure tail };));
+                quote!(Some(&#end))
             };
             functions.extend(function);
             lets.extend(quote! {
