@@ -123,18 +123,22 @@ pub fn make(request: &Request, root: &Path) -> Result<Artifact> {
     key.add(env!("KILN_SOURCE_HASH").as_bytes());
     key.add(
         format!(
-            "{:?} {:?} {:?} {:?} {:?} {} {}",
+            "{:?} {:?} {:?} {:?} {:?} {} {} {}",
             request.options.dims,
             request.options.without,
             request.options.accuracy,
             request.options.state,
             request.names,
             request.embed,
-            request.skeleton
+            request.skeleton,
+            request.options.tune.locked
         )
         .as_bytes(),
     );
     key.add_file(model).map_err(|e| io("cannot read", model, &e))?;
+    if let Some(tune) = request.options.tune.path(model) {
+        key.add_file(&tune).map_err(|e| io("cannot read", &tune, &e))?;
+    }
     let folder = root.join(env!("CARGO_PKG_VERSION")).join(format!("{:016x}{:016x}", key.0, key.1));
     fs::create_dir_all(&folder).map_err(|e| io("cannot make", &folder, &e))?;
     let artifact = |data_files| Artifact { source: folder.join("model.rs"), weights: folder.join("weights.bin"), data_files };

@@ -56,6 +56,17 @@ impl Build {
         self.request.options.accuracy = level;
         self
     }
+    /// Takes methods of kernels from a file that `kiln tune` wrote, relative to the crate's folder; by default from the one beside the model,
+    /// if there is one: `net.tune` for `net.onnx`.
+    pub fn tune(mut self, file: impl AsRef<Path>) -> Build {
+        self.request.options.tune.file = Some(file.as_ref().to_path_buf());
+        self
+    }
+    /// Makes a kernel that the file of methods does not list an error.
+    pub fn locked(mut self) -> Build {
+        self.request.options.tune.locked = true;
+        self
+    }
     /// Keeps inputs in the instance that outputs continue: those that match the two patterns, in which a `*` stands for the same text. What
     /// one call adds is beside what others did.
     ///

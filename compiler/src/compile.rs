@@ -9,7 +9,7 @@ use crate::pipeline::{self, Ablation};
 use crate::plan::{self, Arena, Notes, Plan};
 use crate::rewrite::{self, Event, Explored, Miss};
 use crate::state::{self, Pairing, States};
-use crate::target::Accuracy;
+use crate::target::{Accuracy, Tune};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ pub struct Options {
     pub without: Ablation,
     /// Which algorithms may compute a result.
     pub accuracy: Accuracy,
+    /// Where measured methods come from.
+    pub tune: Tune,
     /// What an instance keeps between runs.
     pub state: Pairing,
 }
@@ -41,7 +43,7 @@ pub struct Output {
     pub plan: Plan,
     /// What was found and decided.
     pub report: Report,
-    /// Data files beside the model; a rebuild is due when one changes.
+    /// Data files beside the model, the one of measured methods too; a rebuild is due when one changes.
     pub data_files: Vec<PathBuf>,
     /// The graph as text after the pass asked for.
     pub dump: Option<String>,
@@ -103,7 +105,7 @@ pub fn compile(options: &Options) -> Result<Output> {
     let start = Instant::now();
     let model = onnx::read_file(&options.model, &options.limits).map_err(named)?;
     let mut graph = import::import(&model, &options.dims).map_err(named)?;
-    let data_files = model.data_files.clone();
+    let mut data_files = model.data_files.clone();
     drop(model);
     report.seconds.read = start.elapsed().as_secs_f64();
     check("import", &graph).map_err(named)?;
@@ -124,7 +126,12 @@ pub fn compile(options: &Options) -> Result<Output> {
     report.rules_applied = applied.rules.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
     report.seconds.rewrite = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let mut plan = plan::schedule(graph, options.without, options.accuracy, states);
+    let tuning = options.tune.read(&options.model).map_err(named)?;
+    data_files.extend(options.tune.path(&options.model));
+    let mut plan = plan::schedule_tuned(graph, options.without, options.accuracy, states, tuning);
+    if options.tune.locked {
+        locked(&plan).map_err(named)?;
+    }
     plan.notes = notes(&report);
     report.seconds.plan = start.elapsed().as_secs_f64();
     report.weights_bytes = plan.weights.bytes;
@@ -137,6 +144,20 @@ pub fn compile(options: &Options) -> Result<Output> {
     }
     report.scratch_bytes_per_thread = plan.scratch_bytes();
     Ok(Output { plan, report, data_files, dump })
+}
+
+/// Refuses kernels whose method was not measured.
+fn locked(plan: &Plan) -> Result<()> {
+    let missing = plan.choices.iter().filter(|c| !c.measured).map(|c| {
+        let d = Diagnostic::new(format!("methods are locked, and none was measured for `{}`", c.spec));
+        let d = d.help("measure again with `kiln tune`, or compile without the lock");
+        match c.origins.first() {
+            Some(o) => d.at(plan.graph.origins[*o].clone()),
+            None => d,
+        }
+    });
+    let items: Vec<Diagnostic> = missing.collect();
+    if items.is_empty() { Ok(()) } else { Err(Diagnostics { file: String::new(), items }) }
 }
 
 /// The state of a graph; where its growth is not plain as the exporter wrote it, once the rules have taken away what changes nothing.

@@ -19,6 +19,7 @@ pub mod linalg;
 pub mod narrow;
 pub mod norm;
 pub mod num;
+pub mod peak;
 pub mod plain;
 pub mod pool;
 pub mod quantize;

@@ -23,6 +23,8 @@ pub(crate) struct Arguments {
     pub(crate) embed: bool,
     /// Which algorithms may compute a result.
     pub(crate) accuracy: Accuracy,
+    /// The file of measured methods, and whether it must list every kernel.
+    pub(crate) tune: (Option<LitStr>, bool),
     /// What an instance keeps between runs.
     pub(crate) state: Pairing,
 }
@@ -36,6 +38,7 @@ impl Parse for Arguments {
             fields: BTreeMap::new(),
             embed: true,
             accuracy: Accuracy::default(),
+            tune: (None, false),
             state: Pairing::default(),
         };
         if input.peek(LitStr) {
@@ -61,10 +64,18 @@ impl Parse for Arguments {
                 "target" => target_clause(input)?,
                 "accuracy" => out.accuracy = Accuracy::from_name(word(input, &Accuracy::NAMES)?).unwrap_or_default(),
                 "weights" => out.embed = word(input, &["embedded", "file"])? == "embedded",
+                "tune" => {
+                    out.tune.0 = input.peek(LitStr).then(|| input.parse()).transpose()?;
+                    out.tune.1 = out.tune.0.is_none() || input.peek(Ident) && input.fork().parse::<Ident>()? == "locked";
+                    if out.tune.1 {
+                        word(input, &["locked"])?;
+                    }
+                }
                 "state" => out.state_clause(input)?,
                 other => {
-                    let text =
-                        format!("unknown clause `{other}`; the clauses are dims, inputs, outputs, state, target, accuracy and weights");
+                    let text = format!(
+                        "unknown clause `{other}`; the clauses are dims, inputs, outputs, state, target, accuracy, tune and weights"
+                    );
                     return Err(syn::Error::new(clause.span(), text));
                 }
             }

@@ -36,6 +36,8 @@ fn expand(a: &Arguments) -> TokenStream {
     }
     request.options.dims = a.dims.clone();
     request.options.accuracy = a.accuracy;
+    request.options.tune.file = a.tune.0.as_ref().map(|file| folder.join(file.value()));
+    request.options.tune.locked = a.tune.1;
     request.options.state = a.state.clone();
     request.names.fields.clone_from(&a.fields);
     request.embed = a.embed;

@@ -2,6 +2,7 @@
 
 use crate::error::Fail;
 use crate::memory::{ALIGN, Region};
+use crate::profile::Recorder;
 use crate::threads::Threads;
 use kiln_kernels::dtype::DType;
 use kiln_kernels::fault::Fault;
@@ -27,6 +28,7 @@ pub struct Frame<'r> {
     pub(crate) region: &'r mut Region,
     pub(crate) scratch: *mut u8,
     pub(crate) scratch_stride: usize,
+    pub(crate) recorder: Option<&'r mut Recorder>,
 }
 
 /// A pointer that workers may share: the plan gives every task its own part of what is written.
@@ -102,12 +104,32 @@ impl Frame<'_> {
     pub fn scratch(&self) -> Scratch {
         Scratch { start: Shared(self.scratch), stride: self.scratch_stride }
     }
+    /// Runs step `i`, which `kernel` computes.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    #[inline(always)]
+    pub fn step(&mut self, i: usize, kernel: fn(&mut Frame<'_>) -> Result<(), Fail>) -> Result<(), Fail> {
+        if self.recorder.is_none() { kernel(self) } else { self.recorded(i, kernel) }
+    }
+    #[cold]
+    fn recorded(&mut self, i: usize, kernel: fn(&mut Frame<'_>) -> Result<(), Fail>) -> Result<(), Fail> {
+        let start = self.recorder.as_mut().map(|r| r.before());
+        let result = kernel(self);
+        if let (Some(r), Some(start)) = (&mut self.recorder, start) {
+            r.after(i, start, self.isa, self.syms);
+        }
+        result
+    }
     /// Runs `tasks` tasks on the threads.
     ///
     /// # Errors
     /// A task panicked.
     pub fn parallel(&self, tasks: usize, f: &(dyn Fn(usize, usize) + Sync)) -> Result<(), Fail> {
-        Ok(self.threads.run(tasks, f)?)
+        match &self.recorder {
+            None => Ok(self.threads.run(tasks, f)?),
+            Some(r) => Ok(self.threads.run(tasks, &|task, worker| r.task(worker, || f(task, worker)))?),
+        }
     }
     /// Runs tasks on the threads where there is enough work for it, else here one after the other.
     ///

@@ -5,11 +5,13 @@
 
 use crate::model::Model;
 use crate::options::{Options, Weights};
+use crate::profile::{Event, Profile, json};
 use crate::threads::Threads;
 use kiln_kernels::isa::Isa;
 use kiln_kernels::value::Value;
 use kiln_kernels::wire;
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,12 +57,14 @@ impl Job {
     }
 }
 
-/// Runs the job of the arguments on one model: `run in= out=`, or `bench in= warmup= iterations= [spawned=]`.
+/// Runs the job of the arguments on one model: `run in= out=`, `bench in= warmup= iterations= [spawned=]`, or `profile in= warmup= iterations=
+/// [out=]`.
 pub fn main<M: Model>() -> ExitCode {
     let job = Job::from_args();
     let result = match job.verb.as_str() {
         "run" => run::<M>(&job),
         "bench" => bench::<M>(&job),
+        "profile" => profile::<M>(&job),
         other => Err(format!("there is no job \"{other}\"; this program is run by the command kiln")),
     };
     finish(result)
@@ -229,6 +233,58 @@ fn bench<M: Model>(job: &Job) -> Result<(), String> {
         peak_rss()
     );
     Ok(())
+}
+
+/// Records runs step by step and prints a line of JSON, with an object for each step; writes a trace where `out` says so.
+fn profile<M: Model>(job: &Job) -> Result<(), String> {
+    let given = inputs(&job.path("in")?)?;
+    let profile = Profile::new();
+    let mut model = M::with(&job.options()?.profile(profile.clone())).map_err(|e| e.to_string())?;
+    let named = named::<M>(&given);
+    for _ in 0..job.number("warmup")?.unwrap_or(3) {
+        black_box(model.run_dyn(&named).map_err(|e| e.to_string())?);
+    }
+    profile.clear();
+    for _ in 0..job.number("iterations")?.unwrap_or(10).max(1) {
+        black_box(model.run_dyn(&named).map_err(|e| e.to_string())?);
+    }
+    let mut steps: BTreeMap<usize, Vec<Event>> = BTreeMap::new();
+    profile.events().into_iter().for_each(|e| steps.entry(e.step).or_default().push(e));
+    let layers: Vec<String> = steps.values().map(|events| layer(events)).collect();
+    let isa = model.instance().isa();
+    println!("{{\"threads\":{},\"isa\":\"{}\",\"layers\":[{}]}}", model.instance().threads().workers(), isa.name(), layers.join(","));
+    match job.path("out") {
+        Err(_) => Ok(()),
+        Ok(path) => {
+            let file = std::fs::File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+            let mut file = std::io::BufWriter::new(file);
+            let done = profile.write_trace(&mut file).and_then(|()| file.flush());
+            done.map_err(|e| format!("{}: {e}", path.display()))
+        }
+    }
+}
+
+/// What the events of one step say, as JSON; times of one execution, in microseconds.
+fn layer(events: &[Event]) -> String {
+    let us = |e: &Event| e.duration.as_nanos() as f64 / 1e3;
+    let (e, n) = (&events[0], events.len() as f64);
+    let nodes: Vec<String> = e.nodes().map(json).collect();
+    format!(
+        "{{\"step\":{},\"name\":{},\"kernel\":{},\"algorithm\":{},\"what\":{},\"nodes\":[{}],\"flops\":{},\"bytes_read\":{},\"bytes_written\":{},\
+         \"calls\":{},\"min_us\":{},\"mean_us\":{}}}",
+        e.step,
+        json(&e.name()),
+        json(e.kernel()),
+        json(e.algorithm),
+        json(e.what()),
+        nodes.join(","),
+        e.work.flops,
+        e.work.read,
+        e.work.written,
+        events.len(),
+        events.iter().map(us).fold(f64::INFINITY, f64::min),
+        events.iter().map(us).sum::<f64>() / n
+    )
 }
 
 fn ms(d: Duration) -> f64 {

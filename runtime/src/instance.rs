@@ -5,6 +5,7 @@ use crate::frame::Frame;
 use crate::loaded::Loaded;
 use crate::memory::{ALIGN, Region, place};
 use crate::options::Options;
+use crate::profile::Recorder;
 use crate::spec::{ArenaSpec, OutPlace, Port, PortDim, PortKind, Spec};
 use crate::state::{Kept, State, StateMut};
 use crate::threads::Threads;
@@ -31,6 +32,7 @@ pub struct Instance {
     inputs: Vec<*const u8>,
     values: Vec<Option<Value>>,
     staged: Vec<Option<Region>>,
+    recorder: Option<Box<Recorder>>,
     pub(crate) kept: Kept,
     poisoned: bool,
 }
@@ -84,7 +86,9 @@ impl Instance {
         let threads = options.threads.clone().unwrap_or_default();
         let isa = Isa::detect().capped(spec.isa).capped(options.isa.unwrap_or(Isa::Amx));
         let weights = Loaded::new(spec, &options.weights, isa, &threads)?;
-        Instance::with_shared(spec, Arc::new(weights), threads, isa)
+        let mut out = Instance::with_shared(spec, Arc::new(weights), threads, isa)?;
+        out.recorder = options.profile.as_ref().map(|p| Box::new(Recorder::new(p, spec, out.threads.workers())));
+        Ok(out)
     }
     fn with_shared(spec: &'static Spec, weights: Arc<Loaded>, threads: Threads, isa: Isa) -> Result<Instance> {
         let (arena, buffers) = match spec.arena {
@@ -108,6 +112,7 @@ impl Instance {
             inputs: vec![std::ptr::null(); spec.inputs.len()],
             values: vec![None; spec.inputs.len()],
             staged: Vec::new(),
+            recorder: None,
             kept: Kept::new(&spec.state)?,
             poisoned: false,
         };
@@ -122,7 +127,9 @@ impl Instance {
     /// # Errors
     /// Memory that cannot be had.
     pub fn fork(&self) -> Result<Instance> {
-        Instance::with_shared(self.spec, self.weights.clone(), self.threads.clone(), self.isa)
+        let mut out = Instance::with_shared(self.spec, self.weights.clone(), self.threads.clone(), self.isa)?;
+        out.recorder = self.recorder.as_ref().map(|r| Box::new(Recorder::new(r.profile(), self.spec, self.threads.workers())));
+        Ok(out)
     }
     /// What the model says of itself.
     pub fn spec(&self) -> &'static Spec {
@@ -186,6 +193,9 @@ impl Instance {
         let rows = self.kept.grown(&self.spec.state, &self.syms)?;
         self.fit()?;
         let active = self.threads.enter();
+        if let Some(r) = &mut self.recorder {
+            r.begin();
+        }
         let mut frame = Frame {
             isa: self.isa,
             threads: &self.threads,
@@ -201,12 +211,16 @@ impl Instance {
             scratch: self.scratch.start(),
             region: &mut self.scratch,
             scratch_stride: self.scratch_stride,
+            recorder: self.recorder.as_deref_mut(),
         };
         // A panic is a bug of a kernel; the caller gets an error all the same, and the instance is not used again.
         // SAFETY: `spec` made this instance, and `fit` gave it the memory that the specification asks for.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| unsafe { (self.spec.run)(&mut frame) }));
         self.scratch_stride = frame.scratch_stride;
         drop(active);
+        if let Some(r) = &mut self.recorder {
+            r.end();
+        }
         let result = result.unwrap_or(Err(Fail::Panicked));
         result.map_err(|f| {
             self.poisoned |= matches!(f, Fail::Panicked);

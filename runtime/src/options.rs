@@ -1,5 +1,6 @@
 //! What a caller may choose when a model is made.
 
+use crate::profile::Profile;
 use crate::threads::Threads;
 use kiln_kernels::isa::Isa;
 use std::path::PathBuf;
@@ -14,6 +15,8 @@ pub struct Options {
     pub weights: Weights,
     /// The best instruction set to use; by default the best the machine has.
     pub isa: Option<Isa>,
+    /// Where runs are recorded, step by step; by default they are not.
+    pub profile: Option<Profile>,
 }
 
 /// Where the weights of a model are.
@@ -42,6 +45,11 @@ impl Options {
     /// Uses no better instruction set than this.
     pub fn isa(mut self, isa: Isa) -> Self {
         self.isa = Some(isa);
+        self
+    }
+    /// Records runs there, also those of forks.
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = Some(profile);
         self
     }
 }

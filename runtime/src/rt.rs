@@ -6,7 +6,7 @@ pub use crate::frame::{Frame, Shared};
 pub use crate::instance::{Input, Instance};
 pub use crate::memory::Life;
 pub use crate::model::Model;
-pub use crate::spec::{ArenaSpec, Digits, Kernel, OutPlace, Port, PortDim, PortKind, Spec, Symbol};
+pub use crate::spec::{Algorithm, ArenaSpec, Digits, Kernel, OutPlace, Port, PortDim, PortKind, Spec, Symbol, Work};
 pub use crate::state::{Next, Pair, StateSpec};
 pub use crate::view::AsInput;
 pub use kiln_kernels as kernels;

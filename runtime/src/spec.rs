@@ -97,11 +97,53 @@ pub enum OutPlace {
     Slot(usize),
 }
 
+/// How a kernel computes: which instructions bound its speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// One element after the other, by vectors of them.
+    Vectors,
+    /// Sums of products of f32.
+    MultiplyAdds,
+    /// Such sums, by products of digits on machines with [`Isa::Amx`].
+    Digits,
+    /// Winograd's filtering by tiles of 2 x 2 outputs.
+    Winograd2,
+    /// Winograd's filtering by tiles of 4 x 4 outputs.
+    Winograd4,
+    /// Sums of products of bytes.
+    Bytes,
+    /// Such sums for every channel alone.
+    BytesAlone,
+}
+
+/// What a step takes by the definition of what it computes, whatever algorithm does it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Work {
+    /// Operations; a multiplication and the addition behind it are two.
+    pub flops: u64,
+    /// Bytes of operands and of packed weights, each counted once.
+    pub read: u64,
+    /// Bytes of results.
+    pub written: u64,
+}
+
+impl Work {
+    /// Of counts.
+    pub const fn new(flops: u64, read: u64, written: u64) -> Work {
+        Work { flops, read, written }
+    }
+}
+
 /// A compiled kernel, for reports and profiles.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
     /// The name of its function.
     pub name: &'static str,
+    /// A word for the kind of kernel, such as `conv`.
+    pub kind: &'static str,
+    /// How it computes.
+    pub algorithm: Algorithm,
     /// What it computes.
     pub what: &'static str,
     /// Lines in [`Spec::nodes`] of the ONNX nodes it covers.
@@ -146,6 +188,8 @@ pub struct Spec {
     /// # Safety
     /// The frame was made for this specification, and its memory is as large as it says.
     pub run: unsafe fn(&mut Frame<'_>) -> Result<(), Fail>,
+    /// What a step takes, by its number and the symbols.
+    pub work: fn(usize, &[i64]) -> Work,
     /// The ONNX nodes that messages name.
     pub nodes: &'static [&'static str],
     /// The kernels in the order of their steps.

@@ -4,7 +4,7 @@ use crate::failure::{Failure, Result};
 use crate::verbs;
 use clap::{Args, Parser, Subcommand};
 use kiln_compiler::import::{Dims, Extent};
-use kiln_compiler::{Accuracy, Options, Pairing};
+use kiln_compiler::{Accuracy, Options, Pairing, Tune};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,6 +34,7 @@ enum Verb {
     Dump(verbs::dump::Dump),
     Explain(verbs::explain::Explain),
     Report(verbs::report::Report),
+    Tune(verbs::tune::TuneArgs),
     /// Compile cases to modules, for `test`.
     #[command(hide = true)]
     Modules(verbs::modules::Modules),
@@ -56,6 +57,12 @@ pub(crate) struct ModelArgs {
     /// Which algorithms may compute results: direct ones alone (`exact`), or also those whose error stays near theirs.
     #[arg(long, default_value = "standard", value_name = "exact|standard|fast", value_parser = accuracy)]
     pub(crate) accuracy: Accuracy,
+    /// Methods of kernels that `kiln tune` measured; by default the file beside the model, if there is one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tune: Option<PathBuf>,
+    /// Refuse a kernel whose method that file does not list.
+    #[arg(long)]
+    pub(crate) locked: bool,
     /// Keep inputs in the instance that outputs continue, such as a decoder's cache; a `*` in both patterns stands for the same text.
     #[arg(long = "state", value_name = "past_*->present_*")]
     states: Vec<String>,
@@ -125,6 +132,10 @@ impl ModelArgs {
         }
         Ok(out)
     }
+    /// Where measured methods come from.
+    pub(crate) fn methods(&self) -> Tune {
+        Tune { file: self.tune.clone(), locked: self.locked, always: None }
+    }
     /// What the flags say of state.
     pub(crate) fn state(&self) -> Result<Pairing> {
         let mut patterns = Vec::new();
@@ -138,7 +149,14 @@ impl ModelArgs {
     }
     /// What the compiler is asked.
     pub(crate) fn options(&self, dims: Dims) -> Result<Options> {
-        Ok(Options { model: self.model.clone(), dims, accuracy: self.accuracy, state: self.state()?, ..Options::default() })
+        Ok(Options {
+            model: self.model.clone(),
+            dims,
+            accuracy: self.accuracy,
+            state: self.state()?,
+            tune: self.methods(),
+            ..Options::default()
+        })
     }
 }
 
@@ -169,6 +187,7 @@ pub fn main() -> ExitCode {
         Verb::Dump(v) => v.run(),
         Verb::Explain(v) => v.run(),
         Verb::Report(v) => v.run(),
+        Verb::Tune(v) => v.run(),
         Verb::Modules(v) => v.run(),
     };
     match result {

@@ -48,10 +48,11 @@ pub(crate) fn lock(name: &str) -> Result<Lock> {
 pub(crate) fn key(model: &Path, ready: &Ready) -> Result<String> {
     let mut h = DefaultHasher::new();
     let compiler = std::env::current_exe().map_err(|e| Failure::Fault(format!("error: the compiler's own file: {e}")))?;
-    for path in [&compiler, &model.to_path_buf()].into_iter().chain(&ready.data_files) {
+    let methods = ready.tune.path(model);
+    for path in [&compiler, &model.to_path_buf()].into_iter().chain(&ready.data_files).chain(&methods) {
         hash_file(path, &mut h)?;
     }
-    h.write(format!("{:?} {:?} {:?} {:?}", ready.dims, ready.without, ready.accuracy, ready.state).as_bytes());
+    h.write(format!("{:?} {:?} {:?} {:?} {:?}", ready.dims, ready.without, ready.accuracy, ready.tune, ready.state).as_bytes());
     Ok(format!("{:016x}", h.finish()))
 }
 

@@ -56,11 +56,20 @@ pub(crate) fn run(program: &Path, values: &[Option<Value>], extra: &[String]) ->
 
 /// Measures a program; gives its line of JSON.
 pub(crate) fn bench(program: &Path, values: &[Option<Value>], extra: &[String]) -> Result<serde_json::Value> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    measure("bench", program, values, &[extra, &[format!("spawned={now}")]].concat())
+}
+
+/// Records runs of a program step by step; gives its line of JSON.
+pub(crate) fn profile(program: &Path, values: &[Option<Value>], extra: &[String]) -> Result<serde_json::Value> {
+    measure("profile", program, values, extra)
+}
+
+fn measure(verb: &str, program: &Path, values: &[Option<Value>], extra: &[String]) -> Result<serde_json::Value> {
     let scratch = Scratch::new()?;
     let input = scratch.0.join("in");
     save(&input, &set(values))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let mut args = vec!["bench".to_string(), format!("in={}", input.display()), format!("spawned={now}")];
+    let mut args = vec![verb.to_string(), format!("in={}", input.display())];
     args.extend_from_slice(extra);
     let output = start(program, &args)?;
     serde_json::from_slice(&output.stdout).map_err(|e| Failure::Fault(format!("error: the program's measurements cannot be read: {e}")))

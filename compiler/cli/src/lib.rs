@@ -13,7 +13,9 @@ mod job;
 mod model;
 mod npy;
 mod package;
+mod roofline;
 pub mod suite;
+mod svg;
 mod verbs;
 
 pub use args::main;

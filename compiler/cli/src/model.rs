@@ -6,11 +6,11 @@ use crate::cargo;
 use crate::data;
 use crate::failure::{At, Failure, Result};
 use crate::package::{self, toml};
-use kiln_compiler::Accuracy;
 use kiln_compiler::import::Dims;
 use kiln_compiler::onnx::{self, Limits, ValueInfo};
 use kiln_compiler::pipeline::Ablation;
 use kiln_compiler::rewrite::Explored;
+use kiln_compiler::{Accuracy, Tune};
 use kiln_compiler::{Options, Output, Pairing, compile};
 use kiln_kernels::value::Value;
 use serde_json::{Value as Json, json};
@@ -42,6 +42,8 @@ pub(crate) struct Ready {
     pub(crate) without: Ablation,
     /// Which algorithms may compute results.
     pub(crate) accuracy: Accuracy,
+    /// Where measured methods come from.
+    pub(crate) tune: Tune,
     /// What an instance keeps between runs.
     pub(crate) state: Pairing,
     /// Files beside the model.
@@ -77,8 +79,8 @@ pub(crate) fn ready(args: &ModelArgs, inputs: &InputArgs) -> Result<Ready> {
         let text = format!("input {i} \"{}\" has no value: in_{i}.npy, in_{i}.pb or --input gives one", ports[i].name);
         return Err(Failure::Fault(text));
     }
-    let (without, accuracy) = (Ablation::Nothing, args.accuracy);
-    Ok(Ready { outputs: model.graph.outputs, values, dims, without, accuracy, state, data_files: model.data_files })
+    let (without, accuracy, tune) = (Ablation::Nothing, args.accuracy, args.methods());
+    Ok(Ready { outputs: model.graph.outputs, values, dims, without, accuracy, tune, state, data_files: model.data_files })
 }
 
 /// A program around a compiled model.
@@ -98,6 +100,11 @@ impl Built {
     }
 }
 
+/// What the compiler is asked of a model made ready.
+pub(crate) fn options(args: &ModelArgs, ready: &Ready) -> Result<Options> {
+    Ok(Options { without: ready.without, tune: ready.tune.clone(), ..args.options(ready.dims.clone())? })
+}
+
 /// Compiles and builds, unless the cache has the program.
 pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
     let key = cache::key(&args.model, ready)?;
@@ -110,8 +117,7 @@ pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
     {
         return Ok(Built { binary, report });
     }
-    let options = Options { without: ready.without, ..args.options(ready.dims.clone())? };
-    let output = compile_guarded(&options)?;
+    let output = compile_guarded(&options(args, ready)?)?;
     let built = build_program(&output, &key, &dir)?;
     data::replace(&report, built.report.to_string().as_bytes())?;
     Ok(built)

@@ -38,10 +38,10 @@ impl Printer<'_> {
         for s in steps {
             out.extend(match s {
                 Step::Kernel(step) => {
-                    let k = ident("k", *next);
+                    let (k, n) = (ident("k", *next), int(*next));
                     *next += 1;
                     let before = self.before(step);
-                    quote!(#before #k(f)?;)
+                    quote!(#before f.step(#n, #k)?;)
                 }
                 Step::If { cond, branches, results, defines, line } => {
                     let cond = self.flag(*cond);

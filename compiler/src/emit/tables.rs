@@ -73,9 +73,16 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
     let scratch_lets = p.symbol_lets(&scratch_dims);
     let nodes = &p.plan.lines;
     let listed = kernels.iter().map(|k| {
-        let (name, what) = (&k.name, &k.what);
+        let (name, kind, what) = (&k.name, k.kind, &k.what);
+        let algorithm = Ident::new(k.algorithm, Span::call_site());
         let lines = k.nodes.iter().map(|n| Literal::u32_unsuffixed(*n as u32));
-        quote!(#rt::Kernel { name: #name, what: #what, nodes: &[#(#lines),*] })
+        quote!(#rt::Kernel { name: #name, kind: #kind, algorithm: #rt::Algorithm::#algorithm, what: #what, nodes: &[#(#lines),*] })
+    });
+    let work = p.plan.kernels().into_iter().take(kernels.len()).enumerate().map(|(i, step)| {
+        let (i, w) = (int(i), p.plan.work(step));
+        let lets = p.symbol_lets([&w.flops, &w.read, &w.written]);
+        let [flops, read, written] = [&w.flops, &w.read, &w.written].map(|d| p.count(d));
+        quote!(#i => { #lets #rt::Work::new(#flops, #read, #written) })
     });
     let model = Ident::new(&n.model, Span::call_site());
     let model_name = &n.model;
@@ -125,6 +132,7 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
             digits: &[#(#digits),*],
             weights: #weights,
             run,
+            work,
             nodes: &[#(#nodes),*],
             kernels: &[#(#listed),*],
         };
@@ -132,6 +140,11 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
         fn out_dims(i: usize, syms: &[i64], out: &mut [usize]) {
             let _ = syms;
             match i { #(#dims)* _ => {} }
+        }
+
+        fn work(step: usize, syms: &[i64]) -> #rt::Work {
+            let _ = syms;
+            match step { #(#work)* _ => #rt::Work::default() }
         }
 
         #sizes
@@ -159,6 +172,19 @@ impl Printer<'_> {
             quote!(let #name = syms[#n].max(0) as usize;)
         });
         quote!(#(#lets)*)
+    }
+    /// A dimension as a `u64` expression.
+    fn count(&self, d: &Dim) -> TokenStream {
+        match d.as_int() {
+            Some(n) => {
+                let n = Literal::u64_unsuffixed(n.max(0) as u64);
+                quote!(#n)
+            }
+            None => {
+                let d = self.signed(d);
+                quote!((#d).max(0) as u64)
+            }
+        }
     }
     fn port(&self, v: ValueId, name: &str, optional: bool) -> TokenStream {
         let rt = names::rt();

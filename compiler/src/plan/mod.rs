@@ -8,16 +8,19 @@ mod scratch;
 mod share;
 mod strips;
 mod weights;
+mod work;
 
 pub use digits::Digits;
 pub use memory::{Arena, Life};
 pub use requires::Check;
-pub use schedule::schedule;
+pub use schedule::{schedule, schedule_tuned};
 pub use weights::{Blob, Weights};
+pub use work::Work;
 
 use crate::ir::{Dim, Graph, Port, Sym, ValueId};
 use crate::kernel::Kernel;
 use crate::state::States;
+use crate::target::Choice;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a value lies at run time.
@@ -175,6 +178,8 @@ pub struct Plan {
     pub exact: bool,
     /// Packed matrices that some machines write in digits.
     pub digits: Vec<Digits>,
+    /// Kernels that several methods could compute, with the one that each has.
+    pub choices: Vec<Choice>,
     /// What an instance keeps between runs.
     pub states: States,
 }

@@ -12,13 +12,18 @@ use crate::layout::{self, Access, Layout, Layouts};
 use crate::ops::{Op, control};
 use crate::pipeline::Ablation;
 use crate::state::States;
-use crate::target::Accuracy;
 use crate::target::cpu::{self, Selected};
+use crate::target::{Accuracy, Choice, Tuning};
 use kiln_kernels::dtype::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Makes the plan of a graph whose last inputs and outputs are the states.
-pub fn schedule(mut g: Graph, without: Ablation, accuracy: Accuracy, states: States) -> Plan {
+/// Makes the plan of a graph whose last inputs and outputs are the states, with methods by the cost model.
+pub fn schedule(g: Graph, without: Ablation, accuracy: Accuracy, states: States) -> Plan {
+    schedule_tuned(g, without, accuracy, states, Tuning::default())
+}
+
+/// Makes the plan of a graph whose last inputs and outputs are the states, with methods as they were measured where they were.
+pub fn schedule_tuned(mut g: Graph, without: Ablation, accuracy: Accuracy, states: States, tuning: Tuning) -> Plan {
     let tables = share::tables(&mut g);
     let fuse = without != Ablation::Fusion;
     let clusters = fusion::cluster(&g, &g.body, fuse);
@@ -47,6 +52,8 @@ pub fn schedule(mut g: Graph, without: Ablation, accuracy: Accuracy, states: Sta
         depth: 0,
         fuse,
         accuracy,
+        tuning,
+        choices: Vec::new(),
     };
     for (i, v) in s.g.body.inputs.clone().into_iter().enumerate() {
         s.places.insert(v, Place::Input(i));
@@ -78,9 +85,9 @@ pub fn schedule(mut g: Graph, without: Ablation, accuracy: Accuracy, states: Sta
     let end = s.time;
     s.buffers.iter_mut().for_each(|b| b.life.to = b.life.to.min(end));
     let arena = memory::place(&s.buffers, &s.g.symbols);
-    let Scheduler { g: graph, places, starts, buffers, slots, weights, .. } = s;
+    let Scheduler { g: graph, places, starts, buffers, slots, weights, choices, .. } = s;
     let (notes, exact, digits) = (Notes::default(), accuracy == Accuracy::Exact, Vec::new());
-    let mut plan = Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes, exact, digits, states };
+    let mut plan = Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes, exact, digits, states, choices };
     plan.choose_digits();
     plan
 }
@@ -136,6 +143,9 @@ struct Scheduler {
     /// Whether nodes share kernels.
     fuse: bool,
     accuracy: Accuracy,
+    tuning: Tuning,
+    /// Kernels that several methods could compute.
+    choices: Vec<Choice>,
 }
 
 /// What is told of a kernel step beside its kernel and values.
@@ -287,7 +297,7 @@ impl Scheduler {
             _ => {}
         }
         let (mut kernel, replaced) = self.select(c, steps);
-        cpu::quicken(&self.g, &mut kernel, self.accuracy);
+        let choice = cpu::quicken(&self.g, &mut kernel, self.accuracy, &self.tuning);
         let of = |v: ValueId| replaced.get(&v).copied().unwrap_or(v);
         kernel.map_values(&of);
         let by_position = kernel.by_position();
@@ -328,6 +338,7 @@ impl Scheduler {
                 origins.push(*o);
             }
         }
+        self.choices.extend(choice.map(|c| Choice { origins: origins.clone(), ..c }));
         let line = origins.first().copied().unwrap_or(0);
         let mut requires: Vec<_> = c.nodes.iter().flat_map(|n| requires::of(&self.g, &self.g[*n])).map(|c| (c, line)).collect();
         if let Some(before) = self.join(&mut kernel, steps) {

@@ -1,6 +1,9 @@
 //! Machines that kernels are chosen for, and how near to the direct sums they must stay.
 
 pub mod cpu;
+mod tuning;
+
+pub use tuning::{Choice, METHODS, Tune, Tuning, name as method_name};
 
 /// Which algorithms may compute a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +25,13 @@ impl Accuracy {
     /// The level of that name.
     pub fn from_name(name: &str) -> Option<Accuracy> {
         let at = Accuracy::NAMES.iter().position(|n| *n == name)?;
-        Some([Accuracy::Exact, Accuracy::Standard, Accuracy::Fast][at])
+        Some(Accuracy::LEVELS[at])
+    }
+    const LEVELS: [Accuracy; 3] = [Accuracy::Exact, Accuracy::Standard, Accuracy::Fast];
+
+    /// The name of the level.
+    pub fn name(self) -> &'static str {
+        let at = Accuracy::LEVELS.iter().position(|l| *l == self);
+        Accuracy::NAMES[at.unwrap_or(0)]
     }
 }

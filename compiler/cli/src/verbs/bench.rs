@@ -3,11 +3,16 @@
 use super::ablate;
 use crate::args::{ModelArgs, RunArgs};
 use crate::cache::Scratch;
-use crate::failure::{Failure, Result};
-use crate::model::{self, InputArgs, Ready};
+use crate::failure::{At, Failure, Result};
+use crate::model::{self, Built, InputArgs, Ready};
+use crate::roofline::{self, Layer, Machine};
+use crate::svg;
 use crate::{data, job, npy};
+use kiln_kernels::isa::Isa;
 use serde_json::{Value as Json, json};
+use std::fs;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// Measure a compiled model.
@@ -34,6 +39,12 @@ pub(crate) struct Bench {
     /// Measure what each part of the optimizer is worth, by leaving it out.
     #[arg(long, conflicts_with = "against")]
     ablate: bool,
+    /// Write a trace of ten runs, step by step, that https://ui.perfetto.dev opens.
+    #[arg(long, value_name = "FILE", conflicts_with = "ablate")]
+    profile: Option<PathBuf>,
+    /// Draw each layer's speed beside what the machine allows, and print those that take most.
+    #[arg(long, value_name = "FILE", conflicts_with = "ablate")]
+    roofline: Option<PathBuf>,
     /// Print the measurements as JSON.
     #[arg(long)]
     json: bool,
@@ -42,7 +53,8 @@ pub(crate) struct Bench {
 impl Bench {
     /// Does it.
     pub(crate) fn run(self) -> Result<()> {
-        let mut extra = self.how.job()?;
+        let how = self.how.job()?;
+        let mut extra = how.clone();
         if self.against.as_deref().is_some_and(|a| a != "ort") {
             return Err(Failure::Usage("--against: expected ort".into()));
         }
@@ -77,6 +89,7 @@ impl Bench {
             }
             out["against"] = ort;
         }
+        let layers = self.layers(&built, &ready, &how, &mut out)?;
         if self.json {
             println!("{out}");
             return Ok(());
@@ -104,9 +117,42 @@ impl Bench {
         if let Some(ratio) = out["ratio"].as_f64() {
             println!("onnxruntime  {:.3} ms at p50: {ratio:.2} times kiln's", out["against"]["p50_ms"].as_f64().unwrap_or(0.0));
         }
+        if let Some((machine, layers)) = layers {
+            roofline::print(&machine, &layers, LISTED);
+        }
         Ok(())
     }
+
+    /// Records runs, where a trace or a picture is asked for: writes them, and puts what they say into the report.
+    fn layers(&self, built: &Built, ready: &Ready, how: &[String], out: &mut Json) -> Result<Option<(Machine, Vec<Layer>)>> {
+        if self.profile.is_none() && self.roofline.is_none() {
+            return Ok(None);
+        }
+        let scratch = Scratch::new()?;
+        let trace = scratch.0.join("trace");
+        let runs = if self.roofline.is_some() { TRACED.max(self.iterations) } else { TRACED };
+        let extra = [how, &[format!("warmup={}", self.warmup), format!("iterations={runs}"), format!("out={}", trace.display())]].concat();
+        let profile = job::profile(&built.binary, &ready.values, &extra)?;
+        if let Some(path) = &self.profile {
+            data::replace(path, &fs::read(&trace).at(&trace)?)?;
+        }
+        out["layers"] = profile["layers"].clone();
+        let Some(path) = &self.roofline else { return Ok(None) };
+        let isa = profile["isa"].as_str().and_then(Isa::from_name).unwrap_or(Isa::Portable);
+        let machine = Machine::measure(isa, profile["threads"].as_u64().unwrap_or(1) as usize);
+        let layers = roofline::layers(&profile, &machine);
+        let title = self.model.model.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+        data::replace(path, svg::roofline(&title, &machine, &layers).as_bytes())?;
+        out["roofline"] = roofline::as_json(&machine, &layers);
+        Ok(Some((machine, layers)))
+    }
 }
+
+/// Runs that a trace shows.
+const TRACED: usize = 10;
+
+/// Layers that are printed beside a picture.
+const LISTED: usize = 15;
 
 /// Puts measurements beside what is known.
 pub(super) fn merge(into: &mut Json, from: Json) {

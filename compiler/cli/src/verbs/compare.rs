@@ -113,7 +113,7 @@ impl Compare {
         let key = format!("layers-{}", cache::key(&self.model.model, ready)?);
         pipeline::optimize(&mut wide, Ablation::Nothing, &mut |_, _| {}).map_err(Failure::Fault)?;
         let output = Output {
-            plan: plan::schedule(wide, Ablation::Nothing, ready.accuracy, Default::default()),
+            plan: plan::schedule_tuned(wide, Ablation::Nothing, ready.accuracy, Default::default(), ready.tune.read(&self.model.model)?),
             report: Default::default(),
             data_files: Vec::new(),
             dump: None,

@@ -1,7 +1,6 @@
 //! What an inference costs by counting: floating-point operations and bytes of results.
 
 use kiln_compiler::ir::{Dim, Graph};
-use kiln_compiler::kernel::{Kernel, Window};
 use kiln_compiler::ops::Op;
 use kiln_compiler::plan::{KernelStep, Plan};
 
@@ -31,36 +30,10 @@ pub(crate) fn cost(g: &Graph) -> (u64, u64) {
     (flops, bytes)
 }
 
-/// Operations of a kernel, and bytes that it reads and writes.
+/// Operations of a step, and bytes that it reads and writes.
 pub(crate) fn step(p: &Plan, s: &KernelStep) -> (u64, u64) {
     let g = &p.graph;
-    let count = |dims: &[Dim]| dims.iter().map(|d| g.range(d).hi.unwrap_or(64).max(0) as u64).fold(1, u64::saturating_mul);
-    let one = |d: &Dim| count(std::slice::from_ref(d));
-    let size = |v: &kiln_compiler::ir::ValueId| {
-        let ty = g.ty(*v);
-        count(ty.shape().unwrap_or(&[])).saturating_mul(ty.dtype().map_or(0, |d| d.size()) as u64)
-    };
-    let weights: u64 =
-        (s.kernel.packed().iter()).map(|w| g[w.value].constant.as_ref().map_or(0, |t| t.bytes().len() as u64)).fold(0, u64::saturating_add);
-    let bytes = s.inputs.iter().flatten().chain(&s.outputs).map(size).fold(weights, u64::saturating_add);
-    let out: u64 = s.outputs.iter().map(|v| count(g.ty(*v).shape().unwrap_or(&[]))).fold(0, u64::saturating_add);
-    let window = |w: &Window| count(&w.out_dims).saturating_mul(one(&w.n)).saturating_mul(w.kernel.iter().product::<usize>() as u64);
-    let tail = s.kernel.epilogue().map_or(0, |e| e.expr.code.len() as u64).saturating_mul(out);
-    let of = |kernel: &Kernel| match kernel {
-        Kernel::Gemm { m, n, k, .. } | Kernel::IntGemm { m, n, k, .. } => one(m).saturating_mul(2 * *n as u64 * *k as u64),
-        Kernel::GroupedGemm { rows, n, k, .. } => count(rows).saturating_mul(2 * *n as u64 * *k as u64),
-        Kernel::MatMul { batch, m, n, k, .. } => {
-            let each = one(m).saturating_mul(one(n)).saturating_mul(one(k)).saturating_mul(2);
-            count(batch).saturating_mul(each)
-        }
-        Kernel::Conv { window: w, k, groups, .. } => {
-            window(w).saturating_mul(2 * *k as u64).saturating_mul(one(&w.c) / (*groups as u64).max(1))
-        }
-        Kernel::Pool { window: w, .. } => window(w).saturating_mul(one(&w.c)),
-        Kernel::Map { expr, .. } => out.saturating_mul(expr.code.len() as u64),
-        Kernel::Move { .. } | Kernel::Dims { .. } | Kernel::Host(_) => 0,
-        _ => out,
-    };
-    let own = s.kernel.parts().into_iter().map(of).fold(0, u64::saturating_add);
-    (own.saturating_add(tail), bytes)
+    let most = |d: &Dim| d.eval(&|s| Some(g.symbols.get(s.0 as usize)?.range.hi.unwrap_or(64))).unwrap_or(i64::MAX).max(0) as u64;
+    let work = p.work(s);
+    (most(&work.flops), most(&work.read).saturating_add(most(&work.written)))
 }

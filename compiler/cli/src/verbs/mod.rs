@@ -12,3 +12,4 @@ pub(crate) mod modules;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod test;
+pub(crate) mod tune;

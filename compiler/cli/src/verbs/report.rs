@@ -5,6 +5,7 @@ use crate::args::ModelArgs;
 use crate::data;
 use crate::failure::Result;
 use crate::model::compile_guarded;
+use crate::svg::escape as html;
 use kiln_compiler::Output;
 use kiln_compiler::diagnostics::shown;
 use kiln_compiler::ir::{Range, print};
@@ -40,21 +41,6 @@ table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.15rem .
 td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}code,pre{font:12px/1.45 ui-monospace,monospace}\
 pre{background:#f6f8fa;padding:.8rem;overflow:auto;max-height:32rem}.bar{background:#d9480f;height:.6rem;display:inline-block}\
 .dim{color:#68707a}svg{width:100%;height:auto;background:#f6f8fa}summary{cursor:pointer}";
-
-/// Text as HTML shows it: names in models are data.
-fn html(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 fn si(n: u64, unit: &str) -> String {
     let x = n as f64;

@@ -15,7 +15,7 @@ mod tiled;
 
 use super::{Printer, dtype_path, element, int};
 use crate::ir::{Dim, ValueId};
-use crate::kernel::{Kernel, Packed, Stage, Window};
+use crate::kernel::{Kernel, Method, Packed, Stage, Window};
 use crate::plan::{KernelStep, Place, Plan};
 use kiln_kernels::dtype::DType;
 use proc_macro2::TokenStream;
@@ -25,6 +25,8 @@ use std::collections::BTreeSet;
 /// A line of the table of kernels.
 pub(super) struct Listed {
     pub(super) name: String,
+    pub(super) kind: &'static str,
+    pub(super) algorithm: &'static str,
     pub(super) what: String,
     pub(super) nodes: Vec<usize>,
 }
@@ -41,13 +43,31 @@ fn notes(plan: &Plan, step: &KernelStep) -> Vec<String> {
     out
 }
 
+/// The variant of the runtime's `Algorithm` for a step.
+fn algorithm(plan: &Plan, step: &KernelStep) -> &'static str {
+    let digits = |p: &Packed| plan.blob(p).is_some_and(|b| plan.digits.iter().any(|d| d.at == b.offset));
+    match &step.kernel {
+        Kernel::Conv { method: Method::Winograd(2), .. } => "Winograd2",
+        Kernel::Conv { method: Method::Winograd(_), .. } => "Winograd4",
+        Kernel::Conv { weights: b, .. } | Kernel::Gemm { b, .. } if digits(b) => "Digits",
+        Kernel::Conv { .. } | Kernel::Gemm { .. } | Kernel::GroupedGemm { .. } | Kernel::MatMul { .. } | Kernel::Attend { .. } => {
+            "MultiplyAdds"
+        }
+        Kernel::Strips { .. } => "MultiplyAdds",
+        Kernel::IntConv { depthwise: true, .. } => "BytesAlone",
+        Kernel::IntConv { .. } | Kernel::IntGemm { .. } => "Bytes",
+        _ => "Vectors",
+    }
+}
+
 /// The functions of all kernel steps, and their lines in the table.
 pub(super) fn functions(p: &Printer<'_>) -> (Vec<TokenStream>, Vec<Listed>) {
     let mut out = Vec::new();
     let mut listed = Vec::new();
     for (n, step) in p.plan.kernels().into_iter().enumerate() {
         let what = p.describe(step);
-        listed.push(Listed { name: format!("k{n}"), what: what.clone(), nodes: step.origins.clone() });
+        let (name, kind, nodes) = (format!("k{n}"), step.kernel.name(), step.origins.clone());
+        listed.push(Listed { name, kind, algorithm: algorithm(p.plan, step), what: what.clone(), nodes });
         let f = p.function(n, step);
         let notes = notes(p.plan, step).into_iter().map(|line| quote!(#[doc = ""] #[doc = #line]));
         out.push(quote!(#[doc = #what] #(#notes)* #f));

@@ -4,7 +4,7 @@
 use super::cost::{RATES, upper};
 use crate::ir::{Dim, Graph};
 use crate::kernel::{Kernel, Method, Recipe, Window};
-use crate::target::Accuracy;
+use crate::target::{Accuracy, Choice, Tuning};
 use kiln_kernels::gemm::PANEL;
 
 /// A float of a matrix that a transform writes or reads, with its share of the transform's arithmetic, in picoseconds on one core.
@@ -19,19 +19,41 @@ const SHORT: f64 = 1.1;
 /// What must be gained at least: below it, direct sums need fewer bytes of weights.
 const PAYS: f64 = 0.9;
 
-/// Has a direct convolution computed by the fastest method that the level allows.
-pub fn quicken(g: &Graph, kernel: &mut Kernel, accuracy: Accuracy) {
-    let Kernel::Conv { window, k, groups: 1, method: method @ Method::Direct, weights, .. } = kernel else { return };
-    let Recipe::Conv { method: packed, c, .. } = &mut weights.recipe else { return };
+/// Has a direct convolution computed by the method that was measured to be the fastest of those that the level allows, or else by the one that
+/// should be. Says what the choice was about, where there was one.
+pub fn quicken(g: &Graph, kernel: &mut Kernel, accuracy: Accuracy, tuning: &Tuning) -> Option<Choice> {
+    let Kernel::Conv { window, k, groups: 1, method: method @ Method::Direct, weights, .. } = kernel else { return None };
+    let Recipe::Conv { method: packed, c, .. } = &mut weights.recipe else { return None };
     if accuracy == Accuracy::Exact || !applies(window) {
-        return;
+        return None;
     }
-    let direct = direct(g, window, *c, *k);
-    let tiles = [2, 4].map(|m| (m, tiled(g, window, *c, *k, m)));
-    if let Some((m, cost)) = tiles.into_iter().min_by(|a, b| a.1.total_cmp(&b.1))
-        && cost < PAYS * direct
-    {
-        (*method, *packed) = (Method::Winograd(m), Method::Winograd(m));
+    let spec = spec(window, *c, *k, accuracy);
+    let measured = tuning.method(&spec);
+    let chosen = measured.unwrap_or_else(|| cheapest(g, window, *c, *k));
+    (*method, *packed) = (chosen, chosen);
+    Some(Choice { spec, method: chosen, measured: measured.is_some(), origins: Vec::new() })
+}
+
+/// What a convolution computes, as files of measured methods name it.
+fn spec(w: &Window, c: usize, k: usize, accuracy: Accuracy) -> String {
+    let plane = |d: &[Dim; 3]| format!("{}x{}", d[1], d[2]).replace(' ', "");
+    let pads = format!("{}x{}", w.pad[1], w.pad[2]);
+    let n = w.n.to_string().replace(' ', "");
+    format!(
+        "conv accuracy={} c={c} in={} k={k} n={n} out={} pads={pads} window=3x3",
+        accuracy.name(),
+        plane(&w.in_dims),
+        plane(&w.out_dims)
+    )
+}
+
+/// The method that should take least.
+fn cheapest(g: &Graph, window: &Window, c: usize, k: usize) -> Method {
+    let direct = direct(g, window, c, k);
+    let tiles = [2, 4].map(|m| (m, tiled(g, window, c, k, m)));
+    match tiles.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)) {
+        Some((m, cost)) if cost < PAYS * direct => Method::Winograd(m),
+        _ => Method::Direct,
     }
 }
 
