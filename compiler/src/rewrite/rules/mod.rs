@@ -27,6 +27,7 @@ pub mod reductions;
 pub mod rotary;
 pub mod slices;
 pub mod standardize;
+pub mod transposed;
 pub mod transposes;
 
 use super::{Rewriter, Rule};
@@ -46,6 +47,7 @@ pub fn all() -> Vec<&'static Rule> {
         pads::RULES,
         conv::RULES,
         filters::RULES,
+        transposed::RULES,
         matmul::RULES,
         quantize::RULES,
         integer::RULES,
