@@ -131,6 +131,58 @@ pub fn inverted() -> Vec<u8> {
         .build()
 }
 
+/// What decoders of images are made of: transposed convolutions behind which are a normalization and a Relu, with groups, and cut;
+/// linear, cubic and nearest resizing of many channels and of few; and taps that meet nothing but pads.
+pub fn decoder() -> Vec<u8> {
+    let scales = |h: f32, w: f32| Tensor::new(&[4], &[1.0, 1.0, h, w]);
+    ModelBuilder::new()
+        .opset(17)
+        .input("image", F32, [2, 3, 9, 11])
+        .initializer("w0", weight(60, &[32, 3, 3, 3]))
+        .initializer("w1", weight(61, &[32, 24, 2, 2]))
+        .initializer("scale", weight(62, &[24]))
+        .initializer("shift", weight(63, &[24]))
+        .initializer("mean", weight(64, &[24]))
+        .initializer("var", Tensor::new(&[24], &[0.8f32; 24]))
+        .initializer("w2", weight(65, &[24, 10, 3, 5]))
+        .initializer("b2", weight(66, &[20]))
+        .initializer("w3", weight(67, &[19, 20, 3, 3]))
+        .initializer("twice", scales(2.0, 2.0))
+        .initializer("more", scales(1.5, 2.3))
+        .initializer("whole", scales(4.0, 4.0))
+        .node("Conv", &["image", "w0"], &["c0"])
+        .attr("pads", vec![12i64, 1, 12, 1])
+        .attr("dilations", vec![12i64, 1])
+        .node("ConvTranspose", &["c0", "w1"], &["t1"])
+        .attr("strides", vec![2i64, 2])
+        .node("BatchNormalization", &["t1", "scale", "shift", "mean", "var"], &["n1"])
+        .node("Relu", &["n1"], &["r1"])
+        .node("ConvTranspose", &["r1", "w2", "b2"], &["t2"])
+        .attr("group", 2)
+        .attr("strides", vec![1i64, 3])
+        .attr("pads", vec![1i64, 2, 0, 1])
+        .attr("output_padding", vec![0i64, 2])
+        .node("Resize", &["t2", "", "twice"], &["z2"])
+        .attr("mode", "linear")
+        .attr("coordinate_transformation_mode", "pytorch_half_pixel")
+        .node("Conv", &["z2", "w3"], &["c3"])
+        .attr("pads", vec![1i64, 1, 1, 1])
+        .node("Resize", &["c3", "", "more"], &["y"])
+        .attr("mode", "cubic")
+        .attr("coordinate_transformation_mode", "align_corners")
+        .node("Resize", &["image", "", "more"], &["small"])
+        .attr("mode", "linear")
+        .attr("coordinate_transformation_mode", "half_pixel")
+        .node("Resize", &["image", "", "whole"], &["large"])
+        .attr("mode", "nearest")
+        .attr("coordinate_transformation_mode", "half_pixel")
+        .attr("nearest_mode", "ceil")
+        .output("y")
+        .output("small")
+        .output("large")
+        .build()
+}
+
 /// Control flow and data-dependent shapes: If, Loop, NonZero into MatMul, a sequence and a string operator.
 pub fn control() -> Vec<u8> {
     let yes = ModelBuilder::new().graph_name("yes").node("Relu", &["x"], &["y1"]).output("y1");
@@ -543,10 +595,11 @@ pub fn recurrent() -> Vec<u8> {
 pub type Sample = (&'static str, fn() -> Vec<u8>);
 
 /// Every sample.
-pub const ALL: [Sample; 13] = [
+pub const ALL: [Sample; 14] = [
     ("mlp", mlp),
     ("convnet", convnet),
     ("inverted", inverted),
+    ("decoder", decoder),
     ("control", control),
     ("product", product),
     ("picked", picked),

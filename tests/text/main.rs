@@ -54,6 +54,7 @@ fn inputs(sample: &str) -> Vec<Value> {
             std::iter::once(ids(&[2, 3])).chain(past).chain([ids(&[2, 5])]).collect()
         }
         "inverted" => vec![noise(2, &[2, 3, 40, 44])],
+        "decoder" => vec![noise(2, &[2, 3, 9, 11])],
         "control" => vec![
             Tensor::new(&[4], &[1.5f32, -2.0, 0.0, 4.0]).into(),
             Tensor::with_dtype(DType::Bool, &[], &[1u8]).into(),

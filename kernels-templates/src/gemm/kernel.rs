@@ -75,6 +75,9 @@ const UNROLL: usize = 4;
 /// Floats of B that are asked for in advance.
 const AHEAD: usize = 24 * PANEL;
 
+/// The same for one row, which waits for nothing but B.
+const NEAR: usize = 8 * PANEL;
+
 /// Asks for the line of the cache at `p`, which need not exist.
 #[inline(always)]
 fn prefetch(p: *const f32) {
@@ -131,8 +134,9 @@ unsafe fn step<S: Products, const MR: usize, const NV: usize>(
         let mut bv = [S::zero(); NV];
         for (j, v) in bv.iter_mut().enumerate() {
             *v = S::load(b.add((j / per) * panel + (j % per) * S::W));
-            if MR >= 6 && j % per == 0 {
-                prefetch(b.wrapping_add((j / per) * panel + AHEAD));
+            let row = MR == 1 && NV == 4 * per;
+            if j % per == 0 && (MR >= 6 || row) {
+                prefetch(b.wrapping_add((j / per) * panel + if row { NEAR } else { AHEAD }));
             }
         }
         // Spelled out, since LLVM does not unroll a loop over so many rows once their addresses differ in form.

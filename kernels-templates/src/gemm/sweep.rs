@@ -7,6 +7,9 @@ use crate::isa::Isa;
 /// Floats of B that one pass over the rows keeps in the second-level cache (512 KiB).
 pub(crate) const B_FLOATS: usize = 128 * 1024;
 
+/// Floats of B from which on one row reads them as four streams: fewer may come from the second-level cache (256 KiB).
+const STREAMED: usize = 64 * 1024;
+
 /// A block of output and its operands.
 #[derive(Clone, Copy)]
 pub(crate) struct Sweep<'a> {
@@ -118,6 +121,8 @@ pub(crate) unsafe fn sweep_with(widths: &[Width], s: &Sweep) {
     let panel = s.k * PANEL;
     let panels = s.cols.div_ceil(PANEL);
     let block = (B_FLOATS / panel.max(1)).max(4).next_multiple_of(4);
+    // One row waits for a matrix that comes from memory: four streams are what processors fetch ahead best.
+    let together = if s.rows == 1 && panels * panel >= STREAMED { 4 } else { panels };
     let mut first = 0;
     while first < panels {
         let last = (first + block).min(panels);
@@ -127,7 +132,7 @@ pub(crate) unsafe fn sweep_with(widths: &[Width], s: &Sweep) {
             let rows = height + (i < taller) as usize;
             let mut p = first;
             while p < last {
-                let left = last - p;
+                let left = together.min(last - p);
                 let (n, kernel) = match widths.iter().find(|w| w.panels <= left && w.rows.len() >= rows) {
                     Some(w) => (w.panels, w.rows[rows - 1]),
                     None => unreachable!("a width of one panel has every height; this is a bug"),

@@ -1,7 +1,7 @@
 //! What orders of axes are worth to the kernels of the CPU: which they can write, and what it costs them to read another.
 
 use super::cost::{RATES, upper};
-use super::{norms_pixels, packs, pools, responds, rowwise, resizes_images, whole_nearest};
+use super::{norms_pixels, packs, pools, resizes_images, responds, rowwise, whole_nearest};
 use crate::fusion::Cluster;
 use crate::ir::{Graph, Node, ValueId};
 use crate::layout::{self, Layout};
