@@ -19,7 +19,8 @@ pub struct Conv {
 }
 
 /// A convolution of u8 `[N, C, ..]`, less one zero point, by i8 `[M, C/groups, ..]`, with sums in i32; pads are the zero point.
-/// Operands: x, w, the zero point.
+/// Operands: x, w, the zero point, optional zero points of w, one for all or one for each output channel. Weights of i16 are bytes less
+/// their zero points already, -255 to 255.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConvInteger {
     /// Step of each spatial axis.
@@ -146,10 +147,13 @@ impl Operator for Conv {
 impl Operator for ConvInteger {
     fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
         let (x, w) = (cx.shape(0), cx.shape(1));
-        let types = [cx.dtype(0), cx.dtype(1), cx.dtype(2)] == [DType::U8, DType::I8, DType::U8];
+        let weights = cx.dtype(1) == DType::I8 || cx.dtype(1) == DType::I16 && !cx.has(3);
+        let zeros =
+            !cx.has(3) || cx.dtype(3) == DType::I8 && (cx.shape(3).is_empty() || w.first().is_some_and(|m| *cx.shape(3) == [m.clone()]));
+        let types = cx.dtype(0) == DType::U8 && cx.dtype(2) == DType::U8 && weights && zeros;
         if !types || x.len() != w.len() || x.len() < 3 || !cx.shape(2).is_empty() {
             return Err(Diagnostic::new(format!(
-                "a convolution of bytes needs u8, i8 of as many axes, and one zero point, found {}[{}], {}[{}] and {}[{}]",
+                "a convolution of bytes needs u8, i8 of as many axes, one zero point, and fitting ones of the weights, found {}[{}], {}[{}] and {}[{}]",
                 cx.dtype(0),
                 super::cx::list(x),
                 cx.dtype(1),
@@ -163,7 +167,12 @@ impl Operator for ConvInteger {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let axes = self.strides.len();
-        let args = [
+        let args = vec![
+            CallArg::Out(0),
+            CallArg::In(0),
+            CallArg::In(1),
+            CallArg::In(2),
+            CallArg::OptIn(3),
             CallArg::Dims(cx.shape(0).to_vec()),
             CallArg::Dims(cx.shape(1).to_vec()),
             CallArg::Dims(cx.out_shape(0).to_vec()),
@@ -172,7 +181,7 @@ impl Operator for ConvInteger {
             CallArg::Ints(self.dilations.clone()),
             CallArg::Dim(Dim::int(self.groups)),
         ];
-        Lowering::call("igemm::convolve", [], 3, args)
+        Lowering::Call(Call { entry: "igemm::convolve", types: vec![cx.dtype(1)], args })
     }
 }
 

@@ -228,9 +228,9 @@ pub(super) fn refused(name: &str, build: fn(&mut Case)) {
 fn examples() -> Vec<Example> {
     use rules::{
         activations, algebra, attention, causal, constants, conv, experts, filters, gather, groups, gru, integer, layout, matmul, norms,
-        pads, quantize, recognise, recurrent, reductions, rotary, slices, transposes,
+        pads, quantize, recognise, recurrent, reductions, rotary, signs, slices, transposes,
     };
-    let tables: [&[Example]; 23] = [
+    let tables: [&[Example]; 24] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -242,6 +242,7 @@ fn examples() -> Vec<Example> {
         filters::tests::EXAMPLES,
         matmul::tests::EXAMPLES,
         quantize::tests::EXAMPLES,
+        signs::tests::EXAMPLES,
         integer::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
         norms::tests::EXAMPLES,
