@@ -7,6 +7,7 @@ use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId};
 use crate::kernel::{Binary as B, Expr, Unary as U};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::value::Tensor;
 
 type Read = Result<Vec<ValueId>, Diagnostic>;
 
@@ -113,6 +114,45 @@ pub fn unsigned(from: DType) -> Pointwise {
     let y = e.cast(y, to);
     e.results.push(y);
     Pointwise { name: "OffsetBinary", expr: e }
+}
+
+/// Constant weights of bytes as integer kernels read them: i8 less zero points.
+pub struct Signed {
+    /// The weights, where they are others than those given: i8, or i16 where differences fit no byte and are asked for as they are.
+    pub weights: Option<Tensor>,
+    /// The zero points of i8 that kernels take off, one or one for each output; `None` where they are 0.
+    pub zeros: Option<Tensor>,
+}
+
+impl Signed {
+    /// The form of weights of i8 or u8 with zero points of their type, one or one for each index of the axis `outer`. `wide` asks for
+    /// differences as i16 where they fit no byte.
+    pub fn of(t: &Tensor, zeros: Option<&Tensor>, outer: usize, wide: bool) -> Option<Signed> {
+        if !matches!(t.dtype, DType::U8 | DType::I8) || zeros.is_some_and(|z| z.dtype != t.dtype) {
+            return None;
+        }
+        let (unsigned, dims) = (t.dtype == DType::U8, &t.dims[..]);
+        let value = |b: &u8| if unsigned { i16::from(*b) } else { i16::from(*b as i8) };
+        let zeros: Vec<i16> = zeros.map_or(vec![0], |z| z.bytes().iter().map(value).collect());
+        let inner: usize = dims.get(outer + 1..)?.iter().product::<usize>().max(1);
+        let outputs = (*dims.get(outer)?).max(1);
+        if zeros.len() != 1 && zeros.len() != outputs {
+            return None;
+        }
+        let zero_of = |i: usize| zeros[i / inner % outputs % zeros.len()];
+        let centred: Vec<i16> = t.bytes().iter().enumerate().map(|(i, b)| value(b) - zero_of(i)).collect();
+        if let Ok(w) = centred.iter().map(|v| i8::try_from(*v)).collect::<Result<Vec<i8>, _>>() {
+            let same = !unsigned && zeros.iter().all(|z| *z == 0);
+            return Some(Signed { weights: (!same).then(|| Tensor::new(dims, &w)), zeros: None });
+        }
+        if wide {
+            return Some(Signed { weights: Some(Tensor::new(dims, &centred)), zeros: None });
+        }
+        let signed = |v: i16| (if unsigned { v - 128 } else { v }) as i8;
+        let weights = unsigned.then(|| Tensor::new(dims, &t.bytes().iter().map(|b| signed(value(b))).collect::<Vec<i8>>()));
+        let of = if zeros.len() == 1 { vec![] } else { vec![zeros.len()] };
+        Some(Signed { weights, zeros: Some(Tensor::new(&of, &zeros.into_iter().map(signed).collect::<Vec<i8>>())) })
+    }
 }
 
 /// Reads `DequantizeLinear`: `(x - zero_point) · scale`.

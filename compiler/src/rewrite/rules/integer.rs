@@ -6,7 +6,7 @@ use crate::ops::conv::ConvInteger;
 use crate::ops::matmul::MatMulInteger;
 use crate::ops::movement::Transpose;
 use crate::ops::pointwise::Pointwise;
-use crate::ops::quantize::{dequantizer, quantizer, unsigned};
+use crate::ops::quantize::{Signed, dequantizer, quantizer, unsigned};
 use crate::ops::{Op, shape::Reshape};
 use crate::rewrite::{Class, Found, Quantization, Rewriter, Rule};
 use kiln_kernels::dtype::DType;
@@ -141,46 +141,16 @@ fn unsigned_bytes(rw: &mut Rewriter<'_>, p: &Bytes, like: ValueId) -> Option<[Va
     Some([x, zero])
 }
 
-/// Constant weights as a kernel reads them.
-enum Weights {
-    /// Bytes that stand for themselves.
-    Plain(ValueId),
-    /// Bytes, and zero points: one or one for each output.
-    Shifted(ValueId, ValueId),
-    /// Differences to zero points that fit no byte, as i16.
-    Wide(ValueId),
-}
-
-/// The weights of a product as i8, less their zero points where all differences are bytes. `outer` is the axis of outputs in the constant;
-/// `wide` says that i16 are read where they are not.
-fn signed_weights(rw: &mut Rewriter<'_>, p: &Bytes, outer: usize, wide: bool) -> Option<Weights> {
-    let t = rw.constant(p.weights.w)?.clone();
-    let offset = if t.dtype == DType::U8 { 128 } else { 0 };
-    let value = |b: &u8| if t.dtype == DType::U8 { i16::from(*b) } else { i16::from(*b as i8) };
-    let zeros: Vec<i16> = match p.w.zero {
-        Some(z) => rw.constant(z)?.bytes().iter().map(value).collect(),
-        None => vec![0],
+/// The weights of a product as its kernel reads them, and their zero points where it takes some off. `outer` is the axis of outputs in the
+/// constant; `wide` says that i16 are read where differences fit no byte.
+fn signed_weights(rw: &mut Rewriter<'_>, p: &Bytes, outer: usize, wide: bool) -> Option<(ValueId, Option<ValueId>)> {
+    let zeros = match p.w.zero {
+        Some(z) => Some(rw.constant(z)?),
+        None => None,
     };
-    let inner: usize = t.dims.get(outer + 1..)?.iter().product::<usize>().max(1);
-    let outputs = t.dims[outer].max(1);
-    let zero_of = |i: usize| zeros[if zeros.len() == 1 { 0 } else { i / inner % outputs }];
-    let centred: Vec<i16> = t.bytes().iter().enumerate().map(|(i, b)| value(b) - zero_of(i)).collect();
-    let byte = |v: &i16| i8::try_from(*v);
-    if let Ok(w) = centred.iter().map(byte).collect::<Result<Vec<i8>, _>>() {
-        let same = t.dtype == DType::I8 && zeros.iter().all(|z| *z == 0);
-        return Some(Weights::Plain(if same { p.weights.w } else { rw.tensor(Tensor::new(&t.dims, &w)) }));
-    }
-    if wide {
-        return Some(Weights::Wide(rw.tensor(Tensor::new(&t.dims, &centred))));
-    }
-    let signed = |v: i16| (v - offset) as i8;
-    let w = match t.dtype {
-        DType::I8 => p.weights.w,
-        _ => rw.tensor(Tensor::new(&t.dims, &t.bytes().iter().map(|b| signed(value(b))).collect::<Vec<i8>>())),
-    };
-    let dims = if zeros.len() == 1 { vec![] } else { vec![zeros.len()] };
-    let zeros = rw.tensor(Tensor::new(&dims, &zeros.into_iter().map(signed).collect::<Vec<i8>>()));
-    Some(Weights::Shifted(w, zeros))
+    let Signed { weights, zeros } = Signed::of(rw.constant(p.weights.w)?, zeros, outer, wide)?;
+    let w = weights.map_or(p.weights.w, |t| rw.tensor(t));
+    Some((w, zeros.map(|z| rw.tensor(z))))
 }
 
 /// Sums as f32, times their scales, which differ along an axis with `behind` axes behind it.
@@ -200,12 +170,10 @@ fn conv(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let behind = rw.shape(p.weights.w).len() - 2;
     let x = rw.input(n, 0)?;
     let [x, z] = unsigned_bytes(rw, &p, x)?;
-    let weights = signed_weights(rw, &p, 0, op.groups > 1)?;
+    let (w, zeros) = signed_weights(rw, &p, 0, op.groups > 1)?;
     let op = ConvInteger { strides: op.strides, pads: op.pads, dilations: op.dilations, groups: op.groups };
-    let sums = match weights {
-        Weights::Plain(w) | Weights::Wide(w) => rw.add(op, &[x, w, z])?,
-        Weights::Shifted(w, zeros) => rw.add(op, &[x, w, z, zeros])?,
-    };
+    let operands: Vec<ValueId> = [x, w, z].into_iter().chain(zeros).collect();
+    let sums = rw.add(op, &operands)?;
     let mut y = scale(rw, sums, &p.scales, behind)?;
     if let Some(b) = rw.input(n, 2) {
         let mut shape = vec![Dim::int(1); behind + 1];
@@ -224,10 +192,8 @@ fn matmul(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     fits(rw, n, &p)?;
     let x = rw.input(n, 0)?;
     let [x, z] = unsigned_bytes(rw, &p, x)?;
-    let (w, zeros) = match signed_weights(rw, &p, usize::from(!p.weights.turned), false)? {
-        Weights::Plain(w) | Weights::Wide(w) => (w, rw.tensor(Tensor::scalar(0i8))),
-        Weights::Shifted(w, zeros) => (w, zeros),
-    };
+    let (w, zeros) = signed_weights(rw, &p, usize::from(!p.weights.turned), false)?;
+    let zeros = zeros.unwrap_or_else(|| rw.tensor(Tensor::scalar(0i8)));
     let w = if p.weights.turned { rw.add(Transpose { perm: vec![1, 0] }, &[w])? } else { w };
     let sums = rw.add(MatMulInteger, &[x, w, z, zeros])?;
     Some(vec![scale(rw, sums, &p.scales, 0)?])
