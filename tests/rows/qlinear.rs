@@ -161,9 +161,11 @@ fn moves(rng: &mut Rng, out: &mut Vec<Case>, signed: bool) {
     let joined = [x[0], x[1], x[2], z[0], x[3], x[4], x[5], z[1]];
     let node = Node::new().parameters(&y).operand(&a).operand(&b).contrib("QLinearConcat").attr("axis", 1);
     out.push(("QLinearConcat", node, y.of(&[2, 4], &joined)));
-    let pick = [true, false, true, false, true, true];
-    let picked: Vec<f32> = (0..6).map(|i| if pick[i] { x[i] } else { z[i / 3] }).collect();
-    let node = Node::new().input(Tensor::new(&[2, 3], &pick)).operand(&a).operand(&b).parameters(&y).contrib("QLinearWhere");
+    let pick = [1, 0, 1, 0, 1, 1];
+    let picked: Vec<f32> = (0..6).map(|i| if pick[i] == 1 { x[i] } else { z[i / 3] }).collect();
+    let mut condition = Tensor::zeros(Bool, &[2, 3]);
+    condition.bytes_mut().copy_from_slice(&pick);
+    let node = Node::new().input(condition).operand(&a).operand(&b).parameters(&y).contrib("QLinearWhere");
     out.push(("QLinearWhere", node, y.of(&[2, 3], &picked)));
 }
 

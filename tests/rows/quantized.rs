@@ -237,3 +237,38 @@ fn residual_blocks_of_bytes_are_two_kernels() {
         assert_eq!(kernels(&model), ["map", "integer conv", "integer conv", "copy"]);
     }
 }
+
+/// A convolution of numbers that are quantized by their range at run time.
+fn at_run_time(seed: u64) -> (Vec<u8>, Vec<kiln::Value>) {
+    let mut g = Growing::new(ModelBuilder::new().opset(21), seed, false);
+    g.rng = Rng::new(seed + 7);
+    let s = Style { operators: false, signed: false, unsigned_weights: seed % 2 == 0 };
+    let (c, groups) = g.rng.pick(&[(3, 1), (16, 1), (7, 7), (64, 64)]);
+    let k = if groups > 1 { c } else { g.rng.pick(&[1, 5, 33]) };
+    let x = g.input(&[2, c, 7, 6], true);
+    g.w.change(|b| b.node("DynamicQuantizeLinear", &[&x], &["q", "scale", "zero"]));
+    let w = g.weights(&[k, c / groups, 3, 3], s);
+    let sums = g.w.node("ConvInteger", &["q", &w.q[0], "zero", &w.q[2]]);
+    g.w.attr("pads", vec![1i64, 0, 1, 1]);
+    g.w.attr("group", groups as i64);
+    let wide = g.w.node("Cast", &[&sums]);
+    g.w.attr("to", 1);
+    let scales = g.w.initializer(Tensor::new(&[w.scales.len(), 1, 1], &w.scales));
+    let scale = g.w.node("Mul", &["scale", &scales]);
+    let y = g.w.node("Mul", &[&wide, &scale]);
+    let y = g.w.node("Relu", &[&y]);
+    (g.w.into_builder().output(&y).build(), vec![data(seed, &[2, c, 7, 6], false)])
+}
+
+#[test]
+fn convolutions_quantized_at_run_time_are_integer_kernels() {
+    let dir = compiled::folder(env!("CARGO_TARGET_TMPDIR"), "at_run_time");
+    for seed in 0..12 {
+        let (model, inputs) = at_run_time(seed);
+        let kernels = kernels(&model);
+        assert!(kernels.iter().any(|k| k.ends_with("integer conv")), "seed {seed}: {kernels:?}");
+        assert!(!kernels.iter().any(|k| k.starts_with("plain") || k.starts_with("igemm")), "seed {seed}: {kernels:?}");
+        compiled::write(&dir.join(seed.to_string()), &model, vec![inputs]);
+    }
+    compiled::check(&dir);
+}

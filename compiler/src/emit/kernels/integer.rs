@@ -102,14 +102,19 @@ impl Printer<'_> {
             let o = &e.operands[a.operand];
             let (bytes, pitch) = (self.pointer(o.value, &quote!(u8), false), row(o));
             let (zero, scale, sum_zero) = (a.zero, literal(a.scale), a.sum_zero);
-            let own = a.own.map(literal).map_or(quote!(None), |s| quote!(Some(#s)));
-            quote!(Some(#k::igemm::Addend { bytes: #bytes, pitch: #pitch, zero: #zero, scale: #scale, own: #own, sum_zero: #sum_zero }))
+            let (own, own_zero) = (a.own.map(literal).map_or(quote!(None), |s| quote!(Some(#s))), a.own_zero);
+            let own = quote!(own: #own, own_zero: #own_zero);
+            quote!(Some(#k::igemm::Addend { bytes: #bytes, pitch: #pitch, zero: #zero, scale: #scale, #own, sum_zero: #sum_zero }))
+        });
+        let table = q.table.map_or(quote!(None), |t| {
+            let t = t.iter();
+            quote!(Some(const { &[#(#t),*] }))
         });
         let (out, pitch) = (self.result(to.value, &quote!(u8)), row(to));
         Tail {
             function: quote!(),
             lets: quote! {
-                let q = #k::igemm::Requantize { scale: #scale, bias: #bias, zero: #zero, add: #add };
+                let q = #k::igemm::Requantize { scale: #scale, bias: #bias, zero: #zero, table: #table, add: #add };
                 let yz = #rt::Shared(#out);
             },
             closure: quote! {
