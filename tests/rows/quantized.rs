@@ -154,6 +154,15 @@ impl Growing {
         };
         Bytes { q, side: (x.side - 1) / 2 + 1, ..x.clone() }
     }
+    /// Bytes times their sigmoid, as operators on bytes.
+    fn activated(&mut self, x: &Bytes, s: Style) -> Bytes {
+        let [scale, zero] = self.parameters(-8, s);
+        let [q, of, at] = &x.q;
+        let gate = self.contrib("QLinearSigmoid", &[q, of, at, &scale, &zero]);
+        let [result, result_zero] = self.parameters(-4, s);
+        let y = self.contrib("QLinearMul", &[q, of, at, &gate, &scale, &zero, &result, &result_zero]);
+        Bytes { q: [y, result, result_zero], ..x.clone() }
+    }
     /// Ten numbers of all bytes, with `exponent` on the left.
     fn classifier(&mut self, x: &Bytes, exponent: i32, s: Style) -> String {
         let w = self.weights(&[10, x.c * x.side * x.side], s);
@@ -190,6 +199,9 @@ fn network(seed: u64) -> (Vec<u8>, Vec<kiln::Value>) {
     for _ in 0..2 + g.rng.below(4) {
         let (from, exponent) = values[values.len() - 1].clone();
         let mut y = (g.layer(&from, exponent, s), -4);
+        if s.operators && g.rng.below(2) == 0 {
+            y.0 = g.activated(&y.0, s);
+        }
         let like = values.iter().find(|(v, _)| (v.c, v.side) == (y.0.c, y.0.side)).cloned();
         if let Some((v, _)) = like {
             y = (g.sum(&y.0, &v, s), -3);
