@@ -3,7 +3,7 @@
 use super::compiled;
 use kiln::{Tensor, Value};
 use kiln_kernels::dtype::DType::{Bool, F32, I8, U8};
-use kiln_tests::models::{IntoAttribute, ModelBuilder};
+use kiln_tests::models::{IntoAttribute, ModelBuilder, tensor_type};
 use kiln_tests::samples::{Rng, noise};
 
 /// Quantized numbers: bytes as whole numbers, whether they are i8, scale and zero point.
@@ -247,7 +247,7 @@ fn operators_on_bytes_are_their_definitions() {
     }
     dynamic(&mut rng, &mut cases);
     for (i, (name, node, want)) in cases.into_iter().enumerate() {
-        let model = node.m.output("y").build();
+        let model = node.m.output_of("y", tensor_type(want.dtype, want.dims.clone())).build();
         let got = compiled::expected(&model, node.inputs.clone()).remove(0);
         let got = got.as_tensor().unwrap();
         assert!([F32, U8, I8, Bool].contains(&got.dtype) && got.dims == want.dims, "{name}: {:?}", got.dims);
