@@ -304,7 +304,7 @@ def markdown(results):
 
     lines = results["lines"]
     engines = [e for e in ENGINES if any(e in line for line in lines)]
-    name = lambda line: models.NAMES.get(line["model"], line["model"])
+    name = lambda line: models.ALL[line["model"]].title if line["model"] in models.ALL else line["model"]
     cell = lambda line, e, f: f(line[e]) if e in line else ""
     out = [f"Median milliseconds on {results['processor']}, {results['rounds']} rounds; below 1 Kiln is faster than the fastest of the others.", ""]
     out += [f"| model | threads | {' | '.join(ENGINES[e] for e in engines)} | Kiln / the fastest |", "|---" * (len(engines) + 3) + "|"]
@@ -341,7 +341,8 @@ def main():
     args = parse.parse_args()
     if args.worker:
         sys.path.insert(0, str(HERE))
-        return worker(args.worker)
+        worker(args.worker)
+        return 0
     if not args.models:
         parse.error("name at least one model; models.py exports those of the README")
     args.threads = [int(n) for n in args.threads.split(",")]
@@ -361,18 +362,27 @@ def main():
     engines = [e for e in args.engines.split(",") if e == "kiln" or e in versions]
     given = {k: int(v) for k, v in (d.split("=", 1) for d in args.dim)}
     files = [f.resolve() for m in args.models for f in (sorted(m.glob("*.onnx")) if m.is_dir() else [m])]
-    known = list(models.NAMES)
+    known = list(models.ALL)
+    for file in files:
+        if not file.is_file():
+            parse.error(f"{file} is not there")
     files.sort(key=lambda f: known.index(f.stem) if f.stem in known else len(known))
-    results = {"processor": processor(), "versions": versions, "rounds": args.rounds, "seconds": args.seconds, "lines": []}
+    results = {"processor": processor(), "versions": versions, "rounds": args.rounds, "seconds": args.seconds, "lines": [], "failed": []}
     args.out.mkdir(parents=True, exist_ok=True)
     for file in files:
-        entered = [e for e in engines if e != "torch" or (file.stem in models.NAMES and not file.stem.endswith("_qdq"))]
-        results["lines"] += race.model(file, {**models.DIMS.get(file.stem, {}), **given}, entered)
+        entered = [e for e in engines if e != "torch" or (file.stem in models.ALL and models.ALL[file.stem].make)]
+        dims = models.ALL[file.stem].dims if file.stem in models.ALL else {}
+        try:
+            results["lines"] += race.model(file, {**dims, **given}, entered)
+        except RuntimeError as e:
+            print(f"{file.stem} left out: {e}", file=sys.stderr, flush=True)
+            results["failed"].append(file.stem)
         # After every model, so that what was measured stays if a later one fails.
         (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         (args.out / "results.md").write_text(markdown(results))
     print((args.out / "results.md").read_text(), end="")
+    return 1 if results["failed"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

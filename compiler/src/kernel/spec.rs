@@ -435,6 +435,25 @@ pub enum Kernel {
         /// The same of the result.
         out_steps: [Dim; 2],
     },
+    /// Images of f32 resized in height and width, by [`kiln_kernels::resize::Images`].
+    Resize {
+        /// `nearest`, `linear` or `cubic`; the coordinate transformation; how `nearest` rounds.
+        words: [&'static str; 3],
+        /// The coefficient of `cubic`.
+        cubic: f32,
+        /// Whether positions outside count as nothing.
+        exclude: bool,
+        /// Factors of height and width.
+        scales: [f32; 2],
+        /// Images; height and width of the operand, and of the result; channels that are neighbours.
+        sizes: [Dim; 6],
+        /// The operand.
+        x: ValueId,
+        /// Elements from pixel to pixel and from image to image of the operand.
+        x_steps: [Dim; 2],
+        /// The same of the result.
+        out_steps: [Dim; 2],
+    },
     /// The mean over the spatial axes of a channels-last tensor.
     GlobalMean {
         /// Images.
@@ -578,6 +597,7 @@ impl Kernel {
             Kernel::Pool { .. } => "pool",
             Kernel::GlobalMean { .. } => "global mean",
             Kernel::Response { .. } => "local response",
+            Kernel::Resize { .. } => "resize",
             Kernel::Softmax { .. } => "softmax",
             Kernel::Attend { .. } => "attend",
             Kernel::Rows { op: Row::Norm { .. }, .. } => "layer norm",
@@ -666,7 +686,7 @@ impl Kernel {
                 b.value = of(b.value);
                 operands(epilogue);
             }
-            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Response { x, .. } => *x = of(*x),
+            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Response { x, .. } | Kernel::Resize { x, .. } => *x = of(*x),
             Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => *x = of(*x),
             Kernel::Attend { q, k, v, mask, .. } => {
                 [q, k, v].into_iter().chain(mask).for_each(|o| o.value = of(o.value));
@@ -697,7 +717,7 @@ impl Kernel {
             }
             Kernel::PixelNorm { x, scale, bias, .. } => [*x, *scale, *bias].into_iter().chain(tail()).collect(),
             Kernel::MatMul { a, b, .. } => [a.value, b.value].into_iter().chain(tail()).collect(),
-            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Response { x, .. } => vec![*x],
+            Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Response { x, .. } | Kernel::Resize { x, .. } => vec![*x],
             Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => vec![*x],
             Kernel::Attend { q, k, v, mask, .. } => [q, k, v].into_iter().chain(mask).map(|o| o.value).collect(),
             Kernel::Rows { op, x, head, tail, .. } => {

@@ -19,6 +19,7 @@ pub mod gather;
 pub mod gradient;
 pub mod grid_sample;
 pub mod host;
+pub mod interleave;
 pub mod loss;
 pub mod matmul;
 pub mod ml;
@@ -133,6 +134,7 @@ operators! {
     Concat: movement::Concat { axis };
     Append: movement::Append { axis };
     Split: movement::Split { axis, sizes };
+    Interleave: interleave::Interleave { block, first, extents };
     Pad: pad::Pad { pads, mode in pad::MODES };
     Tile: pad::Tile { repeats };
     MatMul: matmul::MatMul {};

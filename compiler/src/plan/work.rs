@@ -102,6 +102,7 @@ impl Plan {
             Kernel::Pool { window, .. } => taps(window) * window.c.clone(),
             Kernel::GlobalMean { n, pixels, c, .. } => n.clone() * pixels.clone() * c.clone(),
             Kernel::Response { size, .. } => out.clone() * Dim::int(2 * *size as i64 + 3),
+            Kernel::Resize { words, .. } => out.clone() * Dim::int(if words[0] == "cubic" { 32 } else { 8 }),
             Kernel::Softmax { dims, .. } => product(dims) * Dim::int(of_row(&Row::Softmax { log: false })),
             Kernel::Rows { op, rows, n, head, tail, .. } => rows.clone() * n.clone() * Dim::int(of_row(op)) + stage(head) + stage(tail),
             Kernel::PixelNorm { sizes, .. } => product(sizes) * Dim::int(7),

@@ -78,7 +78,14 @@ impl Conv {
             let dense = (h == 1 || x_h == w * x_w) && (d == 1 || x_d == h * w * x_w);
             return if unit && same && dense { Schedule::Product } else { Schedule::Gather };
         }
-        if ow >= 10 || ow * oh < 10 { Schedule::Rows } else { Schedule::Gather }
+        if (ow >= 10 || ow * oh < 10) && !self.sparse() { Schedule::Rows } else { Schedule::Gather }
+    }
+    /// Whether windows are so far spread that four rows of them copy more pixels than they read taps.
+    const fn sparse(&self) -> bool {
+        let [_, kh, kw] = self.kernel;
+        let [ow, span_h, span_w] = [self.out_dims[2], (kh - 1) * self.dilation[1] + 1, (kw - 1) * self.dilation[2] + 1];
+        let copied = (3 * self.stride[1] + span_h) * (ow.saturating_sub(1) * self.stride[2] + span_w);
+        copied > 4 * ow * kh * kw
     }
     /// The matrix product of one image and group, for [`Schedule::Product`].
     const fn product(&self) -> Gemm {

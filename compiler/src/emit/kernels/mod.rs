@@ -184,6 +184,7 @@ impl Printer<'_> {
                 self.global_mean(n, step, [images, pixels, c, x_pitch, x_batch], *x)
             }
             Kernel::Response { .. } => self.response(n, step),
+            Kernel::Resize { .. } => self.resize(n, step),
             Kernel::Softmax { dims, log, x } => self.softmax(n, step, dims, *log, *x),
             Kernel::Attend { .. } => self.attend(n, step),
             Kernel::Rotary { .. } => self.rotary(n, step),

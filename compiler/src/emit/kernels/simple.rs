@@ -89,6 +89,32 @@ impl Printer<'_> {
         };
         self.simple(n, step, sizes.iter().chain(x_steps).chain(out_steps).collect(), *x, body)
     }
+    /// Images resized.
+    pub(super) fn resize(&self, n: usize, step: &KernelStep) -> TokenStream {
+        let Kernel::Resize { words, cubic, exclude, scales, sizes, x, x_steps, out_steps } = &step.kernel else { return quote!() };
+        let k = names::kernels();
+        let [mode, coordinates, nearest] = words;
+        let float = |v: f32| expr::literal(Literal::float(f64::from(v)), DType::F32);
+        let (cubic, [vertical, horizontal]) = (float(*cubic), scales.map(float));
+        let [images, height, width, to_height, to_width, c] = sizes.each_ref().map(|d| self.dim(d));
+        let [x_pitch, x_batch] = x_steps.each_ref().map(|d| self.dim(d));
+        let [out_pitch, out_batch] = out_steps.each_ref().map(|d| self.dim(d));
+        let body = quote! {
+            let rule = #k::resize::Rule {
+                mode: #mode, antialias: false, coordinates: #coordinates, nearest: #nearest, cubic: #cubic as f64, exclude: #exclude
+            };
+            let r = #k::resize::Images {
+                rule, n: #images, from: [#height, #width], to: [#to_height, #to_width], scales: [#vertical, #horizontal], c: #c,
+                x_steps: [#x_pitch, #x_batch], out_steps: [#out_pitch, #out_batch]
+            };
+            f.spread(r.tasks(), r.n * r.to[0] * r.to[1] * r.c * 4, &|task, _| {
+                let (x, o) = ({ let x = x; x.0 }, { let o = o; o.0 });
+                // SAFETY: the plan gives both tensors these extents, and tasks write disjoint rows.
+                unsafe { r.run_task(isa, task, x, o) }
+            })
+        };
+        self.simple(n, step, sizes.iter().chain(x_steps).chain(out_steps).collect(), *x, body)
+    }
     /// A softmax along the middle of three axes.
     pub(super) fn softmax(&self, n: usize, step: &KernelStep, dims: &[Dim; 3], log: bool, x: ValueId) -> TokenStream {
         let [outer, axis, inner] = [0, 1, 2].map(|i| self.dim(&dims[i]));

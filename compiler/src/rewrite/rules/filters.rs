@@ -36,7 +36,7 @@ fn branch(rw: &Rewriter<'_>, v: ValueId) -> Option<Branch> {
     Some(Branch { op, x, w, b })
 }
 
-fn constant_weights<'a>(rw: &'a Rewriter<'_>, w: ValueId) -> Option<&'a Tensor> {
+pub(super) fn constant_weights<'a>(rw: &'a Rewriter<'_>, w: ValueId) -> Option<&'a Tensor> {
     let Some(t) = rw.constant(w).filter(|t| folds(t.dtype) && t.dims.len() > 2) else {
         return rw.refuse("its weights are no constant floats");
     };

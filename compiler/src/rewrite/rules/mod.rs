@@ -28,6 +28,7 @@ pub mod rotary;
 pub mod signs;
 pub mod slices;
 pub mod standardize;
+pub mod transposed;
 pub mod transposes;
 
 use super::{Rewriter, Rule};
@@ -47,6 +48,7 @@ pub fn all() -> Vec<&'static Rule> {
         pads::RULES,
         conv::RULES,
         filters::RULES,
+        transposed::RULES,
         matmul::RULES,
         quantize::RULES,
         signs::RULES,

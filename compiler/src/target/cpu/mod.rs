@@ -80,6 +80,14 @@ pub fn whole_nearest(g: &Graph, node: &Node, r: &Resize) -> bool {
     r.repeats(g.shape(x)).is_some()
 }
 
+/// Whether a Resize has the kernel of images: f32 with one or two spatial axes, resized in nothing else.
+pub fn resizes_images(g: &Graph, node: &Node, r: &Resize) -> bool {
+    let Some(x) = node.inputs[0] else { return false };
+    let shape = g.shape(x);
+    let spatial = matches!(shape.len(), 3 | 4) && r.shape[..2] == shape[..2] && r.scales[..2].iter().all(|s| s.get() == 1.0);
+    spatial && g.dtype(x) == DType::F32 && matches!(r.mode, "nearest" | "linear" | "cubic") && r.coordinates != "tf_crop_and_resize"
+}
+
 /// The matrix product whose right side is a constant matrix that can be packed: depth and columns.
 pub fn constant_right(g: &Graph, node: &Node) -> Option<(usize, usize)> {
     let b = node.inputs.get(1).copied().flatten()?;

@@ -1,7 +1,7 @@
 //! What orders of axes are worth to the kernels of the CPU: which they can write, and what it costs them to read another.
 
 use super::cost::{RATES, upper};
-use super::{norms_pixels, packs, pools, responds, rowwise, whole_nearest};
+use super::{norms_pixels, packs, pools, resizes_images, responds, rowwise, whole_nearest};
 use crate::fusion::Cluster;
 use crate::ir::{Graph, Node, ValueId};
 use crate::layout::{self, Layout};
@@ -14,6 +14,8 @@ const PICKED: f64 = 1_200.0;
 const PLAIN: f64 = 11_000.0;
 /// Picoseconds for an element in the plain kernel of local responses.
 const RESPONSE: f64 = 30_000.0;
+/// Picoseconds more for an element of a resized image whose channels are no neighbours.
+const POINT: f64 = 1_000.0;
 /// How much longer a convolution takes whose channels are no neighbours: of all its time, and of that of a depthwise one.
 const ROWS: [f64; 2] = [0.05, 40.0];
 /// An operand of so few channels is read by rows as well.
@@ -158,8 +160,12 @@ pub fn orders(g: &Graph, c: &Cluster) -> Orders {
             let reads = all(Demand::Alike);
             Orders { row_major: Some(plain), ..either(reads) }
         }
-        Op::Concat(_) | Op::Append(_) | Op::Slice(_) | Op::Split(_) => either(moved()),
+        Op::Concat(_) | Op::Append(_) | Op::Slice(_) | Op::Split(_) | Op::Interleave(_) => either(moved()),
         Op::Resize(r) if whole_nearest(g, node, r) => either(moved()),
+        Op::Resize(r) if resizes_images(g, node, r) => {
+            let points = if turns(g, node.outputs[0]) { (elements(g, node.outputs[0]) * POINT) as u64 } else { 0 };
+            Orders { row_major: Some(points), ..either(all(Demand::Alike)) }
+        }
         // A mean of pixels has a kernel for either order.
         Op::Reduce(r) if r.mode == "mean" && x.is_some_and(|x| r.axes == (2..g.shape(x).len()).collect::<Vec<_>>()) => rows,
         // A view of axes in one order is a value in the other.

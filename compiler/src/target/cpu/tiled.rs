@@ -4,7 +4,7 @@
 use super::orders::{by_rows, plain_pool, reads_planes};
 use super::reach::{pixel_pitch, row_pitch};
 use super::select::{Selected, moves};
-use super::{constant_right, norms_pixels, packs, pools, responds, rows, turning, turns};
+use super::{constant_right, norms_pixels, packs, pools, resizes_images, responds, rows, turning, turns};
 use crate::ir::{Dim, Graph, Node, ValueId, product};
 use crate::kernel::{Epilogue, Kernel, Method, Operand, Packed, Recipe, Stride, Window};
 use crate::layout::{self, Layout, Layouts, is_forward};
@@ -270,8 +270,38 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
         Op::Attend(op) if f32 => super::attend::select(g, node, op, v, layouts),
         Op::Rotary(op) if f32 => super::rotary::select(g, node, op, v, layouts),
         Op::Resize(r) => {
-            let parts = r.copies(g.shape(x), g.shape(out))?;
-            selected(moves(g, node, &parts, layouts), vec![], true)
+            if let Some(parts) = r.copies(g.shape(x), g.shape(out)) {
+                return selected(moves(g, node, &parts, layouts), vec![], true);
+            }
+            if !resizes_images(g, node, r) {
+                return None;
+            }
+            let (from, to) = (three(&g.shape(x)[2..], Dim::int(1)), three(&g.shape(out)[2..], Dim::int(1)));
+            let [n, c] = [0, 1].map(|i| g.shape(x)[i].clone());
+            let [_, height, width] = from;
+            let [_, to_height, to_width] = to;
+            let (pixels, result) = (height.clone() * width.clone(), to_height.clone() * to_width.clone());
+            let scales: Vec<f32> = r.scales[2..].iter().map(|s| s.get()).collect();
+            let [_, vertical, horizontal] = three(&scales, 1.0);
+            let rows = layouts.of(v) != Layout::ChannelsLast;
+            let (images, channels) = if rows { (n * c.clone(), Dim::int(1)) } else { (n, c.clone()) };
+            let (x_steps, wants) = match (rows, pixel_pitch(g, layouts, x)) {
+                (true, _) => ((Dim::int(1), pixels), vec![(x, Layout::RowMajor)]),
+                (false, Some(steps)) => (steps, vec![]),
+                (false, None) => ((c.clone(), pixels * c), vec![(x, Layout::ChannelsLast)]),
+            };
+            let (out_steps, places) = if rows { ((Dim::int(1), result), dense()) } else { self::pixels(g, layouts, v) };
+            let kernel = Kernel::Resize {
+                words: [r.mode, r.coordinates, r.nearest],
+                cubic: r.cubic.get(),
+                exclude: r.exclude,
+                scales: [vertical, horizontal],
+                sizes: [images, height, width, to_height, to_width, channels],
+                x,
+                x_steps: x_steps.into(),
+                out_steps: out_steps.into(),
+            };
+            selected(kernel, wants, places)
         }
         _ => None,
     }
