@@ -427,7 +427,7 @@ impl<'m> Builder<'m> {
 
     fn fold(&mut self, op: &Op, inputs: &[Option<ValueId>], facts: &[Fact]) -> Option<Vec<ValueId>> {
         // Weights of bytes stay bytes: rules decide whether they are multiplied as such.
-        let of_bytes = inputs.first().copied().flatten().is_some_and(|v| self.graph.dtype(v) == DType::I8);
+        let of_bytes = inputs.first().copied().flatten().is_some_and(|v| matches!(self.graph.dtype(v), DType::I8 | DType::U8));
         if of_bytes
             && matches!(op, Op::Pointwise(p) if p.name == "DequantizeLinear")
             && facts.iter().all(|f| f.ty.shape().is_some_and(|s| s.len() > 1))

@@ -326,7 +326,7 @@ entries! {
     rows::lrn<T: Float>(out, x, batch, channels, inner, size, alpha, beta, bias);
     plain::matmul<T: Num>(out, a, b, batch, m, n, k, a_batch, b_batch);
     igemm::multiply<T: Byte>(out, a, b, a_zero, b_zero, m, n, k);
-    igemm::convolve<>(out, x, w, zero, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
+    igemm::convolve<T: Num>(out, x, w, zero, w_zero, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
     quantize::parameters<>(scale, zero, x);
     plain::conv<T: Num>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);
     plain::conv_transpose<T: Float>(out, x, w, bias, x_dims, w_dims, out_dims, strides, pads, dilations, groups);

@@ -455,8 +455,7 @@ pub fn tied() -> Vec<u8> {
 }
 
 /// Dynamic quantization as quantizers write it: one operand by its range, multiplied with i8 and with u8 that have zero points by
-/// column, scaled and biased; beside them sums that stay integers, a product with static scales, and one of i8, which has no kernel of its
-/// own: its sums are scaled where they lie.
+/// column, scaled and biased; beside them sums that stay integers, a product with static scales whose result is bytes, and one of i8.
 pub fn quantized() -> Vec<u8> {
     let bytes = |seed: u64, n: usize| noise(seed, n).into_iter().map(|x| (x * 128.0) as i8).collect::<Vec<i8>>();
     let unsigned = |seed: u64, n: usize| bytes(seed, n).into_iter().map(|x| x as u8 ^ 0x80).collect::<Vec<u8>>();

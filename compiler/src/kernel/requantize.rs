@@ -1,7 +1,8 @@
 //! Tails that turn integer sums into bytes, recognized: what a kernel of the library computes with vectors written out.
 
-use super::{At, Binary, Epilogue, Expr, Literal, Operand, Scalar, Stride, Unary};
+use super::{At, Binary, Epilogue, Expr, Literal, Operand, Scalar, Stride, Unary, interpret, operands};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::value::Tensor;
 
 /// A number for each output channel, or one for all.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,7 +13,7 @@ pub enum Each {
     Number(f32),
 }
 
-/// A tail `u8(round(bias + scale * sum) + zero)`, saturated, or one that adds other bytes to that.
+/// A tail `u8(round(bias + scale * sum) + zero)`, saturated, or a function of that byte, or one that adds other bytes to either.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Requantized {
     /// Factors of the sums.
@@ -21,6 +22,8 @@ pub struct Requantized {
     pub bias: Each,
     /// The zero point of the rounded sums.
     pub zero: u8,
+    /// What each byte becomes then.
+    pub table: Option<Box<[u8; 256]>>,
     /// What is added.
     pub add: Option<Added>,
 }
@@ -34,8 +37,10 @@ pub struct Added {
     pub zero: u8,
     /// Their scale.
     pub scale: f32,
-    /// The scale of the rounded sums.
+    /// The scale of the rounded sums, or of what the table makes of them.
     pub own: Option<f32>,
+    /// Their zero point.
+    pub own_zero: u8,
     /// The zero point of the result.
     pub sum_zero: u8,
 }
@@ -140,6 +145,29 @@ fn scaled(e: &Expr, operands: &[Operand], a: At) -> Option<(Each, Each)> {
     }
 }
 
+/// A byte that depends on nothing but one rounded from sums: scale, bias and zero point of that one, and what it becomes.
+fn function(e: &Expr, of: &[Operand], at: At) -> Option<Requantized> {
+    (0..at.0).map(At).filter(|c| e.ty(*c) == DType::U8 && e.ty(at).size() == 1).find_map(|c| {
+        let (x, zero) = byte(e, c)?;
+        let (scale, bias) = scaled(e, of, x)?;
+        let mut open = vec![at];
+        while let Some(a) = open.pop() {
+            if a != c {
+                if let Scalar::In(_) = node(e, a) {
+                    return None;
+                }
+                open.extend(operands(node(e, a)));
+            }
+        }
+        let mut f = e.clone();
+        (f.code[c.0 as usize].0, f.results) = (Scalar::In(0), vec![at]);
+        let all: Vec<u8> = (0..=255).collect();
+        let values = interpret::run(&f.pruned(), &[256], &[&Tensor::new(&[256], &all)], &[vec![1]]);
+        let table: [u8; 256] = values.first()?.bytes().try_into().ok()?;
+        Some(Requantized { scale, bias, zero, table: Some(Box::new(table)), add: None })
+    })
+}
+
 impl Requantized {
     /// The conversion that a tail is, if it is one, and if what it stores lies as the kernel writes it.
     pub fn of(t: &Epilogue) -> Option<Requantized> {
@@ -148,9 +176,14 @@ impl Requantized {
         if !t.stored.is_empty() || e.results.len() != 1 || !column.is(1) {
             return None;
         }
-        let (x, sum_zero) = byte(e, e.results[0])?;
+        let result = e.results[0];
+        Requantized::sum(e, operands, result).or_else(|| function(e, operands, result))
+    }
+    /// A conversion that is no function of one behind it.
+    fn sum(e: &Expr, operands: &[Operand], result: At) -> Option<Requantized> {
+        let (x, sum_zero) = byte(e, result)?;
         if let Some((scale, bias)) = scaled(e, operands, x) {
-            return Some(Requantized { scale, bias, zero: sum_zero, add: None });
+            return Some(Requantized { scale, bias, zero: sum_zero, table: None, add: None });
         }
         let (p, q) = binary(e, x, Binary::Add)?;
         [(p, q), (q, p)].into_iter().find_map(|(own, other)| {
@@ -161,14 +194,17 @@ impl Requantized {
             if !column.is(1) || !matches!(row, Stride::By(_)) {
                 return None;
             }
-            let added = |own| Some(Added { operand, zero, scale, own, sum_zero });
+            let added = |own, own_zero| Some(Added { operand, zero, scale, own, own_zero, sum_zero });
             if let Some((scale, bias)) = scaled(e, operands, own) {
-                return Some(Requantized { scale, bias, zero: 0, add: added(None) });
+                return Some(Requantized { scale, bias, zero: 0, table: None, add: added(None, 0) });
             }
             let (code, own_zero, own_scale) = dequantized(e, own)?;
-            let (x, zero) = byte(e, code).filter(|(_, z)| *z == own_zero)?;
-            let (scale, bias) = scaled(e, operands, x)?;
-            Some(Requantized { scale, bias, zero, add: added(Some(own_scale)) })
+            let add = added(Some(own_scale), own_zero);
+            let whole = byte(e, code).filter(|(_, z)| *z == own_zero).and_then(|(x, zero)| {
+                let (scale, bias) = scaled(e, operands, x)?;
+                Some(Requantized { scale, bias, zero, table: None, add: None })
+            });
+            Some(Requantized { add, ..whole.or_else(|| function(e, operands, code))? })
         })
     }
 }
@@ -225,11 +261,38 @@ mod tests {
         let y = quantized(&mut e, x, 1.0, 140.0);
         let found = Requantized::of(&tail(e.clone(), y, each())).unwrap();
         let both = (Each::Operand(0, true), Each::Operand(1, true));
-        assert_eq!(found, Requantized { scale: both.0, bias: both.1, zero: 140, add: None });
+        assert_eq!(found, Requantized { scale: both.0, bias: both.1, zero: 140, table: None, add: None });
         // Another scale is none of the kernel's, nor are numbers that differ from pixel to pixel.
         let other = quantized(&mut e, x, 0.5, 140.0);
         assert_eq!(Requantized::of(&tail(e.clone(), other, each())), None);
         assert_eq!(Requantized::of(&tail(e.clone(), y, vec![operand(0, 1), operand(64, 1)])), None);
+    }
+
+    #[test]
+    fn functions_of_rounded_sums_are_tables() {
+        let mut e = Expr::default();
+        let x = scaled(&mut e);
+        let q = quantized(&mut e, x, 1.0, 100.0);
+        let (x, y) = (numbers(&mut e, q, 0.25, 100.0), numbers(&mut e, q, 0.5, 90.0));
+        let product = e.bin(Binary::Mul, x, y);
+        let z = quantized(&mut e, product, 2.0, 10.0);
+        let each = || vec![operand(0, 1), operand(0, 0)];
+        let found = Requantized::of(&tail(e.clone(), z, each())).unwrap();
+        let byte = |q: usize| ((q as f32 - 100.0) * 0.25 * ((q as f32 - 90.0) * 0.5) / 2.0).round_ties_even() + 10.0;
+        let want: Vec<u8> = (0..256).map(|q| byte(q).clamp(0.0, 255.0) as u8).collect();
+        assert_eq!((found.zero, found.table.unwrap().to_vec(), found.add), (100, want.clone(), None));
+        // Added to other bytes, with its own scale and zero point.
+        let bytes = e.input(3, DType::U8);
+        let (a, b) = (numbers(&mut e, z, 0.75, 10.0), numbers(&mut e, bytes, 0.25, 7.0));
+        let sum = e.bin(Binary::Add, a, b);
+        let last = quantized(&mut e, sum, 1.0, 3.0);
+        let found = Requantized::of(&tail(e.clone(), last, [each(), vec![operand(64, 1)]].concat())).unwrap();
+        assert_eq!(found.table.unwrap().to_vec(), want);
+        assert_eq!(found.add, Some(Added { operand: 2, zero: 7, scale: 0.25, own: Some(0.75), own_zero: 10, sum_zero: 3 }));
+        // What reads another operand too is no function of the byte.
+        let other = e.bin(Binary::Mul, product, b);
+        let other = quantized(&mut e, other, 1.0, 0.0);
+        assert_eq!(Requantized::of(&tail(e, other, [each(), vec![operand(64, 1)]].concat())), None);
     }
 
     #[test]
@@ -248,7 +311,10 @@ mod tests {
             let operands = vec![operand(0, 1), operand(0, 0), operand(128, 1)];
             let found = Requantized::of(&tail(e.clone(), y, operands.clone())).unwrap();
             let own = rounded.then_some(0.75);
-            assert_eq!(found.add, Some(Added { operand: 2, zero: 7, scale: 0.25, own, sum_zero: 3 }));
+            assert_eq!(
+                found.add,
+                Some(Added { operand: 2, zero: 7, scale: 0.25, own, own_zero: if rounded { 121 } else { 0 }, sum_zero: 3 })
+            );
             assert_eq!((found.scale, found.bias), (Each::Operand(0, true), Each::Operand(1, false)));
             // Sums that are handed on as numbers are another tail's business.
             assert_eq!(Requantized::of(&tail(e, sum, operands)), None);

@@ -193,8 +193,8 @@ pub enum Recipe {
         k: usize,
         /// Window extents.
         kernel: [usize; 3],
-        /// Packed for the depthwise kernel.
-        depthwise: bool,
+        /// Packed for the depthwise kernel: whether the weights are wider than bytes.
+        depthwise: Option<bool>,
     },
 }
 
@@ -372,14 +372,16 @@ pub enum Kernel {
         window: Window,
         /// Output channels.
         k: usize,
-        /// Whether every channel is convolved alone.
-        depthwise: bool,
+        /// Whether every channel is convolved alone, and then by weights wider than bytes.
+        depthwise: Option<bool>,
         /// The operand.
         x: ValueId,
         /// Its zero point.
         zero: ValueId,
         /// Packed weights.
         weights: Packed,
+        /// Their zero points, where these are not all 0.
+        zeros: Option<Packed>,
         /// The pointwise tail.
         epilogue: Option<Epilogue>,
     },
@@ -588,7 +590,7 @@ impl Kernel {
             Kernel::Gemm { .. } => "gemm",
             Kernel::GroupedGemm { .. } => "grouped gemm",
             Kernel::IntGemm { .. } => "integer gemm",
-            Kernel::IntConv { depthwise: true, .. } => "depthwise integer conv",
+            Kernel::IntConv { depthwise: Some(_), .. } => "depthwise integer conv",
             Kernel::IntConv { .. } => "integer conv",
             Kernel::Calibrate { .. } => "range",
             Kernel::MatMul { .. } => "matmul",
@@ -615,8 +617,9 @@ impl Kernel {
         match self {
             Kernel::Conv { weights, bias, .. }
             | Kernel::Gemm { b: weights, bias, .. }
-            | Kernel::IntGemm { b: weights, zeros: bias, .. } => std::iter::once(weights).chain(bias).collect(),
-            Kernel::IntConv { weights, .. } | Kernel::GroupedGemm { b: weights, .. } => vec![weights],
+            | Kernel::IntGemm { b: weights, zeros: bias, .. }
+            | Kernel::IntConv { weights, zeros: bias, .. } => std::iter::once(weights).chain(bias).collect(),
+            Kernel::GroupedGemm { b: weights, .. } => vec![weights],
             Kernel::Strips { .. } => self.parts().into_iter().flat_map(Kernel::packed).collect(),
             _ => Vec::new(),
         }

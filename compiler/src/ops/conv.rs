@@ -1,5 +1,6 @@
 //! Convolutions of any rank: Conv and ConvTranspose.
 
+use super::quantize::{Signed, unsigned};
 use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::{Diagnostic, shown};
 use crate::ir::{Dim, Fact, ValueId};
@@ -19,7 +20,8 @@ pub struct Conv {
 }
 
 /// A convolution of u8 `[N, C, ..]`, less one zero point, by i8 `[M, C/groups, ..]`, with sums in i32; pads are the zero point.
-/// Operands: x, w, the zero point.
+/// Operands: x, w, the zero point, optional zero points of w, one for all or one for each output channel. Weights of i16 are bytes less
+/// their zero points already, -255 to 255.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConvInteger {
     /// Step of each spatial axis.
@@ -146,10 +148,13 @@ impl Operator for Conv {
 impl Operator for ConvInteger {
     fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
         let (x, w) = (cx.shape(0), cx.shape(1));
-        let types = [cx.dtype(0), cx.dtype(1), cx.dtype(2)] == [DType::U8, DType::I8, DType::U8];
+        let weights = cx.dtype(1) == DType::I8 || cx.dtype(1) == DType::I16 && !cx.has(3);
+        let zeros =
+            !cx.has(3) || cx.dtype(3) == DType::I8 && (cx.shape(3).is_empty() || w.first().is_some_and(|m| *cx.shape(3) == [m.clone()]));
+        let types = cx.dtype(0) == DType::U8 && cx.dtype(2) == DType::U8 && weights && zeros;
         if !types || x.len() != w.len() || x.len() < 3 || !cx.shape(2).is_empty() {
             return Err(Diagnostic::new(format!(
-                "a convolution of bytes needs u8, i8 of as many axes, and one zero point, found {}[{}], {}[{}] and {}[{}]",
+                "a convolution of bytes needs u8, i8 of as many axes, one zero point, and fitting ones of the weights, found {}[{}], {}[{}] and {}[{}]",
                 cx.dtype(0),
                 super::cx::list(x),
                 cx.dtype(1),
@@ -163,7 +168,12 @@ impl Operator for ConvInteger {
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let axes = self.strides.len();
-        let args = [
+        let args = vec![
+            CallArg::Out(0),
+            CallArg::In(0),
+            CallArg::In(1),
+            CallArg::In(2),
+            CallArg::OptIn(3),
             CallArg::Dims(cx.shape(0).to_vec()),
             CallArg::Dims(cx.shape(1).to_vec()),
             CallArg::Dims(cx.out_shape(0).to_vec()),
@@ -172,7 +182,7 @@ impl Operator for ConvInteger {
             CallArg::Ints(self.dilations.clone()),
             CallArg::Dim(Dim::int(self.groups)),
         ];
-        Lowering::call("igemm::convolve", [], 3, args)
+        Lowering::Call(Call { entry: "igemm::convolve", types: vec![cx.dtype(1)], args })
     }
 }
 
@@ -348,8 +358,45 @@ pub fn integer(r: &mut Reader<'_, '_>, x: ValueId, w: ValueId, bias: Option<Valu
     Ok(r.emit_all(op, vec![Some(x), Some(w), bias], 1)?[0])
 }
 
+/// The node as [`ConvInteger`], where the weights are constant, of one group or each of one channel, and x has one zero point.
+fn of_bytes(r: &mut Reader<'_, '_>) -> Result<Option<ValueId>, Diagnostic> {
+    let (mut x, w, groups) = (r.input(0)?, r.input(1)?, r.int("group", 1)?);
+    let known = |v: Option<ValueId>| v.map(|v| r.constant(v)).map_or(Some(None), |t| t.map(Some));
+    let (Some(Some(t)), Some(zeros)) = (known(Some(w)), known(r.opt(3))) else { return Ok(None) };
+    let alone = groups > 1 && t.dims.get(1) == Some(&1) && t.dims.first().map(|n| *n as i64) == Some(groups);
+    let signed = if groups == 1 || alone { Signed::of(t, zeros, 0, alone) } else { None };
+    let (shape, kernel) = (r.shape(x)?, r.shape(w)?);
+    let fits = (3..=5).contains(&shape.len()) && shape.len() == kernel.len();
+    let zero = match r.opt(2) {
+        Some(z) if r.shape(z)?.iter().all(|d| d.is(1)) => r.reshape(z, vec![])?,
+        Some(_) => return Ok(None),
+        None => r.scalar(0.0, r.dtype(x)),
+    };
+    let (Some(signed), true) = (signed, fits && matches!(r.dtype(x), DType::U8 | DType::I8) && r.dtype(x) == r.dtype(zero)) else {
+        return Ok(None);
+    };
+    let extents: Option<Vec<i64>> = kernel[2..].iter().map(Dim::as_int).collect();
+    let mut window = Window::read(r, shape.len() - 2, extents)?;
+    window.resolve(&shape[2..])?;
+    if window.pads.iter().any(|p| *p < 0) {
+        return Ok(None);
+    }
+    let mut zero = zero;
+    if r.dtype(x) == DType::I8 {
+        (x, zero) = (r.emit(unsigned(DType::I8), &[x])?, r.emit(unsigned(DType::I8), &[zero])?);
+    }
+    let w = signed.weights.map_or(w, |t| r.tensor(t));
+    let zeros = signed.zeros.map(|z| r.tensor(z));
+    let op = ConvInteger { strides: window.strides, pads: window.pads, dilations: window.dilations, groups };
+    let operands: Vec<ValueId> = [x, w, zero].into_iter().chain(zeros).collect();
+    Ok(Some(r.emit(op, &operands)?))
+}
+
 /// Reads [ConvInteger](https://onnx.ai/onnx/operators/onnx__ConvInteger.html).
 pub fn read_integer(r: &mut Reader<'_, '_>) -> Read {
+    if let Some(y) = of_bytes(r)? {
+        return Ok(vec![y]);
+    }
     let (x, w) = (r.input(0)?, r.input(1)?);
     let (x, w) = (centered(r, x, r.opt(2))?, centered(r, w, r.opt(3))?);
     Ok(vec![integer(r, x, w, None)?])

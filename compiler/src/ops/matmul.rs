@@ -1,5 +1,6 @@
 //! Matrix products: MatMul, Gemm and MatMulInteger.
 
+use super::quantize::unsigned;
 use super::{CallArg, Facts, Infer, Lowering, Operator, Reader, broadcast};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId};
@@ -201,13 +202,14 @@ pub fn read_gemm(r: &mut Reader<'_, '_>) -> Read {
     Ok(vec![y])
 }
 
-/// The product of bytes as [`MatMulInteger`], where operands and zero points have its types and shapes.
+/// The product of bytes as [`MatMulInteger`], where operands and zero points have its shapes; on the left, i8 become u8.
 pub fn integer(
     r: &mut Reader<'_, '_>,
     (a, a_zero): (ValueId, Option<ValueId>),
     (b, b_zero): (ValueId, Option<ValueId>),
 ) -> Result<Option<ValueId>, Diagnostic> {
-    let fits = r.dtype(a) == DType::U8 && matches!(r.dtype(b), DType::U8 | DType::I8) && r.rank(a)? >= 2 && r.rank(b)? == 2;
+    let bytes = |d: DType| matches!(d, DType::U8 | DType::I8);
+    let fits = bytes(r.dtype(a)) && bytes(r.dtype(b)) && r.rank(a)? >= 2 && r.rank(b)? == 2;
     let columns = r.shape(b)?.last().cloned();
     // One zero point as a scalar, none as zero.
     let zero = |r: &mut Reader<'_, '_>, of: ValueId, zero: Option<ValueId>, each: Option<&Dim>| {
@@ -225,31 +227,56 @@ pub fn integer(
     if !fits {
         return Ok(None);
     }
-    let (Some(x), Some(y)) = (zero(r, a, a_zero, None)?, zero(r, b, b_zero, columns.as_ref())?) else { return Ok(None) };
+    let (Some(mut x), Some(y)) = (zero(r, a, a_zero, None)?, zero(r, b, b_zero, columns.as_ref())?) else { return Ok(None) };
+    let mut a = a;
+    if r.dtype(a) == DType::I8 {
+        (a, x) = (r.emit(unsigned(DType::I8), &[a])?, r.emit(unsigned(DType::I8), &[x])?);
+    }
     Ok(Some(r.emit(MatMulInteger, &[a, b, x, y])?))
 }
 
-/// Reads `MatMulInteger`: zero points subtracted, products summed in i32.
-pub fn read_matmul_integer(r: &mut Reader<'_, '_>) -> Read {
-    let (a, b) = (r.input(0)?, r.input(1)?);
-    if let Some(y) = integer(r, (a, r.opt(2)), (b, r.opt(3)))? {
-        return Ok(vec![y]);
+/// Columns of A up to which f32 sums products of centred bytes without an error: each is at most 255², and 2^24 the greatest sum.
+const EXACT: i64 = 258;
+
+/// The product of integers less their zero points in i32: one zero point for all or one a row of A, and for all or one a column of B.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn integers(r: &mut Reader<'_, '_>, a: (ValueId, Option<ValueId>), b: (ValueId, Option<ValueId>)) -> Result<ValueId, Diagnostic> {
+    if r.constant(b.0).is_some()
+        && let Some(y) = integer(r, a, b)?
+    {
+        return Ok(y);
     }
+    let bytes = |d: DType| matches!(d, DType::U8 | DType::I8);
+    let few = r.shape(a.0)?.last().and_then(Dim::as_int).is_some_and(|k| k <= EXACT);
+    // The kernels of floats are the faster ones where nothing is packed ahead.
+    let exact = few && bytes(r.dtype(a.0)) && bytes(r.dtype(b.0));
+    let to = if exact { DType::F32 } else { DType::I32 };
     let mut sides = Vec::new();
-    for i in 0..2 {
-        let x = r.input(i)?;
-        let mut y = r.cast(x, DType::I32)?;
-        if let Some(zero) = r.opt(2 + i) {
+    for (i, (x, zero)) in [a, b].into_iter().enumerate() {
+        let mut y = r.cast(x, to)?;
+        if let Some(zero) = zero {
             let mut shape = r.shape(zero)?;
-            let zero = r.cast(zero, DType::I32)?;
-            // One zero point per row of A, or per column of B.
+            let zero = r.cast(zero, to)?;
             if i == 0 && shape.len() == 1 && !shape[0].is(1) {
                 shape.push(Dim::int(1));
+            }
+            if shape == [Dim::int(1)] {
+                shape.clear();
             }
             let zero = r.reshape(zero, shape)?;
             y = r.pointwise("Sub", &[y, zero])?;
         }
         sides.push(y);
     }
-    Ok(vec![product(r, sides[0], sides[1])?])
+    let y = product(r, sides[0], sides[1])?;
+    r.cast(y, DType::I32)
+}
+
+/// Reads `MatMulInteger`: zero points subtracted, products summed in i32.
+pub fn read_matmul_integer(r: &mut Reader<'_, '_>) -> Read {
+    let (a, b) = (r.input(0)?, r.input(1)?);
+    let (a, b) = ((a, r.opt(2)), (b, r.opt(3)));
+    Ok(vec![integers(r, a, b)?])
 }

@@ -30,6 +30,7 @@ pub mod optional;
 pub mod pad;
 pub mod pointwise;
 pub mod pool;
+pub mod qlinear;
 pub mod quantize;
 pub mod recurrent;
 pub mod recurrent_attention;
@@ -345,8 +346,8 @@ schemas! {
         "PRelu" 1 pointwise::read_prelu;
         "Pad" 1 pad::read_pad;
         "Pow" 1 pointwise::read_pow;
-        "QLinearConv" 10 quantize::read_conv;
-        "QLinearMatMul" 10 quantize::read_matmul;
+        "QLinearConv" 10 qlinear::read_conv;
+        "QLinearMatMul" 10 qlinear::read_matmul;
         "QuantizeLinear" 10 quantize::read_quantize;
         "RMSNormalization" 23 norm::read_rms;
         "RNN" 1 recurrent::read;
@@ -427,6 +428,23 @@ schemas! {
         "Binarizer" 1 ml::read_binarizer;
         "LabelEncoder" 2 ml::read_label_encoder;
         "TreeEnsemble" 5 trees::read;
+    }
+    "com.microsoft" {
+        "DequantizeLinear" 1 quantize::read_dequantize;
+        "DynamicQuantizeMatMul" 1 qlinear::read_dynamic_matmul;
+        "MatMulIntegerToFloat" 1 qlinear::read_to_float;
+        "QGemm" 1 qlinear::read_gemm;
+        "QLinearAdd" 1 qlinear::read_binary;
+        "QLinearAveragePool" 1 qlinear::read_average;
+        "QLinearConcat" 1 qlinear::read_concat;
+        "QLinearConv" 1 qlinear::read_conv;
+        "QLinearGlobalAveragePool" 1 qlinear::read_global_average;
+        "QLinearLeakyRelu" 1 qlinear::read_leaky_relu;
+        "QLinearMul" 1 qlinear::read_binary;
+        "QLinearSigmoid" 1 qlinear::read_sigmoid;
+        "QLinearSoftmax" 1 qlinear::read_softmax;
+        "QLinearWhere" 1 qlinear::read_where;
+        "QuantizeLinear" 1 quantize::read_quantize;
     }
     "ai.onnx.preview" {
         "FlexAttention" 1 attention::read_flex;

@@ -55,7 +55,7 @@ impl Pointwise {
 }
 
 /// Names of expressions that are made elsewhere than in the table of formulas.
-const OTHERS: &[&str] = &["Cast", "Pow", "QuantizeLinear", "DequantizeLinear"];
+const OTHERS: &[&str] = &["Cast", "Pow", "QuantizeLinear", "DequantizeLinear", "OffsetBinary"];
 
 /// Every name of an elementwise operator.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {

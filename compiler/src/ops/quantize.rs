@@ -1,4 +1,4 @@
-//! QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear, QLinearMatMul and QLinearConv, as float and i32 arithmetic.
+//! QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear as float arithmetic.
 
 use super::narrow::{is_narrow, narrow, widen};
 use super::pointwise::Pointwise;
@@ -7,6 +7,7 @@ use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId};
 use crate::kernel::{Binary as B, Expr, Unary as U};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::value::Tensor;
 
 type Read = Result<Vec<ValueId>, Diagnostic>;
 
@@ -103,6 +104,57 @@ pub fn quantizer(tx: DType, scale: DType, zero: Option<DType>, to: DType) -> Res
     Ok(Pointwise { name: "QuantizeLinear", expr: e })
 }
 
+/// Bytes in the other sign: i8 as the u8 that is 128 above, or u8 as the i8 that is 128 below.
+pub fn unsigned(from: DType) -> Pointwise {
+    let (by, to) = if from == DType::I8 { (128, DType::U8) } else { (-128, DType::I8) };
+    let mut e = Expr::default();
+    let a = e.input(0, from);
+    let (a, by) = (e.cast(a, DType::I32), e.constant(f64::from(by), DType::I32));
+    let y = e.bin(B::Add, a, by);
+    let y = e.cast(y, to);
+    e.results.push(y);
+    Pointwise { name: "OffsetBinary", expr: e }
+}
+
+/// Constant weights of bytes as integer kernels read them: i8 less zero points.
+pub struct Signed {
+    /// The weights, where they are others than those given: i8, or i16 where differences fit no byte and are asked for as they are.
+    pub weights: Option<Tensor>,
+    /// The zero points of i8 that kernels take off, one or one for each output; `None` where they are 0.
+    pub zeros: Option<Tensor>,
+}
+
+impl Signed {
+    /// The form of weights of i8 or u8 with zero points of their type, one or one for each index of the axis `outer`. `wide` asks for
+    /// differences as i16 where they fit no byte.
+    pub fn of(t: &Tensor, zeros: Option<&Tensor>, outer: usize, wide: bool) -> Option<Signed> {
+        if !matches!(t.dtype, DType::U8 | DType::I8) || zeros.is_some_and(|z| z.dtype != t.dtype) {
+            return None;
+        }
+        let (unsigned, dims) = (t.dtype == DType::U8, &t.dims[..]);
+        let value = |b: &u8| if unsigned { i16::from(*b) } else { i16::from(*b as i8) };
+        let zeros: Vec<i16> = zeros.map_or(vec![0], |z| z.bytes().iter().map(value).collect());
+        let inner: usize = dims.get(outer + 1..)?.iter().product::<usize>().max(1);
+        let outputs = (*dims.get(outer)?).max(1);
+        if zeros.len() != 1 && zeros.len() != outputs {
+            return None;
+        }
+        let zero_of = |i: usize| zeros[i / inner % outputs % zeros.len()];
+        let centred: Vec<i16> = t.bytes().iter().enumerate().map(|(i, b)| value(b) - zero_of(i)).collect();
+        if let Ok(w) = centred.iter().map(|v| i8::try_from(*v)).collect::<Result<Vec<i8>, _>>() {
+            let same = !unsigned && zeros.iter().all(|z| *z == 0);
+            return Some(Signed { weights: (!same).then(|| Tensor::new(dims, &w)), zeros: None });
+        }
+        if wide {
+            return Some(Signed { weights: Some(Tensor::new(dims, &centred)), zeros: None });
+        }
+        let signed = |v: i16| (if unsigned { v - 128 } else { v }) as i8;
+        let weights = unsigned.then(|| Tensor::new(dims, &t.bytes().iter().map(|b| signed(value(b))).collect::<Vec<i8>>()));
+        let of = if zeros.len() == 1 { vec![] } else { vec![zeros.len()] };
+        Some(Signed { weights, zeros: Some(Tensor::new(&of, &zeros.into_iter().map(signed).collect::<Vec<i8>>())) })
+    }
+}
+
 /// Reads `DequantizeLinear`: `(x - zero_point) · scale`.
 pub fn read_dequantize(r: &mut Reader<'_, '_>) -> Read {
     let (x, s) = (r.input(0)?, r.input(1)?);
@@ -161,78 +213,6 @@ fn quantize_to_float(r: &mut Reader<'_, '_>, x: ValueId, s: ValueId, to: DType) 
     Ok(vec![narrow(r, y, to, saturate, "up")?])
 }
 
-/// i32 sums times a scale in `[0]`, plus a zero point, rounded and saturated to the zero point's type.
-fn requantize(r: &mut Reader<'_, '_>, sums: ValueId, scale: ValueId, zero: ValueId) -> Result<ValueId, Diagnostic> {
-    let to = r.dtype(zero);
-    let (lo, hi) = integer_range(to)?;
-    let (y, scale) = (r.cast(sums, DType::F32)?, r.cast(scale, DType::F32)?);
-    let y = r.mul(y, scale)?;
-    let shape = if r.shape(zero)? == [Dim::int(1)] { vec![] } else { r.shape(zero)? };
-    let zero = r.reshape(zero, shape)?;
-    let zero = r.cast(zero, DType::F32)?;
-    let y = r.add(y, zero)?;
-    let y = r.pointwise("Round", &[y])?;
-    let (lo, hi) = (r.scalar(lo, DType::F32), r.scalar(hi, DType::F32));
-    let y = r.pointwise("Clip", &[y, lo, hi])?;
-    r.cast(y, to)
-}
-
-/// A scale or zero point of one element as a scalar.
-fn single(r: &mut Reader<'_, '_>, v: ValueId) -> Result<ValueId, Diagnostic> {
-    if r.shape(v)? == [Dim::int(1)] { r.reshape(v, vec![]) } else { Ok(v) }
-}
-
-/// The scale of a product: `a · b / y`.
-fn joint_scale(r: &mut Reader<'_, '_>, a: ValueId, b: ValueId, y: ValueId) -> Result<ValueId, Diagnostic> {
-    let (a, b, y) = (single(r, a)?, single(r, b)?, single(r, y)?);
-    let ab = r.mul(a, b)?;
-    r.div(ab, y)
-}
-
-/// Reads [QLinearMatMul](https://onnx.ai/onnx/operators/onnx__QLinearMatMul.html).
-pub fn read_matmul(r: &mut Reader<'_, '_>) -> Read {
-    let v: Vec<ValueId> = (0..8).map(|i| r.input(i)).collect::<Result<_, _>>()?;
-    // One zero point and scale for each row of A, or each column of B.
-    let by_row = |r: &mut Reader<'_, '_>, p: ValueId| {
-        let mut shape = r.shape(p)?;
-        if shape.len() == 1 && !shape[0].is(1) {
-            shape.push(Dim::int(1));
-        }
-        r.reshape(p, shape)
-    };
-    let (a_scale, a_zero, y_scale, y_zero) = (by_row(r, v[1])?, by_row(r, v[2])?, by_row(r, v[6])?, by_row(r, v[7])?);
-    let subtract = |r: &mut Reader<'_, '_>, x: ValueId, zero: ValueId| {
-        let (x, zero) = (r.cast(x, DType::I32)?, r.cast(zero, DType::I32)?);
-        let zero = single(r, zero)?;
-        r.sub(x, zero)
-    };
-    let sums = match super::matmul::integer(r, (v[0], Some(v[2])), (v[3], Some(v[5])))? {
-        Some(sums) => sums,
-        None => {
-            let (a, b) = (subtract(r, v[0], a_zero)?, subtract(r, v[3], v[5])?);
-            r.matmul(a, b)?
-        }
-    };
-    let scale = joint_scale(r, a_scale, v[4], y_scale)?;
-    Ok(vec![requantize(r, sums, scale, y_zero)?])
-}
-
-/// Reads [QLinearConv](https://onnx.ai/onnx/operators/onnx__QLinearConv.html).
-pub fn read_conv(r: &mut Reader<'_, '_>) -> Read {
-    let v: Vec<ValueId> = (0..8).map(|i| r.input(i)).collect::<Result<_, _>>()?;
-    let x = super::conv::centered(r, v[0], Some(v[2]))?;
-    let w = super::conv::centered(r, v[3], Some(v[5]))?;
-    let sums = super::conv::integer(r, x, w, r.opt(8))?;
-    let mut w_scale = single(r, v[4])?;
-    let mut shape = r.shape(w_scale)?;
-    if shape.len() == 1 {
-        shape.resize(r.rank(sums)? - 1, Dim::int(1));
-        w_scale = r.reshape(w_scale, shape)?;
-    }
-    let scale = joint_scale(r, v[1], w_scale, v[6])?;
-    Ok(vec![requantize(r, sums, scale, v[7])?])
-}
-
 /// The scale and the zero point by which all values of a tensor of f32, and 0, are told apart best as u8.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Calibrate;
@@ -250,11 +230,19 @@ impl Operator for Calibrate {
     }
 }
 
-/// Reads `DynamicQuantizeLinear`: the scale and zero point from the range of the data, widened to hold 0.
-pub fn read_dynamic(r: &mut Reader<'_, '_>) -> Read {
-    let x = r.input(0)?;
+/// A tensor quantized by its range: integers, scale and zero point.
+///
+/// # Errors
+/// It is none of f32.
+pub fn by_range(r: &mut Reader<'_, '_>, x: ValueId) -> Result<[ValueId; 3], Diagnostic> {
     let parameters = r.emit_all(Calibrate, vec![Some(x)], 2)?;
     let (scale, zero) = (parameters[0], parameters[1]);
     let q = r.emit(quantizer(DType::F32, DType::F32, Some(DType::U8), DType::U8)?, &[x, scale, zero])?;
-    Ok(vec![q, scale, zero])
+    Ok([q, scale, zero])
+}
+
+/// Reads `DynamicQuantizeLinear`: the scale and zero point from the range of the data, widened to hold 0.
+pub fn read_dynamic(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    Ok(by_range(r, x)?.to_vec())
 }

@@ -85,11 +85,15 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
             };
             Some(Strips { before: part(before)?, middle: of(middle)?, behind: part(behind)? }.scratch_floats())
         }
-        Kernel::IntConv { window, k, depthwise, .. } => {
+        Kernel::IntConv { window, k, depthwise, zeros, .. } => {
             let Conv { n, c, in_dims, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch, .. } =
                 conv(window, *k, 1, &size)?;
-            let g = IntConv { n, c, in_dims, k: *k, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch };
-            Some(if *depthwise { IntDepthwise(g).scratch_floats() } else { g.scratch_floats() })
+            let shifted = zeros.is_some();
+            let g = IntConv { n, c, in_dims, k: *k, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch, shifted };
+            Some(match depthwise {
+                Some(wide) => IntDepthwise { conv: g, wide: *wide }.scratch_floats(),
+                None => g.scratch_floats(),
+            })
         }
         Kernel::Gemm { m, n, k, a_row, out_row, .. } => {
             Some(Gemm { m: size(m)?, n: *n, k: *k, a_row: size(a_row)?, a_col: 1, ldc: size(out_row)? }.scratch_floats())

@@ -116,7 +116,7 @@ fn geometry(c: usize, k: usize, kernel: [usize; 3], groups: usize) -> Conv {
 
 fn int_geometry(c: usize, k: usize, kernel: [usize; 3]) -> IntConv {
     let Conv { n, in_dims, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch, .. } = geometry(c, k, kernel, 1);
-    IntConv { n, c, in_dims, k, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch }
+    IntConv { n, c, in_dims, k, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch, shifted: false }
 }
 
 fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
@@ -129,7 +129,10 @@ fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
         Recipe::Zeros { n } => n.next_multiple_of(gemm::PANEL),
         Recipe::IntConv { c, k, kernel, depthwise } => {
             let conv = int_geometry(*c, *k, *kernel);
-            return if *depthwise { IntDepthwise(conv).packed_len() } else { conv.packed_len() };
+            return match *depthwise {
+                Some(wide) => IntDepthwise { conv, wide }.packed_len(),
+                None => conv.packed_len(),
+            };
         }
         Recipe::Conv { c, k, kernel, groups, method } => {
             let conv = geometry(*c, *k, *kernel, *groups);
@@ -154,10 +157,13 @@ fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
         Recipe::IntConv { c, k, kernel, depthwise } => {
             let conv = int_geometry(*c, *k, *kernel);
             let mut out = vec![0; packed_bytes(t, recipe)];
-            if *depthwise {
-                IntDepthwise(conv).pack_weights(t.bytes(), &mut out)
-            } else {
-                conv.pack_weights(t.bytes(), &mut out)
+            match *depthwise {
+                Some(true) => IntDepthwise { conv, wide: true }.pack_weights(t.slice(), &mut out),
+                Some(false) => {
+                    let w: Vec<i16> = t.slice::<i8>().iter().map(|w| i16::from(*w)).collect();
+                    IntDepthwise { conv, wide: false }.pack_weights(&w, &mut out)
+                }
+                None => conv.pack_weights(t.bytes(), &mut out),
             }
             out
         }

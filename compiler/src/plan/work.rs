@@ -93,7 +93,7 @@ impl Plan {
                 taps(window) * window.c.floor_div(&Dim::int(*groups as i64)) * Dim::int(2 * *k as i64)
             }
             Kernel::IntConv { window, k, depthwise, .. } => {
-                taps(window) * if *depthwise { Dim::int(1) } else { window.c.clone() } * Dim::int(2 * *k as i64)
+                taps(window) * if depthwise.is_some() { Dim::int(1) } else { window.c.clone() } * Dim::int(2 * *k as i64)
             }
             Kernel::Attend { batch, sizes: [queries, keys, depth, width], reach, .. } => {
                 let each = (depth.clone() + width.clone()) * Dim::int(2) + Dim::int(of_row(&Row::Softmax { log: false }));

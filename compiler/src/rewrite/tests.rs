@@ -228,9 +228,9 @@ pub(super) fn refused(name: &str, build: fn(&mut Case)) {
 fn examples() -> Vec<Example> {
     use rules::{
         activations, algebra, attention, causal, constants, conv, experts, filters, gather, groups, gru, integer, layout, matmul, norms,
-        pads, quantize, recognise, recurrent, reductions, rotary, slices, transposed, transposes,
+        pads, quantize, recognise, recurrent, reductions, rotary, signs, slices, transposed, transposes,
     };
-    let tables: [&[Example]; 24] = [
+    let tables: [&[Example]; 25] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -243,6 +243,7 @@ fn examples() -> Vec<Example> {
         transposed::tests::EXAMPLES,
         matmul::tests::EXAMPLES,
         quantize::tests::EXAMPLES,
+        signs::tests::EXAMPLES,
         integer::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
         norms::tests::EXAMPLES,

@@ -267,29 +267,30 @@ pub(crate) fn bytes(bench: &mut Bench) {
     ] {
         let alone = conv.groups > 1;
         let Conv { n, c, in_dims, k, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch, .. } = conv;
-        let g = IntConv { n, c, in_dims, k, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch };
+        let g = IntConv { n, c, in_dims, k, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch, shifted: false };
+        let each = IntDepthwise { conv: g, wide: false };
         bench.measure(Bound::Bytes, "iconv", name, operations(&conv), |b| {
             let x = Floats::bytes(c * in_dims[1] * in_dims[2]);
-            let weights = vec![3u8; k * c / conv.groups * kernel[1] * kernel[2]];
+            let count = k * c / conv.groups * kernel[1] * kernel[2];
             let mut out = Floats::new(0.0, out_batch);
             let (len, floats) = match alone {
-                true => (IntDepthwise(g).packed_len(), IntDepthwise(g).scratch_floats()),
+                true => (each.packed_len(), each.scratch_floats()),
                 false => (g.packed_len(), g.scratch_floats()),
             };
             let (mut packed, mut scratch) = (vec![0u8; len], Floats::new(0.0, floats));
             if alone {
-                IntDepthwise(g).pack_weights(&weights, &mut packed)
+                each.pack_weights(&vec![3; count], &mut packed)
             } else {
-                g.pack_weights(&weights, &mut packed)
+                g.pack_weights(&vec![3; count], &mut packed)
             }
             b.iter(|| {
-                for task in 0..if alone { IntDepthwise(g).tasks() } else { g.tasks() } {
+                for task in 0..if alone { each.tasks() } else { g.tasks() } {
                     let (x, w, out, scratch) = (x.as_ptr().cast(), packed.as_ptr(), out.as_mut_ptr().cast(), scratch.as_mut_ptr());
                     // SAFETY: the arrays have the sizes that the kernel asks for.
                     unsafe {
                         match alone {
-                            true => IntDepthwise(g).run_task(isa, task, x, 7, w, out, scratch, None),
-                            false => g.run_task(isa, task, x, 7, w, out, scratch, None),
+                            true => each.run_task(isa, task, x, 7, w, out, scratch, None),
+                            false => g.run_task(isa, task, x, 7, w, std::ptr::null(), out, scratch, None),
                         }
                     }
                 }

@@ -3,13 +3,15 @@
 //! Rows of the product are output pixels, and a line of a window, all channels of its neighbouring elements, is a run of bytes in
 //! the input, so windows are read where they lie. Where padding, steps inside of a window or odd channels are in the way, the rows of
 //! the input that a task needs are copied first, each once, with their padding. That is the zero point itself, so sums start at
-//! `-zero` times those of the weights wherever a window lies.
+//! `-zero` times those of the weights wherever a window lies. Where weights have zero points, these times the sums of windows are taken
+//! off behind.
 
-use super::{Depth, Grid, SUMS, Sums, TALLEST, initial};
+use super::{Depth, Grid, Shift, Sums, initial, sums_of};
 use crate::entry::{In, Ints, Out};
-use crate::gemm::{Epilogue, PANEL};
+use crate::gemm::{Block, Epilogue, PANEL};
 use crate::isa::Isa;
 use crate::kernel_fn;
+use crate::num::Num;
 
 /// Products of words that make a task worth handing to a thread.
 const TASK_WORK: usize = 1 << 21;
@@ -53,6 +55,8 @@ pub struct IntConv {
     pub out_pitch: usize,
     /// Elements between images of the output.
     pub out_batch: usize,
+    /// Whether weights have zero points that are not 0.
+    pub shifted: bool,
 }
 
 /// What a task computes: some neighbouring columns of some rows of output pixels, of one depth.
@@ -186,15 +190,19 @@ impl IntConv {
         let [od, oh, ow] = g.out_dims;
         g.n * od * oh.div_ceil(rows) * ow.div_ceil(across) * g.k.div_ceil(wide)
     }
-    /// Words of scratch that a thread needs: initial sums, sums, places of steps, copied rows.
+    /// Words of scratch for the sums of the windows of a task.
+    const fn window_sums(&self) -> usize {
+        let (_, rows, across) = self.cut();
+        if self.shifted { (rows * across).next_multiple_of(PANEL) } else { 0 }
+    }
+    /// Words of scratch that a thread needs: initial sums, sums of windows, sums, places of steps, copied rows.
     pub const fn scratch_floats(&self) -> usize {
         let g = self.flat();
         let (wide, rows, across) = g.cut();
         let slab = g.slab(rows, across);
         // A line's last step may reach behind the last pixel.
         let copied = if g.in_place() { 0 } else { (g.kernel[0] * slab.down * slab.line()).div_ceil(4) + PANEL };
-        let sums = if wide * TALLEST > SUMS { wide * TALLEST } else { SUMS };
-        wide + sums + g.depth().table() + copied
+        wide + g.window_sums() + sums_of(wide) + g.depth().table() + copied
     }
     /// Bytes of the packed weights.
     pub const fn packed_len(&self) -> usize {
@@ -216,9 +224,9 @@ impl IntConv {
     /// output channels. Without `out`, blocks lie in scratch, and the epilogue puts them where they belong.
     ///
     /// # Safety
-    /// `x` addresses a tensor of the strides given, and so does `out` unless it is null, `weights` are packed, `scratch` holds
-    /// [`scratch_floats`](Self::scratch_floats), the task's part of `out` is not accessed elsewhere meanwhile, `task < tasks()`, and
-    /// the machine has `isa`.
+    /// `x` addresses a tensor of the strides given, and so does `out` unless it is null, `weights` are packed, `zeros` has those of
+    /// [`pack_zeros`](super::pack_zeros) unless the weights have none, `scratch` holds [`scratch_floats`](Self::scratch_floats), the
+    /// task's part of `out` is not accessed elsewhere meanwhile, `task < tasks()`, and the machine has `isa`.
     pub unsafe fn run_task(
         &self,
         isa: Isa,
@@ -226,12 +234,13 @@ impl IntConv {
         x: *const u8,
         zero: u8,
         weights: *const u8,
+        zeros: *const i32,
         out: *mut i32,
         scratch: *mut f32,
         epilogue: Epilogue,
     ) {
         // SAFETY: passed on from the caller.
-        unsafe { self.run(isa, isa.has_tiles(), task, (x, zero), weights, out, scratch, epilogue) }
+        unsafe { self.run(isa, isa.has_tiles(), task, (x, zero), (weights, zeros), out, scratch, epilogue) }
     }
     /// [`Self::run_task`], with matrix registers where the machine has them and they are wanted.
     ///
@@ -243,7 +252,7 @@ impl IntConv {
         tiles: bool,
         task: usize,
         (x, zero): (*const u8, u8),
-        weights: *const u8,
+        (weights, zeros): (*const u8, *const i32),
         out: *mut i32,
         scratch: *mut f32,
         epilogue: Epilogue,
@@ -265,14 +274,28 @@ impl IntConv {
         unsafe {
             let x = x.add(image * g.x_strides[0]);
             let start = scratch.cast::<i32>();
-            let sums = start.add(wide);
-            let table = sums.add(if wide * TALLEST > SUMS { wide * TALLEST } else { SUMS });
+            let windows = start.add(wide);
+            let sums = windows.add(g.window_sums());
+            let table = sums.add(sums_of(wide));
             let columns = wide.min(g.k.next_multiple_of(PANEL) - col);
             initial(start, weights.add(deep.sums_at(g.k)).add(4 * col), columns, i32::from(zero));
             let grid = match g.in_place() {
                 true => g.there(x, &part),
                 false => g.copied(isa, x, zero, &part, table.add(deep.table()).cast()),
             };
+            let shift = Shift { isa, sums: windows, first: image * g.pixels() + first, zeros };
+            let fix = |block: Block| {
+                // The block lies inside of the task's part, whose windows have their sums.
+                shift.take_off(block);
+                if let Some(f) = epilogue {
+                    f(block);
+                }
+            };
+            let mut epilogue = epilogue;
+            if g.shifted {
+                g.sum_windows(isa, windows, &grid, zero);
+                epilogue = Some(&fix);
+            }
             let sums = Sums {
                 isa,
                 tiles,
@@ -290,6 +313,26 @@ impl IntConv {
                 epilogue,
             };
             sums.compute();
+        }
+    }
+    /// The sums of the windows of a grid, less `zero` for each of their elements.
+    ///
+    /// # Safety
+    /// The grid is one of the task's, `out` has room for its pixels, and the machine has `isa`.
+    unsafe fn sum_windows(&self, isa: Isa, out: *mut i32, g: &Grid, zero: u8) {
+        // Where channels are no whole words, what lies between them is none of theirs.
+        let (runs, step, run) = match self.c.is_multiple_of(4) {
+            true => (1, 0, self.kernel[2] * self.c),
+            false => (self.kernel[2], self.channels(), self.c),
+        };
+        let none = ((self.taps() * self.c) as i32).wrapping_mul(i32::from(zero));
+        for (row, column) in (0..g.rows).flat_map(|r| (0..g.wide).map(move |c| (r, c))) {
+            // SAFETY: windows lie inside of what the grid addresses.
+            unsafe {
+                let a = g.a.add(row * g.row + column * g.pixel);
+                let sum = sum_window(isa, a, self.kernel[0], self.kernel[1], g.tap, runs, step, run);
+                out.add(row * g.wide + column).write(sum.wrapping_sub(none));
+            }
         }
     }
     /// Windows where they lie in an image.
@@ -381,6 +424,24 @@ impl IntConv {
 }
 
 kernel_fn! {
+    /// The sum of a window: of `runs` runs of bytes, `step` apart, in each of `deep` by `high` lines.
+    ///
+    /// # Safety
+    /// All of them are there, and the machine has `isa`.
+    fn sum_window<A>(x: *const u8, deep: usize, high: usize, tap: [usize; 2], runs: usize, step: usize, run: usize) -> i32 {
+        let mut sum = 0u32;
+        for d in 0..deep {
+            for h in 0..high {
+                for r in 0..runs {
+                    let x = x.add(d * tap[0] + h * tap[1] + r * step);
+                    for i in 0..run {
+                        sum = sum.wrapping_add(u32::from(*x.add(i)));
+                    }
+                }
+            }
+        }
+        sum as i32
+    }
     /// Puts up to four channels of `n` pixels side by side, a word a pixel.
     ///
     /// # Safety
@@ -406,12 +467,14 @@ kernel_fn! {
     }
 }
 
-/// The convolution by plain loops, channels first: u8 less a zero point by i8, with sums that fit into 32 bits.
-pub fn convolve(
+/// The convolution by plain loops, channels first: u8 less a zero point by integers less theirs, one for all or one for each output
+/// channel, with sums that fit into 32 bits.
+pub fn convolve<T: Num>(
     out: Out<'_, i32>,
     x: In<'_, u8>,
-    w: In<'_, i8>,
+    w: In<'_, T>,
     zero: In<'_, u8>,
+    w_zero: Option<In<'_, T>>,
     x_dims: &[usize],
     w_dims: &[usize],
     out_dims: &[usize],
@@ -422,6 +485,9 @@ pub fn convolve(
 ) {
     let wide = |v: i32| alloc::vec::Vec::from_iter(x.0.iter().map(|b| i32::from(*b) - v));
     let x = wide(i32::from(zero.0[0]));
-    let w: alloc::vec::Vec<i32> = w.0.iter().map(|b| i32::from(*b)).collect();
+    let whole = |x: T| x.to_f64() as i32;
+    let each = w.0.len().checked_div(w_dims[0]).unwrap_or(0).max(1);
+    let zeros = w_zero.map_or(alloc::vec![0], |z| z.0.iter().map(|z| whole(*z)).collect());
+    let w: alloc::vec::Vec<i32> = w.0.iter().enumerate().map(|(i, b)| whole(*b) - zeros[i / each % zeros.len()]).collect();
     crate::plain::conv(out, In(&x), In(&w), None, x_dims, w_dims, out_dims, steps, pads, dilations, groups);
 }

@@ -33,7 +33,8 @@ fn geometry(rng: &mut Rng, depthwise: bool, large: bool) -> (IntConv, [usize; 3]
         x_strides = [c * d * h * w, d * h * w, h * w, w, 1];
     }
     let out_batch = out_dims.iter().product::<usize>() * out_pitch;
-    (IntConv { n, c, in_dims, k, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch }, end)
+    let shifted = !depthwise && rng.int(0, 2) == 0;
+    (IntConv { n, c, in_dims, k, kernel, stride, pad, dilation, out_dims, x_strides, out_pitch, out_batch, shifted }, end)
 }
 
 fn compare(rng: &mut Rng, depthwise: bool, large: bool) {
@@ -43,14 +44,22 @@ fn compare(rng: &mut Rng, depthwise: bool, large: bool) {
     let byte = |rng: &mut Rng, ends: [u8; 2]| if extremes { rng.pick(&ends) } else { rng.next() as u8 };
     let (per, inputs, taps) = (if depthwise { 1 } else { g.c }, g.n * g.x_strides[0], g.taps());
     let x: Vec<u8> = (0..inputs).map(|_| byte(rng, [0, 255])).collect();
-    let w: Vec<u8> = (0..g.k * per * taps).map(|_| byte(rng, [0x80, 0x7f])).collect();
+    let wide = depthwise && rng.int(0, 2) == 0;
+    let ends = if wide { [-255, 255] } else { [-128, 127] };
+    let w: Vec<i16> = (0..g.k * per * taps)
+        .map(|_| if extremes { rng.pick(&ends) } else { ends[0] + rng.int(0, (ends[1] - ends[0]) as usize) as i16 })
+        .collect();
+    let bytes: Vec<u8> = w.iter().map(|w| *w as u8).collect();
+    let each = if rng.int(0, 1) == 0 { g.k } else { 1 };
+    let w_zeros: Vec<u8> = (0..each).map(|_| if g.shifted { byte(rng, [0x80, 0x7f]) } else { 0 }).collect();
     // The operands with channels first.
     let [d, h, wd] = g.in_dims;
     let mut first = Vec::new();
     for (n, c) in (0..g.n).flat_map(|n| (0..g.c).map(move |c| (n, c))) {
         first.extend((0..d * h * wd).map(|p| x[n * g.x_strides[0] + p * g.x_strides[4] + c * g.x_strides[1]]));
     }
-    let (signed, pixels) = (w.iter().map(|b| *b as i8).collect::<Vec<_>>(), g.pixels());
+    let pixels = g.pixels();
+    let signed: Vec<i16> = w_zeros.iter().map(|z| i16::from(*z as i8)).collect();
     let mut dense = vec![0; g.n * g.k * pixels];
     let three = |v: [usize; 3]| v.map(|x| x as i64);
     let dims = |n: usize, c: usize, d: [usize; 3]| [n, c, d[0], d[1], d[2]];
@@ -58,8 +67,9 @@ fn compare(rng: &mut Rng, depthwise: bool, large: bool) {
         convolve(
             Out(&mut dense),
             In(&first),
-            In(&signed),
+            In(&w),
             In(&[zero]),
+            Some(In(&signed)),
             &dims(g.n, g.c, g.in_dims),
             &dims(g.k, per, g.kernel),
             &dims(g.n, g.k, g.out_dims),
@@ -74,13 +84,14 @@ fn compare(rng: &mut Rng, depthwise: bool, large: bool) {
         let (n, k, p) = (i / pixels / g.k, i / pixels % g.k, i % pixels);
         want[n * g.out_batch + p * g.out_pitch + k] = *v;
     }
-    let alone = IntDepthwise(g);
+    let alone = IntDepthwise { conv: g, wide };
     let mut packed = vec![0xaa; if depthwise { alone.packed_len() } else { g.packed_len() }];
     if depthwise {
         alone.pack_weights(&w, &mut packed)
     } else {
-        g.pack_weights(&w, &mut packed)
+        g.pack_weights(&bytes, &mut packed)
     }
+    let padded = pack_zeros(g.k, &w_zeros, false);
     let (tasks, floats) = match depthwise {
         true => (alone.tasks(), alone.scratch_floats()),
         false => (g.tasks(), g.scratch_floats()),
@@ -102,11 +113,12 @@ fn compare(rng: &mut Rng, depthwise: bool, large: bool) {
             let epilogue: Epilogue = if scattered { Some(&scatter) } else { None };
             for task in (0..tasks).rev() {
                 let (x, w, s) = (x.as_ptr(), packed.as_ptr(), scratch.as_mut_ptr());
+                let zeros = if g.shifted { padded.as_ptr() } else { core::ptr::null() };
                 // SAFETY: the arrays have the sizes that the kernel asks for.
                 unsafe {
                     match depthwise {
                         true => alone.run_task(isa, task, x, zero, w, out, s, epilogue),
-                        false => g.run(isa, tiles, task, (x, zero), w, out, s, epilogue),
+                        false => g.run(isa, tiles, task, (x, zero), (w, zeros), out, s, epilogue),
                     }
                 }
             }

@@ -22,35 +22,40 @@ const BLOCK: usize = 64;
 
 /// A convolution that convolves each of its `c == k` channels alone.
 #[derive(Clone, Copy, Debug)]
-pub struct IntDepthwise(pub IntConv);
+pub struct IntDepthwise {
+    /// Its geometry.
+    pub conv: IntConv,
+    /// Whether weights may be any of -255 to 255: bytes less a zero point.
+    pub wide: bool,
+}
 
 impl IntDepthwise {
     /// Pixels of one task.
     const fn tall(&self) -> usize {
-        let work = self.0.k * self.0.taps();
+        let work = self.conv.k * self.conv.taps();
         let tall = TASK_WORK / if work == 0 { 1 } else { work };
         if tall == 0 { 1 } else { tall }
     }
     /// Channels in memory: whole vectors.
     const fn pitch(&self) -> usize {
-        self.0.k.next_multiple_of(BLOCK)
+        self.conv.k.next_multiple_of(BLOCK)
     }
     /// Number of independent tasks.
     pub const fn tasks(&self) -> usize {
-        if self.0.k == 0 { 0 } else { self.0.n * self.0.pixels().div_ceil(self.tall()) }
+        if self.conv.k == 0 { 0 } else { self.conv.n * self.conv.pixels().div_ceil(self.tall()) }
     }
     /// Words of scratch that a thread needs: initial sums, a row of zero points, the sums of a few pixels, the addresses of a window.
     pub const fn scratch_floats(&self) -> usize {
         let (sums, strip) = (PIXELS * self.pitch(), STRIP * BLOCK);
-        2 * self.pitch() + if sums > strip { sums } else { strip } + self.0.taps() * size_of::<*const u8>() / 4
+        2 * self.pitch() + if sums > strip { sums } else { strip } + self.conv.taps() * size_of::<*const u8>() / 4
     }
-    /// Whether weights are packed by fours as well: windows of one depth and some widths.
+    /// Whether weights are packed by fours as well: bytes, in windows of one depth and some widths.
     const fn by_fours(&self) -> bool {
-        self.0.kernel[0] == 1 && (self.0.kernel[2] == 3 || self.0.kernel[2] == 5)
+        !self.wide && self.conv.kernel[0] == 1 && (self.conv.kernel[2] == 3 || self.conv.kernel[2] == 5)
     }
     /// Bytes of the weights by fours of a block of channels.
     const fn fours(&self) -> usize {
-        self.0.kernel[1].div_ceil(ROWS) * self.0.kernel[2] * BLOCK * 4
+        self.conv.kernel[1].div_ceil(ROWS) * self.conv.kernel[2] * BLOCK * 4
     }
     /// Bytes of the packed weights: 16 bits each, the sums of the channels, and bytes by fours.
     pub const fn packed_len(&self) -> usize {
@@ -60,17 +65,17 @@ impl IntDepthwise {
         self.sums_at() + self.pitch() * 4
     }
     const fn sums_at(&self) -> usize {
-        self.0.taps() * self.pitch() * 2
+        self.conv.taps() * self.pitch() * 2
     }
     /// Packs ONNX weights `[k][1][depth][height][width]` to `[window][k padded to whole vectors]`, each in 16 bits, their sums, and
     /// where they are read by fours `[k / 64][rows / 4][width][k % 64][4 rows]`, each in 8, channels in the order of unpacked bytes.
-    pub fn pack_weights(&self, weights: &[u8], out: &mut [u8]) {
-        let (taps, k, pitch) = (self.0.taps(), self.0.k, self.pitch());
+    pub fn pack_weights(&self, weights: &[i16], out: &mut [u8]) {
+        let (taps, k, pitch) = (self.conv.taps(), self.conv.k, self.pitch());
         assert_eq!(weights.len(), k * taps, "weights fill their shape; this is a bug");
         assert_eq!(out.len(), self.packed_len(), "packed weights fill their buffer; this is a bug");
-        let at = |tap: usize, channel: usize| if channel < k { i16::from(weights[channel * taps + tap] as i8) } else { 0 };
+        let at = |tap: usize, channel: usize| if channel < k { weights[channel * taps + tap] } else { 0 };
         let (out, fours) = out.split_at_mut(self.fours_at());
-        let (rows, width) = (self.0.kernel[1], self.0.kernel[2]);
+        let (rows, width) = (self.conv.kernel[1], self.conv.kernel[2]);
         for (i, x) in fours.chunks_exact_mut(4).enumerate() {
             let (block, column) = (i * 4 / self.fours(), i * 4 % self.fours() / (BLOCK * 4));
             let (first, column) = (column / width * ROWS, column % width);
@@ -90,19 +95,19 @@ impl IntDepthwise {
     }
     /// The image of a task, its first pixel and the one behind its last.
     const fn part(&self, task: usize) -> (usize, usize, usize) {
-        let (pixels, tall) = (self.0.pixels(), self.tall());
+        let (pixels, tall) = (self.conv.pixels(), self.tall());
         let down = pixels.div_ceil(tall);
         let (image, first) = (task / down, task % down * tall);
         (image, first, if first + tall < pixels { first + tall } else { pixels })
     }
-    /// Writes what sums begin at, of the channels in the order that is asked for, and a row of zero points; gives both, and where the
-    /// sums go.
+    /// Writes what sums of bytes less `from` begin at, of the channels in the order that is asked for, and a row of zero points; gives
+    /// both, and where the sums go.
     ///
     /// # Safety
     /// `weights` are packed, and `scratch` is a thread's.
     unsafe fn begin(
         &self,
-        zero: u8,
+        (zero, from): (u8, i32),
         weights: *const u8,
         channel: &dyn Fn(usize) -> usize,
         scratch: *mut f32,
@@ -113,7 +118,7 @@ impl IntDepthwise {
             let (start, zeros) = (scratch.cast::<i32>(), scratch.add(pitch).cast::<u8>());
             let totals = weights.add(self.sums_at()).cast::<i32>();
             for j in 0..pitch {
-                start.add(j).write(totals.add(channel(j)).read_unaligned().wrapping_mul(-i32::from(zero)));
+                start.add(j).write(totals.add(channel(j)).read_unaligned().wrapping_mul(from - i32::from(zero)));
             }
             core::ptr::write_bytes(zeros, zero, pitch);
             (start, zeros, scratch.add(2 * pitch).cast())
@@ -134,7 +139,7 @@ impl IntDepthwise {
         scratch: *mut f32,
         epilogue: Epilogue,
     ) {
-        let (g, pitch) = (&self.0, self.pitch());
+        let (g, pitch) = (&self.conv, self.pitch());
         #[cfg(target_arch = "x86_64")]
         if isa.adds_fours() && self.by_fours() && g.dilation[2] == 1 && quads::slides(g.kernel[2], g.stride[2]) {
             // SAFETY: passed on from the caller, on a machine that has what is asked for.
@@ -143,7 +148,7 @@ impl IntDepthwise {
         let (image, first, last) = self.part(task);
         // SAFETY: image and pixels are inside of what the caller vouches for, and scratch has room for all that is written there.
         unsafe {
-            let (start, zeros, sums) = self.begin(zero, weights, &|j| j, scratch);
+            let (start, zeros, sums) = self.begin((zero, 128), weights, &|j| j, scratch);
             let window = scratch.add(self.scratch_floats() - g.taps() * size_of::<*const u8>() / 4).cast::<*const u8>();
             let x = x.add(image * g.x_strides[0]);
             let mut from = first;
@@ -178,7 +183,7 @@ impl IntDepthwise {
         scratch: *mut f32,
         epilogue: Epilogue,
     ) {
-        let g = &self.0;
+        let g = &self.conv;
         let [_, kh, kw] = g.kernel;
         let [_, oh, ow] = g.out_dims;
         let [_, _, x_d, x_h, x_w] = g.x_strides;
@@ -187,7 +192,7 @@ impl IntDepthwise {
         // written there.
         unsafe {
             let channel = |j: usize| j / BLOCK * BLOCK + channel_at(j % BLOCK);
-            let (start, zeros, sums) = self.begin(zero, weights, &channel, scratch);
+            let (start, zeros, sums) = self.begin((zero, 0), weights, &channel, scratch);
             let x = x.add(image * g.x_strides[0]);
             for block in 0..self.pitch() / BLOCK {
                 let channel = block * BLOCK;
@@ -242,7 +247,7 @@ impl IntDepthwise {
     /// # Safety
     /// `x` addresses an image, and `out` has room for all elements.
     unsafe fn window(&self, x: *const u8, zeros: *const u8, pixel: usize, out: *mut *const u8) {
-        let g = &self.0;
+        let g = &self.conv;
         let [_, oh, ow] = g.out_dims;
         let [_, _, x_d, x_h, x_w] = g.x_strides;
         let begin = |axis: usize, at: usize, i: usize| (at * g.stride[axis] + i * g.dilation[axis]).wrapping_sub(g.pad[axis]);
@@ -271,7 +276,7 @@ const fn channel_at(place: usize) -> usize {
 }
 
 kernel_fn! {
-    /// The sums of one pixel for all `k` channels, from `start` on.
+    /// The sums of bytes less 128 of one pixel for all `k` channels, from `start` on.
     ///
     /// # Safety
     /// `window` holds `taps` addresses of `k` bytes each, `start` and `weights` packed rows of `pitch`, `out` a sum a channel, and the
@@ -286,8 +291,9 @@ kernel_fn! {
                 let w = weights.add(tap * pitch + from).cast::<[i16; LANES]>().read_unaligned();
                 let line = if lanes == LANES { x.cast::<[u8; LANES]>().read_unaligned() } else { part(x, lanes) };
                 for j in 0..LANES {
-                    // 255 times -128 fits 16 bits.
-                    acc[j] += i32::from((line[j] as i16).wrapping_mul(w[j]));
+                    // -128 times 255 and -255 fit 16 bits.
+                    let x = i16::from((line[j] ^ 0x80) as i8);
+                    acc[j] += i32::from(x.wrapping_mul(w[j]));
                 }
             }
             if lanes == LANES {

@@ -85,12 +85,13 @@ impl IntGemm {
     pub const fn scratch_floats(&self) -> usize {
         let (wide, tall) = self.words().cut();
         let copies = if self.copies_a() { tall * a_pitch(self.depth().total()) } else { 0 };
-        wide + tall.next_multiple_of(PANEL) + SUMS + self.depth().table() + copies
+        wide + tall.next_multiple_of(PANEL) + sums_of(wide) + self.depth().table() + copies
     }
-    /// Runs one task: writes i32, which the epilogue may replace by other elements of four bytes.
+    /// Runs one task: writes i32, which the epilogue may replace by other elements of four bytes. Without `out`, blocks lie in scratch, and
+    /// the epilogue puts them where they belong.
     ///
     /// # Safety
-    /// `a` and `out` address matrices of the strides given, `b` holds the panels of [`pack_rows`], `zeros` is null where all are
+    /// `a` and `out`, unless it is null, address matrices of the strides given, `b` holds the panels of [`pack_rows`], `zeros` is null where all are
     /// zero or has those of [`pack_zeros`], `scratch` holds [`scratch_floats`](Self::scratch_floats), the task's part of `out` is
     /// not accessed elsewhere meanwhile, `task < tasks()`, and the machine has `isa`.
     pub unsafe fn run_task(
@@ -137,7 +138,7 @@ impl IntGemm {
             let start = scratch.cast::<i32>();
             let row_sums = start.add(wide);
             let sums = row_sums.add(tall.next_multiple_of(PANEL));
-            let table = sums.add(SUMS);
+            let table = sums.add(sums_of(wide));
             let copies = table.add(depth.table()).cast::<u8>();
             initial(start, b.add(depth.sums_at(self.n)).add(4 * col), columns, a_zero);
             let mut grid = Grid { a: a.add(row * self.a_row), pixel: self.a_row, row: 0, wide: rows, rows: 1, tap: [0, 0] };
@@ -170,7 +171,7 @@ impl IntGemm {
                 depth,
                 b: b.add(col * depth.total() * 4),
                 start,
-                out: out.add(row * self.ldc + col),
+                out: if out.is_null() { out } else { out.add(row * self.ldc + col) },
                 pitch: self.ldc,
                 sums,
                 table: table.cast(),
@@ -189,6 +190,11 @@ impl IntGemm {
 const SUMS: usize = amx::SUMS;
 #[cfg(not(target_arch = "x86_64"))]
 const SUMS: usize = 0;
+
+/// Words of scratch for sums of `wide` columns that are handed on.
+const fn sums_of(wide: usize) -> usize {
+    if wide * TALLEST > SUMS { wide * TALLEST } else { SUMS }
+}
 
 /// Writes what the sums of columns begin at: `-zero` times those of the packed B.
 ///

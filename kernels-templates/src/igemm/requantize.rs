@@ -1,8 +1,10 @@
-//! Sums of products to bytes: times a scale, plus a bias, rounded and saturated, and added to other bytes where a residual joins.
+//! Sums of products to bytes: times a scale, plus a bias, rounded and saturated, taken through a table, and added to other bytes where a
+//! residual joins.
 
 use crate::gemm::Block;
 use crate::isa::Isa;
 use crate::kernel_fn;
+use crate::quantize::table;
 use crate::support::scalar::quantized;
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::*;
@@ -25,6 +27,8 @@ pub struct Requantize {
     pub bias: Each,
     /// The zero point of the result, or of what is added to others.
     pub zero: u8,
+    /// What each of these bytes becomes, where a function stands behind them.
+    pub table: Option<&'static [u8; 256]>,
     /// Bytes that are added.
     pub add: Option<Addend>,
 }
@@ -43,6 +47,8 @@ pub struct Addend {
     pub scale: f32,
     /// The scale of the rounded sums; `None` where they are added as they are.
     pub own: Option<f32>,
+    /// The zero point of rounded sums, which is another one behind a table.
+    pub own_zero: u8,
     /// The zero point of the result.
     pub sum_zero: u8,
 }
@@ -62,8 +68,18 @@ pub unsafe fn requantize(isa: Isa, b: &Block, q: &Requantize, out: *mut u8, pitc
     unsafe {
         let part = |e: Each| Each { at: e.at.add(b.col * e.step), step: e.step };
         let add = q.add.map(|a| Addend { bytes: a.bytes.add(b.row * a.pitch + b.col), ..a });
-        let q = Requantize { scale: part(q.scale), bias: part(q.bias), zero: q.zero, add };
+        let q = Requantize { scale: part(q.scale), bias: part(q.bias), add, ..*q };
         let out = out.add(b.row * pitch + b.col);
+        if let Some(t) = q.table {
+            requantize(isa, &Block { row: 0, col: 0, ..*b }, &Requantize { table: None, add: None, ..q }, out, pitch);
+            for r in 0..b.rows {
+                table::map_bytes(isa, out.add(r * pitch), b.cols, t);
+            }
+            if let Some(a) = q.add {
+                add_bytes(isa, out, pitch, b.rows, b.cols, &a);
+            }
+            return;
+        }
         #[cfg(target_arch = "x86_64")]
         if isa >= Isa::Avx512 {
             return wide(b.out.cast(), b.pitch, [b.rows, b.cols], &q, out, pitch);
@@ -73,6 +89,20 @@ pub unsafe fn requantize(isa: Isa, b: &Block, q: &Requantize, out: *mut u8, pitc
 }
 
 kernel_fn! {
+    /// Adds other bytes to rows of bytes.
+    ///
+    /// # Safety
+    /// As [`requantize`], for a block at the output's first pixel and column.
+    fn add_bytes<A>(out: *mut u8, pitch: usize, rows: usize, cols: usize, a: &Addend) {
+        let (own, zero, other) = (a.own.unwrap_or(1.0), f32::from(a.own_zero), f32::from(a.zero));
+        for r in 0..rows {
+            let (out, bytes) = (out.add(r * pitch), a.bytes.add(r * a.pitch));
+            for c in 0..cols {
+                let x = (f32::from(*out.add(c)) - zero) * own + (f32::from(*bytes.add(c)) - other) * a.scale;
+                *out.add(c) = quantized(x, f32::from(a.sum_zero));
+            }
+        }
+    }
     /// Converts rows of sums by the formulas as they stand.
     ///
     /// # Safety
@@ -114,7 +144,7 @@ unsafe fn wide(sums: *const i32, step: usize, [rows, cols]: [usize; 2], q: &Requ
         unsafe {
             let part = |e: Each| Each { at: e.at.add(col * e.step), step: e.step };
             let add = q.add.map(|a| Addend { bytes: a.bytes.add(col), ..a });
-            let q = Requantize { scale: part(q.scale), bias: part(q.bias), zero: q.zero, add };
+            let q = Requantize { scale: part(q.scale), bias: part(q.bias), add, ..*q };
             let (sums, out) = (sums.add(col), out.add(col));
             let rounded = q.add.is_some_and(|a| a.own.is_some());
             let (add, whole) = (usize::from(q.add.is_some()) + usize::from(rounded), n.is_multiple_of(16));
@@ -166,7 +196,7 @@ unsafe fn stripe<const NV: usize, const ADD: usize, const WHOLE: bool>(
         }
         let number = |x: f32| _mm512_set1_ps(x);
         let (least, most) = (number(-f32::from(q.zero)), number(255.0 - f32::from(q.zero)));
-        let a = q.add.unwrap_or(Addend { bytes: out, pitch, zero: 0, scale: 0.0, own: None, sum_zero: q.zero });
+        let a = q.add.unwrap_or(Addend { bytes: out, pitch, zero: 0, scale: 0.0, own: None, own_zero: 0, sum_zero: q.zero });
         let (own, other, other_zero) = (number(a.own.unwrap_or(1.0)), number(a.scale), number(f32::from(a.zero)));
         let unit = number(12_582_912.0);
         let top = number(255.0 - f32::from(a.sum_zero));
@@ -223,6 +253,17 @@ mod tests {
     use alloc::vec;
     use alloc::vec::Vec;
 
+    /// A table that is no order of its places.
+    static SQUARES: [u8; 256] = {
+        let mut t = [0; 256];
+        let mut i = 0;
+        while i < 256 {
+            t[i] = (i * i / 7 % 256) as u8;
+            i += 1;
+        }
+        t
+    };
+
     /// The formula in the words of the standard.
     fn byte(x: f32, zero: u8) -> u8 {
         (x.round_ties_even() + f32::from(zero)).clamp(0.0, 255.0) as u8
@@ -247,29 +288,41 @@ mod tests {
             let zeros = [(); 3].map(|()| rng.pick(&[0u8, 255, 128, 121]));
             let (scale, own) = (0.031 * rng.int(1, 40) as f32, 0.017 * rng.int(1, 90) as f32);
             let steps = [(); 2].map(|()| rng.int(0, 1));
-            for mode in 0..3 {
+            for (mode, through) in [(0, false), (1, false), (2, false), (0, true), (2, true)] {
                 let own = (mode == 2).then_some(own);
-                let add = Addend { bytes: bytes.as_ptr(), pitch: other, zero: zeros[1], scale, own, sum_zero: zeros[2] };
+                let own_zero = if through { 77 } else { zeros[0] };
+                let add = Addend { bytes: bytes.as_ptr(), pitch: other, zero: zeros[1], scale, own, own_zero, sum_zero: zeros[2] };
                 let each = |x: &[f32], step: usize| Each { at: x.as_ptr(), step };
                 let (scale_of, bias_of) = (each(&scales, steps[0]), each(&biases, steps[1]));
-                let q = Requantize { scale: scale_of, bias: bias_of, zero: zeros[0], add: (mode > 0).then_some(add) };
+                let q = Requantize {
+                    scale: scale_of,
+                    bias: bias_of,
+                    zero: zeros[0],
+                    table: through.then_some(&SQUARES),
+                    add: (mode > 0).then_some(add),
+                };
                 let mut want = vec![7u8; (rows + row) * pitch + col + cols];
                 for (r, c) in (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c))) {
                     let of = |x: &[f32], step: usize| x[(col + c) * step];
                     let x = of(&biases, steps[1]) + of(&scales, steps[0]) * sums[r * step + c] as f32;
                     let first = match own {
+                        Some(s) if through => (f32::from(SQUARES[usize::from(byte(x, zeros[0]))]) - 77.0) * s,
                         Some(s) => (f32::from(byte(x, zeros[0])) - f32::from(zeros[0])) * s,
                         None => x,
                     };
                     let second = (f32::from(bytes[(r + row) * other + col + c]) - f32::from(zeros[1])) * scale;
-                    want[(r + row) * pitch + col + c] = if mode == 0 { byte(x, zeros[0]) } else { byte(first + second, zeros[2]) };
+                    want[(r + row) * pitch + col + c] = match mode {
+                        0 if through => SQUARES[usize::from(byte(x, zeros[0]))],
+                        0 => byte(x, zeros[0]),
+                        _ => byte(first + second, zeros[2]),
+                    };
                 }
                 for isa in Isa::available() {
                     let mut got = vec![7u8; want.len()];
                     let block = Block { out: sums.as_ptr().cast_mut().cast(), pitch: step, row, rows, col, cols };
                     // SAFETY: the arrays hold the block, its operands and its place in the output.
                     unsafe { requantize(isa, &block, &q, got.as_mut_ptr(), pitch) };
-                    assert!(got == want, "{rows}x{cols}, mode {mode}, {zeros:?}, {}", isa.name());
+                    assert!(got == want, "{rows}x{cols}, mode {mode}, through a table {through}, {zeros:?}, {}", isa.name());
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::testing::Rng;
+use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -46,16 +47,30 @@ fn compare(rng: &mut Rng, (m, n, k): (usize, usize, usize), extremes: bool) {
     let zeros = if zeros.iter().all(|z| *z == 0) { core::ptr::null() } else { zeros.as_ptr() };
     let gemm = IntGemm { m, n, k, a_row, ldc };
     for (isa, tiles) in Isa::available().map(|isa| (isa, false)).chain([(Isa::detect(), Isa::detect().has_tiles())]) {
-        let mut got = vec![UNTOUCHED; m * ldc];
-        let mut scratch = vec![f32::NAN; gemm.scratch_floats()];
-        for task in (0..gemm.tasks()).rev() {
-            // SAFETY: the arrays have the sizes that the kernel asks for.
-            unsafe {
-                let (a, b) = ((a.as_ptr().add(shift), a_zero), packed.as_ptr().add(shift));
-                gemm.run(isa, tiles, task, a, b, zeros, got.as_mut_ptr(), scratch.as_mut_ptr(), None);
+        for scattered in [false, true] {
+            let mut got = vec![UNTOUCHED; m * ldc];
+            let to = got.as_mut_ptr() as usize;
+            let scatter = |block: Block| {
+                assert!(block.row + block.rows <= m && block.col + block.cols <= n);
+                for (i, j) in (0..block.rows).flat_map(|i| (0..block.cols).map(move |j| (i, j))) {
+                    let at = (block.row + i) * ldc + block.col + j;
+                    // SAFETY: the block lies inside of the output.
+                    unsafe { *(to as *mut i32).add(at) = *block.out.add(i * block.pitch + j).cast::<i32>() };
+                }
+            };
+            let mut scratch = vec![f32::NAN; gemm.scratch_floats()];
+            for task in (0..gemm.tasks()).rev() {
+                let out = if scattered { core::ptr::null_mut() } else { got.as_mut_ptr() };
+                let epilogue: Epilogue = if scattered { Some(&scatter) } else { None };
+                // SAFETY: the arrays have the sizes that the kernel asks for.
+                unsafe {
+                    let (a, b) = ((a.as_ptr().add(shift), a_zero), packed.as_ptr().add(shift));
+                    gemm.run(isa, tiles, task, a, b, zeros, out, scratch.as_mut_ptr(), epilogue);
+                }
             }
+            let case = format!("{m}x{n}x{k}, pitch {a_row}, unsigned {unsigned}, extremes {extremes}, scattered {scattered}");
+            assert!(got == want, "{case}, {}, tiles {tiles}", isa.name());
         }
-        assert!(got == want, "{m}x{n}x{k}, pitch {a_row}, unsigned {unsigned}, extremes {extremes}, {}, tiles {tiles}", isa.name());
     }
 }
 

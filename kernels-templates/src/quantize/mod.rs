@@ -2,6 +2,8 @@
 //!
 //! The least and the greatest of the values are found in any order and by any number of threads: both are the same bits then.
 
+pub mod table;
+
 use crate::entry::{In, Out};
 use crate::kernel_fn;
 use core::sync::atomic::{AtomicU32, Ordering};

@@ -17,6 +17,15 @@ impl Printer<'_> {
         quote!(#kernels::igemm::IntGemm { m: #m, n: #n, k: #k, a_row: #a_row, ldc: #ldc })
     }
 
+    /// Where sums are written: in the place of the result. A tail that makes other elements than those of four bytes stores them itself.
+    fn sums(&self, step: &KernelStep, epilogue: Option<&Epilogue>) -> TokenStream {
+        if epilogue.is_some_and(|e| e.first.is_some()) {
+            return quote!(core::ptr::null_mut::<i32>());
+        }
+        let o = self.result(step.outputs[0], &element(self.dtype(step.outputs[0])));
+        quote!((#o).cast::<i32>())
+    }
+
     /// An integer product with packed constant right side.
     pub(super) fn int_gemm(&self, n: usize, step: &KernelStep) -> TokenStream {
         let Kernel::IntGemm { m, n: columns, k, a, a_row, a_zero, out_row, b, zeros, epilogue } = &step.kernel else {
@@ -26,8 +35,8 @@ impl Printer<'_> {
         let tail_dims = self.tail_dims(epilogue.as_ref());
         let bindings = self.bindings([m, a_row, out_row].into_iter().chain(tail_dims).chain(self.result_dims(step)));
         let g = self.int_gemm_geometry(m, *columns, *k, [a_row, out_row]);
-        let Tail { function, lets, closure, arg } = self.tail(n, epilogue.as_ref(), None);
-        let o = self.result(step.outputs[0], &element(self.dtype(step.outputs[0])));
+        let Tail { function, lets, closure, arg } = self.int_tail(n, epilogue.as_ref());
+        let o = self.sums(step, epilogue.as_ref());
         let (x, zero) = (self.pointer(*a, &quote!(u8), false), self.pointer(*a_zero, &quote!(u8), false));
         let weights = self.packed_as(b, &quote!(u8));
         let zeros = zeros.as_ref().map_or(quote!(core::ptr::null()), |z| self.packed_as(z, &quote!(i32)));
@@ -36,7 +45,7 @@ impl Printer<'_> {
             fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
                 #bindings
                 let g = #g;
-                let o = #rt::Shared((#o).cast::<i32>());
+                let o = #rt::Shared(#o);
                 let (x, w, zeros) = (#rt::Shared(#x), #rt::Shared(#weights), #rt::Shared(#zeros));
                 // SAFETY: the plan gives the zero point one element.
                 let zero: u8 = unsafe { *#zero };
@@ -62,15 +71,16 @@ impl Printer<'_> {
     }
 
     /// The geometry of an integer convolution, and the extents in it.
-    fn int_conv_geometry(&self, w: &Window, k: usize, depthwise: bool) -> (TokenStream, Vec<Dim>) {
+    fn int_conv_geometry(&self, w: &Window, k: usize, depthwise: Option<bool>, shifted: bool) -> (TokenStream, Vec<Dim>) {
         let kernels = names::kernels();
         let (common, dims) = self.window_tokens(w);
         let strides = w.x_strides.iter().map(|d| self.dim(d));
         let k = int(k);
-        let conv = quote!(#kernels::igemm::IntConv { #common, k: #k, x_strides: [#(#strides),*] });
-        (if depthwise { quote!(#kernels::igemm::IntDepthwise(#conv)) } else { conv }, dims)
+        let conv = quote!(#kernels::igemm::IntConv { #common, k: #k, x_strides: [#(#strides),*], shifted: #shifted });
+        let alone = |wide: bool| quote!(#kernels::igemm::IntDepthwise { conv: #conv, wide: #wide });
+        (depthwise.map_or(conv.clone(), alone), dims)
     }
-    /// The tail of an integer convolution: a conversion to bytes by the library, or a function of its own.
+    /// The tail of integer sums: a conversion to bytes by the library, or a function of its own.
     fn int_tail(&self, n: usize, epilogue: Option<&Epilogue>) -> Tail {
         let found = epilogue.and_then(|e| Some((e, e.first.as_ref()?, Requantized::of(e)?)));
         let Some((e, to, q)) = found else { return self.tail(n, epilogue, None) };
@@ -92,14 +102,19 @@ impl Printer<'_> {
             let o = &e.operands[a.operand];
             let (bytes, pitch) = (self.pointer(o.value, &quote!(u8), false), row(o));
             let (zero, scale, sum_zero) = (a.zero, literal(a.scale), a.sum_zero);
-            let own = a.own.map(literal).map_or(quote!(None), |s| quote!(Some(#s)));
-            quote!(Some(#k::igemm::Addend { bytes: #bytes, pitch: #pitch, zero: #zero, scale: #scale, own: #own, sum_zero: #sum_zero }))
+            let (own, own_zero) = (a.own.map(literal).map_or(quote!(None), |s| quote!(Some(#s))), a.own_zero);
+            let own = quote!(own: #own, own_zero: #own_zero);
+            quote!(Some(#k::igemm::Addend { bytes: #bytes, pitch: #pitch, zero: #zero, scale: #scale, #own, sum_zero: #sum_zero }))
+        });
+        let table = q.table.map_or(quote!(None), |t| {
+            let t = t.iter();
+            quote!(Some(const { &[#(#t),*] }))
         });
         let (out, pitch) = (self.result(to.value, &quote!(u8)), row(to));
         Tail {
             function: quote!(),
             lets: quote! {
-                let q = #k::igemm::Requantize { scale: #scale, bias: #bias, zero: #zero, add: #add };
+                let q = #k::igemm::Requantize { scale: #scale, bias: #bias, zero: #zero, table: #table, add: #add };
                 let yz = #rt::Shared(#out);
             },
             closure: quote! {
@@ -112,22 +127,30 @@ impl Printer<'_> {
             arg: quote!(Some(&tail)),
         }
     }
-    /// An integer convolution. Where its tail makes other elements than those of four bytes, it stores them itself.
+    /// An integer convolution.
     pub(super) fn int_conv(&self, n: usize, step: &KernelStep) -> TokenStream {
-        let Kernel::IntConv { window, k, depthwise, x, zero, weights, epilogue } = &step.kernel else { return quote!() };
+        let Kernel::IntConv { window, k, depthwise, x, zero, weights, zeros, epilogue } = &step.kernel else { return quote!() };
         let (name, rt) = (ident("k", n), names::rt());
-        let (g, dims) = self.int_conv_geometry(window, *k, *depthwise);
+        let (g, dims) = self.int_conv_geometry(window, *k, *depthwise, zeros.is_some());
         let bindings = self.bindings(dims.iter().chain(self.tail_dims(epilogue.as_ref())).chain(self.result_dims(step)));
         let Tail { function, lets, closure, arg } = self.int_tail(n, epilogue.as_ref());
-        let o = match epilogue.as_ref().is_some_and(|e| e.first.is_some()) {
-            true => quote!(core::ptr::null_mut::<i32>()),
-            false => {
-                let o = self.result(step.outputs[0], &element(self.dtype(step.outputs[0])));
-                quote!((#o).cast::<i32>())
-            }
-        };
+        let o = self.sums(step, epilogue.as_ref());
         let (x, zero) = (self.pointer(*x, &quote!(u8), false), self.pointer(*zero, &quote!(u8), false));
         let weights = self.packed_as(weights, &quote!(u8));
+        // The kernel of channels alone has no zero points of weights.
+        let (zeros, zeros_of_task) = match (depthwise, zeros) {
+            (Some(_), _) => (quote!(), quote!()),
+            (None, z) => {
+                let z = z.as_ref().map_or(quote!(core::ptr::null()), |z| self.packed_as(z, &quote!(i32)));
+                (
+                    quote!(let zeros: #rt::Shared<*const i32> = #rt::Shared(#z);),
+                    quote!({
+                        let z = zeros;
+                        z.0
+                    },),
+                )
+            }
+        };
         quote! {
             #[inline(never)]
             fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
@@ -135,6 +158,7 @@ impl Printer<'_> {
                 let g = #g;
                 let o = #rt::Shared(#o);
                 let (x, w) = (#rt::Shared(#x), #rt::Shared(#weights));
+                #zeros
                 // SAFETY: the plan gives the zero point one element.
                 let zero: u8 = unsafe { *#zero };
                 let isa = f.isa;
@@ -145,7 +169,7 @@ impl Printer<'_> {
                     let (x, w, o) = ({ let x = x; x.0 }, { let w = w; w.0 }, { let o = o; o.0 });
                     let s = { let s = scratch; s.at::<f32>(worker) };
                     // SAFETY: the plan gives every tensor these extents, weights are packed for them, and tasks write disjoint blocks.
-                    unsafe { g.run_task(isa, task, x, zero, w, o, s, #arg) }
+                    unsafe { g.run_task(isa, task, x, zero, w, #zeros_of_task o, s, #arg) }
                 })
             }
             #function
@@ -153,8 +177,8 @@ impl Printer<'_> {
     }
     /// Scratch of an integer convolution, as `Printer::scratch` gives it.
     pub(super) fn int_conv_scratch(&self, step: &KernelStep) -> Option<(Vec<Dim>, TokenStream)> {
-        let Kernel::IntConv { window, k, depthwise, .. } = &step.kernel else { return None };
-        let (g, dims) = self.int_conv_geometry(window, *k, *depthwise);
+        let Kernel::IntConv { window, k, depthwise, zeros, .. } = &step.kernel else { return None };
+        let (g, dims) = self.int_conv_geometry(window, *k, *depthwise, zeros.is_some());
         Some((dims, quote!(#g.scratch_floats() * 4)))
     }
 

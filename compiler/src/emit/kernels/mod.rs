@@ -54,7 +54,7 @@ fn algorithm(plan: &Plan, step: &KernelStep) -> &'static str {
             "MultiplyAdds"
         }
         Kernel::Strips { .. } => "MultiplyAdds",
-        Kernel::IntConv { depthwise: true, .. } => "BytesAlone",
+        Kernel::IntConv { depthwise: Some(_), .. } => "BytesAlone",
         Kernel::IntConv { .. } | Kernel::IntGemm { .. } => "Bytes",
         _ => "Vectors",
     }

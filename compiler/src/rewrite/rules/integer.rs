@@ -6,7 +6,7 @@ use crate::ops::conv::ConvInteger;
 use crate::ops::matmul::MatMulInteger;
 use crate::ops::movement::Transpose;
 use crate::ops::pointwise::Pointwise;
-use crate::ops::quantize::{dequantizer, quantizer};
+use crate::ops::quantize::{Signed, dequantizer, quantizer, unsigned};
 use crate::ops::{Op, shape::Reshape};
 use crate::rewrite::{Class, Found, Quantization, Rewriter, Rule};
 use kiln_kernels::dtype::DType;
@@ -15,20 +15,21 @@ use kiln_kernels::value::Tensor;
 /// Rules about products of dequantized values.
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
-    Rule { name: "conv-integers", on: &["Conv"], equation: "Conv(D(x, s, z), D(w, t, 0), b) => Cast(ConvInteger(x, w, z)) * (s*t) + b  where x is u8, w constant i8, s one number and t one or one for each output channel, and sums fit 32 bits", class: Class::Reassociating, apply: conv },
-    Rule { name: "matmul-integers", on: &["MatMul"], equation: "D(x, s, z) @ D(w, t, 0) => Cast(MatMulInteger(x, w, z, 0)) * (s*t)  where x is u8, w a constant matrix of i8 or its transpose, s one number and t one or one a column, and sums fit 32 bits", class: Class::Reassociating, apply: matmul },
+    Rule { name: "conv-integers", on: &["Conv"], equation: "Conv(D(x, s, z), D(w, t, y), b) => Cast(ConvInteger(x, w, z, y)) * (s*t) + b  where x and w are bytes, w and y constant, s one number and t one or one for each output channel, and sums fit 32 bits; bytes of x are made unsigned, those of w signed", class: Class::Reassociating, apply: conv },
+    Rule { name: "matmul-integers", on: &["MatMul"], equation: "D(x, s, z) @ D(w, t, y) => Cast(MatMulInteger(x, w, z, y)) * (s*t)  where x and w are bytes, y constant, w a constant matrix or its transpose, s one number and t one or one a column, and sums fit 32 bits; bytes of x are made unsigned, those of w signed", class: Class::Reassociating, apply: matmul },
     Rule { name: "quantize-scaled", on: &["QuantizeLinear"], equation: "Q(f(x, ..), s, z) => Q(f(x, ..)/s, 1, z)  where s is constant, and f sums of products with constants and of dequantized values, into which 1/s is folded", class: Class::Quantizing, apply: scaled },
 ];
 
 /// Sums of this many products of bytes fit 32 bits.
 const MOST: usize = 33_025;
 
-/// What a product reads: bytes, perhaps of another shape, and their zero point, weights as integers in its own layout, and a scale, one or one for each `axis` of
-/// the result.
+/// What a product reads: bytes, perhaps of another shape, and their zero point, weights as integers in its own layout with their zero points, and
+/// a scale, one or one for each `axis` of the result.
 struct Bytes {
     x: Quantization<ValueId>,
     codes: ValueId,
     weights: Codes,
+    w: Quantization<ValueId>,
     scales: Vec<f64>,
 }
 
@@ -67,15 +68,15 @@ fn bytes(rw: &Rewriter<'_>, n: NodeId, axis: usize) -> Option<Bytes> {
     let (a, b) = (rw.input(n, 0)?, rw.input(n, 1)?);
     let (x, codes_of_x) = integers(rw, a).filter(|(_, q)| rw.constant(*q).is_none())?;
     let (w, weights) = codes(rw, b)?;
-    if x.dtype != DType::U8 || w.dtype != DType::I8 {
-        return rw.refuse("its operands are no u8 by i8");
+    let bytes = |d: DType| matches!(d, DType::U8 | DType::I8);
+    if !bytes(x.dtype) || !bytes(w.dtype) {
+        return rw.refuse("its operands are no bytes");
     }
     if x.axis.is_some() || w.axis.is_some_and(|a| a != axis) {
         return rw.refuse("the scales differ along an axis that is summed over");
     }
-    let zeros = w.zero.map_or(Some(vec![]), |z| rw.constant(z)?.to_f64s())?;
-    if zeros.iter().any(|z| *z != 0.0) {
-        return rw.refuse("the weights have a zero point");
+    if w.zero.is_some_and(|z| rw.constant(z).is_none()) {
+        return rw.refuse("the weights have a computed zero point");
     }
     let outputs = rw.shape(b).get(axis)?.as_int().and_then(|n| usize::try_from(n).ok())?;
     let products = rw.constant(weights.w)?.len().checked_div(outputs)?;
@@ -85,7 +86,7 @@ fn bytes(rw: &Rewriter<'_>, n: NodeId, axis: usize) -> Option<Bytes> {
     let (s, t) = (rw.constant(x.scale)?.to_f64s()?, rw.constant(w.scale)?.to_f64s()?);
     let scales: Vec<f64> = t.iter().map(|t| s.first().map(|s| s * t)).collect::<Option<_>>()?;
     let plain = scales.iter().all(|s| (1e-30..1e30).contains(s));
-    (plain && (scales.len() == 1 || scales.len() == outputs)).then_some(Bytes { x, codes: codes_of_x, weights, scales })
+    (plain && (scales.len() == 1 || scales.len() == outputs)).then_some(Bytes { x, codes: codes_of_x, weights, w, scales })
 }
 
 /// Whether the kernels of integer products take such operands.
@@ -125,13 +126,31 @@ fn shaped(rw: &mut Rewriter<'_>, codes: ValueId, like: ValueId) -> Option<ValueI
     if rw.shape(codes) == shape { Some(codes) } else { rw.add(Reshape { shape }, &[codes]) }
 }
 
-/// The zero point of bytes as one element without axes.
-fn zero(rw: &mut Rewriter<'_>, x: &Quantization<ValueId>) -> Option<ValueId> {
-    match x.zero {
-        Some(z) if rw.shape(z).is_empty() => Some(z),
-        Some(z) => rw.add(Reshape { shape: vec![] }, &[z]),
-        None => Some(rw.tensor(Tensor::scalar(0u8))),
+/// Bytes as u8, in the shape of the numbers that they stand for, and their zero point as one element without axes.
+fn unsigned_bytes(rw: &mut Rewriter<'_>, p: &Bytes, like: ValueId) -> Option<[ValueId; 2]> {
+    let (mut x, signed) = (shaped(rw, p.codes, like)?, p.x.dtype == DType::I8);
+    let mut zero = match p.x.zero {
+        Some(z) if rw.shape(z).is_empty() => z,
+        Some(z) => rw.add(Reshape { shape: vec![] }, &[z])?,
+        None if signed => rw.tensor(Tensor::scalar(0i8)),
+        None => rw.tensor(Tensor::scalar(0u8)),
+    };
+    if signed {
+        (x, zero) = (rw.add(unsigned(DType::I8), &[x])?, rw.add(unsigned(DType::I8), &[zero])?);
     }
+    Some([x, zero])
+}
+
+/// The weights of a product as its kernel reads them, and their zero points where it takes some off. `outer` is the axis of outputs in the
+/// constant; `wide` says that i16 are read where differences fit no byte.
+fn signed_weights(rw: &mut Rewriter<'_>, p: &Bytes, outer: usize, wide: bool) -> Option<(ValueId, Option<ValueId>)> {
+    let zeros = match p.w.zero {
+        Some(z) => Some(rw.constant(z)?),
+        None => None,
+    };
+    let Signed { weights, zeros } = Signed::of(rw.constant(p.weights.w)?, zeros, outer, wide)?;
+    let w = weights.map_or(p.weights.w, |t| rw.tensor(t));
+    Some((w, zeros.map(|z| rw.tensor(z))))
 }
 
 /// Sums as f32, times their scales, which differ along an axis with `behind` axes behind it.
@@ -149,11 +168,12 @@ fn conv(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let p = bytes(rw, n, 0)?;
     fits(rw, n, &p)?;
     let behind = rw.shape(p.weights.w).len() - 2;
-    let z = zero(rw, &p.x)?;
-    let op = ConvInteger { strides: op.strides, pads: op.pads, dilations: op.dilations, groups: op.groups };
     let x = rw.input(n, 0)?;
-    let x = shaped(rw, p.codes, x)?;
-    let sums = rw.add(op, &[x, p.weights.w, z])?;
+    let [x, z] = unsigned_bytes(rw, &p, x)?;
+    let (w, zeros) = signed_weights(rw, &p, 0, op.groups > 1)?;
+    let op = ConvInteger { strides: op.strides, pads: op.pads, dilations: op.dilations, groups: op.groups };
+    let operands: Vec<ValueId> = [x, w, z].into_iter().chain(zeros).collect();
+    let sums = rw.add(op, &operands)?;
     let mut y = scale(rw, sums, &p.scales, behind)?;
     if let Some(b) = rw.input(n, 2) {
         let mut shape = vec![Dim::int(1); behind + 1];
@@ -170,12 +190,12 @@ fn matmul(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     }
     let p = bytes(rw, n, 1)?;
     fits(rw, n, &p)?;
-    let z = zero(rw, &p.x)?;
-    let w = if p.weights.turned { rw.add(Transpose { perm: vec![1, 0] }, &[p.weights.w])? } else { p.weights.w };
-    let none = rw.tensor(Tensor::scalar(0i8));
     let x = rw.input(n, 0)?;
-    let x = shaped(rw, p.codes, x)?;
-    let sums = rw.add(MatMulInteger, &[x, w, z, none])?;
+    let [x, z] = unsigned_bytes(rw, &p, x)?;
+    let (w, zeros) = signed_weights(rw, &p, usize::from(!p.weights.turned), false)?;
+    let zeros = zeros.unwrap_or_else(|| rw.tensor(Tensor::scalar(0i8)));
+    let w = if p.weights.turned { rw.add(Transpose { perm: vec![1, 0] }, &[w])? } else { w };
+    let sums = rw.add(MatMulInteger, &[x, w, z, zeros])?;
     Some(vec![scale(rw, sums, &p.scales, 0)?])
 }
 
@@ -264,31 +284,40 @@ pub(in crate::rewrite) mod tests {
         let x: Vec<f32> = (0..dims.iter().product()).map(|_| (c.rng.below(1000) + 1) as f32 * 3e-5).collect();
         c.g.add_constant(Tensor::new(dims, &x), "")
     }
+    /// Zero points of a type, as quantizers choose them: none, 0, the ends and others.
+    fn zero_point(c: &mut Case, d: DType, dims: &[usize]) -> Option<ValueId> {
+        let some = if d == DType::U8 { [0.0, 255.0, 131.0, 128.0] } else { [0.0, 127.0, -128.0, 3.0] };
+        let z = c.rng.below(6);
+        (z < 5).then(|| if z < 4 { c.filled(d, dims, some[z]) } else { c.constant(d, dims) })
+    }
+    fn any(c: &mut Case, dims: &[usize], d: DType) -> Tensor {
+        let (lo, hi) = if d == DType::U8 { (0, 255) } else { (-128, 127) };
+        numbers(c, dims, d, lo, hi)
+    }
     /// Dequantized bytes that are an operand of the graph.
     fn activations(c: &mut Case, dims: &[usize]) -> ValueId {
-        let x = numbers(c, dims, DType::U8, 0, 255);
+        let d = c.rng.pick(&[DType::U8, DType::I8]);
+        let x = any(c, dims, d);
         let x = c.given(x);
-        let s = scales(c, &[]);
-        let zero = c.rng.pick(&[None, Some(0), Some(255), Some(131)]);
-        let mut operands = vec![x, s];
-        operands.extend(zero.map(|z| c.filled(DType::U8, &[], f64::from(z))));
-        c.op(dequantizer(DType::U8, DType::F32, zero.map(|_| DType::U8), DType::F32), &operands)
+        let mut operands = vec![x, scales(c, &[])];
+        operands.extend(zero_point(c, d, &[]));
+        c.op(dequantizer(d, DType::F32, operands.get(2).map(|_| d), DType::F32), &operands)
     }
-    /// Dequantized constants of i8, with a scale for each index of an axis or one.
-    fn weights(c: &mut Case, dims: &[usize], axis: usize, zero: Option<f64>) -> ValueId {
-        let w = numbers(c, dims, DType::I8, -128, 127);
+    /// Dequantized constants of bytes, with a scale for each index of an axis or one.
+    fn weights(c: &mut Case, dims: &[usize], axis: usize) -> ValueId {
+        let d = c.rng.pick(&[DType::U8, DType::I8]);
+        let w = any(c, dims, d);
         let w = c.g.add_constant(w, "");
         let mut shape = vec![1; dims.len() - axis];
         shape[0] = dims[axis];
         let shape = if c.rng.below(3) == 0 { vec![] } else { shape };
-        let s = scales(c, &shape);
-        let mut operands = vec![w, s];
-        operands.extend(zero.map(|z| c.filled(DType::I8, &shape, z)));
-        c.op(dequantizer(DType::I8, DType::F32, zero.map(|_| DType::I8), DType::F32), &operands)
+        let mut operands = vec![w, scales(c, &shape)];
+        operands.extend(zero_point(c, d, &shape));
+        c.op(dequantizer(d, DType::F32, operands.get(2).map(|_| d), DType::F32), &operands)
     }
-    fn convolution(c: &mut Case, groups: usize, channels: usize, outputs: usize, zero: Option<f64>) -> ValueId {
+    fn convolution(c: &mut Case, groups: usize, channels: usize, outputs: usize) -> ValueId {
         let x = activations(c, &[2, channels, 6, 5]);
-        let w = weights(c, &[outputs, channels / groups, 3, 2], 0, zero);
+        let w = weights(c, &[outputs, channels / groups, 3, 2], 0);
         let op = Conv { strides: vec![1, 2], pads: vec![1, 0, 2, 1], dilations: vec![1, 1], groups: groups as i64 };
         match c.rng.below(2) {
             0 => c.op(op, &[x, w]),
@@ -301,20 +330,19 @@ pub(in crate::rewrite) mod tests {
 
     pub(in crate::rewrite) const EXAMPLES: &[Example] = &[
         ("conv-integers", |c| {
-            let zero = c.rng.pick(&[None, Some(0.0)]);
             let (groups, outputs) = c.rng.pick(&[(1, 5), (1, 1), (3, 3)]);
-            let y = convolution(c, groups, 3, outputs, zero);
+            let y = convolution(c, groups, 3, outputs);
             c.output(y);
         }),
         ("matmul-integers", |c| {
             let x = activations(c, &[2, 3, 7]);
-            let w = weights(c, &[7, 5], 1, Some(0.0));
+            let w = weights(c, &[7, 5], 1);
             let y = c.op(MatMul, &[x, w]);
             c.output(y);
         }),
         ("matmul-integers", |c| {
             let x = activations(c, &[3, 7]);
-            let w = weights(c, &[5, 7], 0, None);
+            let w = weights(c, &[5, 7], 0);
             let w = c.op(Transpose { perm: vec![1, 0] }, &[w]);
             let y = c.op(MatMul, &[x, w]);
             c.output(y);
@@ -322,7 +350,7 @@ pub(in crate::rewrite) mod tests {
         ("matmul-integers", |c| {
             let x = activations(c, &[3, 7, 1, 1]);
             let x = c.op(Reshape { shape: vec![Dim::int(3), Dim::int(7)] }, &[x]);
-            let w = weights(c, &[7, 5], 1, None);
+            let w = weights(c, &[7, 5], 1);
             let y = c.op(MatMul, &[x, w]);
             c.output(y);
         }),
@@ -352,12 +380,18 @@ pub(in crate::rewrite) mod tests {
 
     #[test]
     fn other_products_stay_floats() {
+        // A zero point of weights that is not known.
         refused("conv-integers", |c| {
-            let y = convolution(c, 1, 3, 4, Some(1.0));
+            let x = activations(c, &[1, 3, 4, 4]);
+            let (w, z) = (numbers(c, &[2, 3, 1, 1], DType::I8, -128, 127), c.input(DType::I8, &[]));
+            let (w, s) = (c.g.add_constant(w, ""), scales(c, &[]));
+            let w = c.op(dequantizer(DType::I8, DType::F32, Some(DType::I8), DType::F32), &[w, s, z]);
+            let op = Conv { strides: vec![1, 1], pads: vec![0; 4], dilations: vec![1, 1], groups: 1 };
+            let y = c.op(op, &[x, w]);
             c.output(y);
         });
         refused("conv-integers", |c| {
-            let y = convolution(c, 2, 4, 4, None);
+            let y = convolution(c, 2, 4, 4);
             c.output(y);
         });
         // Scales along the axis that is summed over.

@@ -25,6 +25,7 @@ pub mod recognise;
 pub mod recurrent;
 pub mod reductions;
 pub mod rotary;
+pub mod signs;
 pub mod slices;
 pub mod standardize;
 pub mod transposed;
@@ -50,6 +51,7 @@ pub fn all() -> Vec<&'static Rule> {
         transposed::RULES,
         matmul::RULES,
         quantize::RULES,
+        signs::RULES,
         integer::RULES,
         recognise::RULES,
         norms::RULES,

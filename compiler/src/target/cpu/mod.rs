@@ -29,10 +29,12 @@ pub fn packs(g: &Graph, node: &Node) -> bool {
         return constant(1) && constant(3);
     }
     if let Op::ConvInteger(c) = &node.op {
-        let Some(w) = node.inputs[1].filter(|_| constant(1)) else { return false };
-        let (rank, w) = (g.shape(x).len(), g.shape(w));
-        let alone = w[1].is(1) && w[0].is(c.groups);
-        return (c.groups == 1 || alone) && (3..=5).contains(&rank) && c.pads.iter().all(|p| *p >= 0);
+        let Some(weights) = node.inputs[1].filter(|_| constant(1)) else { return false };
+        let (rank, w) = (g.shape(x).len(), g.shape(weights));
+        let alone = w[1].is(1) && w[0].is(c.groups) && c.groups > 1;
+        // The kernel of one group reads bytes, the other has no zero points of weights.
+        let fits = if alone { node.inputs.get(3).is_none_or(Option::is_none) } else { c.groups == 1 && g.dtype(weights) == DType::I8 };
+        return fits && constant(3) && (3..=5).contains(&rank) && c.pads.iter().all(|p| *p >= 0);
     }
     if g.dtype(x) != DType::F32 {
         return false;

@@ -116,11 +116,12 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             let [w, zero] = [node.inputs[1]?, node.inputs[2]?];
             let dims = &g[w].constant.as_ref()?.dims;
             let kernel: Vec<i64> = dims[2..].iter().map(|d| *d as i64).collect();
-            let (k, depthwise) = (dims[0], op.groups > 1);
+            let k = dims[0];
+            let depthwise = (op.groups > 1).then(|| g.dtype(w) == DType::I16);
             let c = dims[1] * op.groups as usize;
             let mut strides = layouts.strides(g, x);
             let mut wants = vec![(zero, Layout::RowMajor)];
-            let near = strides[1].is(1) || c == 1 || (!depthwise && reads_planes(g, node));
+            let near = strides[1].is(1) || c == 1 || (depthwise.is_none() && reads_planes(g, node));
             if !(near && is_forward(g, &strides)) {
                 wants.push((x, Layout::ChannelsLast));
                 strides = layout::strides(g.shape(x), Layout::ChannelsLast);
@@ -129,7 +130,8 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             let window = window(g, (x, out), [&kernel, &op.strides, &op.pads, &op.dilations], &strides, pitches);
             let recipe = Recipe::IntConv { c, k, kernel: window.kernel, depthwise };
             let weights = Packed { value: w, recipe };
-            selected(Kernel::IntConv { window, k, depthwise, x, zero, weights, epilogue }, wants, places)
+            let zeros = node.inputs.get(3).copied().flatten().map(|v| Packed { value: v, recipe: Recipe::Zeros { n: k } });
+            selected(Kernel::IntConv { window, k, depthwise, x, zero, weights, zeros, epilogue }, wants, places)
         }
         Op::MatMulInteger(_) if packs(g, node) => {
             let (k, n) = constant_right(g, node)?;
