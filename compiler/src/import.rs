@@ -9,7 +9,6 @@ use crate::eval;
 use crate::ir::{Block, Dim, Fact, Graph, Node, NodeId, Port, Range, Sym, Symbol, Type, ValueId};
 use crate::onnx::{self, DimInfo, TypeInfo};
 use crate::ops::{self, Facts, Infer, Lowering, Op, Operand, Reader};
-use kiln_kernels::dtype::DType;
 use kiln_kernels::entry;
 use kiln_kernels::value::Value;
 use std::collections::BTreeMap;
@@ -426,12 +425,9 @@ impl<'m> Builder<'m> {
     }
 
     fn fold(&mut self, op: &Op, inputs: &[Option<ValueId>], facts: &[Fact]) -> Option<Vec<ValueId>> {
-        // Weights of bytes stay bytes: rules decide whether they are multiplied as such.
-        let of_bytes = inputs.first().copied().flatten().is_some_and(|v| matches!(self.graph.dtype(v), DType::I8 | DType::U8));
-        if of_bytes
-            && matches!(op, Op::Pointwise(p) if p.name == "DequantizeLinear")
-            && facts.iter().all(|f| f.ty.shape().is_some_and(|s| s.len() > 1))
-        {
+        // Weights of few bits stay as they are stored: rules decide whether they are multiplied as such.
+        let stored = inputs.first().copied().flatten().map(|v| self.graph.dtype(v));
+        if op.widens(stored) && facts.iter().all(|f| f.ty.shape().is_some_and(|s| s.len() > 1)) {
             return None;
         }
         let constants: Vec<Option<Value>> = inputs

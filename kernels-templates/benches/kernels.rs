@@ -156,6 +156,7 @@ fn main() {
     for isa in Isa::available() {
         let mut bench = Bench::new(isa, near, far);
         families::products(&mut bench);
+        families::narrow(&mut bench);
         families::convolutions(&mut bench);
         families::bytes(&mut bench);
         families::rows(&mut bench);

@@ -312,6 +312,9 @@ entries! {
     scatter::scatter_nd<T: Num, I: Index>(out, x, indices, updates, x_dims, i_dims, mode);
     narrow::decode<>(out, x, kind);
     narrow::encode<>(out, x, kind, saturate, round);
+    narrow::dequantize_blocks<Z: Num>(out, codes, scales, zeros, kind, cols, axis, block);
+    narrow::matmul_blocks<Z: Num>(out, x, codes, scales, zeros, kind, n, k, axis, block);
+    narrow::matmul_halves<>(out, x, w, kind, n, k, axis);
     reduce::reduce<T: Num>(out, x, dims, reduced, mode);
     reduce::arg<T: Num>(out, x, outer, axis, inner, largest, last);
     scan::cumsum<T: Num>(out, x, outer, axis, inner, exclusive, reverse);

@@ -246,6 +246,7 @@ impl Algorithm {
             Algorithm::MultiplyAdds => "multiply-adds",
             Algorithm::Digits if isa == Isa::Amx => "digits",
             Algorithm::Digits => "multiply-adds",
+            Algorithm::FewBits => "few bits",
             Algorithm::Winograd2 => "F(2, 3)",
             Algorithm::Winograd4 => "F(4, 3)",
             Algorithm::Bytes if isa.has_tiles() => "bytes by tiles",

@@ -106,6 +106,8 @@ pub enum Algorithm {
     MultiplyAdds,
     /// Such sums, by products of digits on machines with [`Isa::Amx`].
     Digits,
+    /// Such sums with weights of few bits, read as they are stored.
+    FewBits,
     /// Winograd's filtering by tiles of 2 x 2 outputs.
     Winograd2,
     /// Winograd's filtering by tiles of 4 x 4 outputs.

@@ -11,6 +11,7 @@ use kiln_tests::writer::Writer;
 use kiln_tests::{compiled, samples};
 
 mod experts;
+mod narrow;
 mod qlinear;
 mod quantized;
 mod tails;

@@ -54,7 +54,7 @@ pub(crate) struct ModelArgs {
     /// The machine to compile for.
     #[arg(long, default_value = "cpu", value_name = "cpu|cuda")]
     target: String,
-    /// Which algorithms may compute results: direct ones alone (`exact`), or also those whose error stays near theirs.
+    /// Which algorithms may compute results: direct ones alone (`exact`), also those whose error stays near theirs, or with weights of few rows rounded to bf16 (`fast`).
     #[arg(long, default_value = "standard", value_name = "exact|standard|fast", value_parser = accuracy)]
     pub(crate) accuracy: Accuracy,
     /// Methods of kernels that `kiln tune` measured; by default the file beside the model, if there is one.

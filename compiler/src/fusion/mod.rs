@@ -74,7 +74,8 @@ pub fn apart(g: &Graph, clusters: &[Cluster], [from, into]: [usize; 2], value: V
     let (c, result) = (&clusters[from], &value);
     let anchored = c.anchor.map(|n| &g[n]);
     let tiles = |n: &Node| {
-        matches!(n.op, Op::Conv(_) | Op::ConvInteger(_) | Op::MatMul(_) | Op::MatMulInteger(_) | Op::GatherMatMul(_)) && cpu::packs(g, n)
+        matches!(n.op, Op::Conv(_) | Op::ConvInteger(_) | Op::MatMul(_) | Op::MatMulInteger(_) | Op::GatherMatMul(_) | Op::NarrowMatMul(_))
+            && cpu::packs(g, n)
     };
     let rows = |n: &Node| cpu::rowwise::form(g, n).is_some();
     if rows(&g[reader]) {
@@ -122,7 +123,7 @@ impl<'a> Cx<'a> {
     fn takes_tail(&self, n: NodeId) -> bool {
         let node = &self.g[n];
         let dtype = match node.op {
-            Op::Conv(_) | Op::MatMul(_) | Op::GatherMatMul(_) => DType::F32,
+            Op::Conv(_) | Op::MatMul(_) | Op::GatherMatMul(_) | Op::NarrowMatMul(_) => DType::F32,
             // Sums of four bytes, which a tail of f32 replaces in their place.
             Op::MatMulInteger(_) | Op::ConvInteger(_) => DType::I32,
             _ => return false,

@@ -10,4 +10,4 @@ pub(crate) mod text;
 pub use expr::{At, Binary, Expr, Literal, Scalar, Unary, operands};
 pub use finished::Finished;
 pub use requantize::{Added, Each, Requantized, rounded};
-pub use spec::{Copy, Epilogue, Kernel, Method, Operand, Packed, Recipe, Row, Stage, Stride, Window};
+pub use spec::{Copy, Epilogue, Kernel, Method, Operand, Packed, Recipe, Row, Stage, Stride, Window, ZeroPoints};

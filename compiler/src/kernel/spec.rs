@@ -4,6 +4,7 @@ use super::Expr;
 use crate::ir::{Dim, ValueId};
 use crate::ops::{Call, host::Host};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::gemm::narrow::Coding;
 
 /// How an operand is stepped through along one axis of an iteration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,6 +173,41 @@ pub enum Recipe {
         /// Columns.
         n: usize,
     },
+    /// A matrix of integers of 2, 4 or 8 bits as `kiln_kernels::gemm::narrow::pack_codes` packs it; signed ones lose their sign.
+    Codes {
+        /// Rows of the product's right side.
+        k: usize,
+        /// Its columns.
+        n: usize,
+        /// Which axis of the constant has the rows.
+        axis: usize,
+        /// Elements of a block.
+        block: usize,
+    },
+    /// Scales or zero points of such a matrix, as `pack_blocks` there packs them.
+    Blocks {
+        /// Columns.
+        n: usize,
+        /// Which axis of the constant has the blocks.
+        axis: usize,
+        /// Blocks of a column.
+        blocks: usize,
+        /// Elements of a block.
+        block: usize,
+        /// Elements that an element of the constant is for.
+        given: usize,
+        /// What is added to zero points.
+        more: u8,
+    },
+    /// A matrix of 16-bit floats, or of f32 rounded to bf16, as `pack_halves` there packs it.
+    Halves {
+        /// Rows of the product's right side.
+        k: usize,
+        /// Its columns.
+        n: usize,
+        /// Which axis of the constant has the rows.
+        axis: usize,
+    },
     /// Convolution weights as `pack_weights` of the method's kernel packs them.
     Conv {
         /// Input channels.
@@ -205,6 +241,17 @@ pub struct Packed {
     pub value: ValueId,
     /// What is made of it.
     pub recipe: Recipe,
+}
+
+/// What is taken off the integers of a matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ZeroPoints {
+    /// The same for all.
+    Same(u8),
+    /// A byte for each block.
+    Each(Packed),
+    /// A float for each block.
+    Floats(Packed),
 }
 
 /// Parameters of a convolution or pool over three spatial axes.
@@ -317,6 +364,33 @@ pub enum Kernel {
         out_row: Dim,
         /// The right side.
         b: Packed,
+        /// Bias padded to panels.
+        bias: Option<Packed>,
+        /// The pointwise tail.
+        epilogue: Option<Epilogue>,
+    },
+    /// A matrix product whose packed constant right side is stored in few bits.
+    NarrowGemm {
+        /// Rows.
+        m: Dim,
+        /// Columns.
+        n: usize,
+        /// Depth.
+        k: usize,
+        /// The left side, whose columns are neighbours.
+        a: ValueId,
+        /// Elements from row to row of the left side.
+        a_row: Dim,
+        /// Elements from row to row of the result.
+        out_row: Dim,
+        /// How the right side is stored.
+        coding: Coding,
+        /// Its integers, or 16-bit floats.
+        codes: Packed,
+        /// Scales of the integers.
+        scales: Option<Packed>,
+        /// Their zero points.
+        zeros: ZeroPoints,
         /// Bias padded to panels.
         bias: Option<Packed>,
         /// The pointwise tail.
@@ -588,6 +662,7 @@ impl Kernel {
             Kernel::Conv { .. } => "conv",
             Kernel::Strips { .. } => "strips",
             Kernel::Gemm { .. } => "gemm",
+            Kernel::NarrowGemm { .. } => "narrow gemm",
             Kernel::GroupedGemm { .. } => "grouped gemm",
             Kernel::IntGemm { .. } => "integer gemm",
             Kernel::IntConv { depthwise: Some(_), .. } => "depthwise integer conv",
@@ -619,6 +694,13 @@ impl Kernel {
             | Kernel::Gemm { b: weights, bias, .. }
             | Kernel::IntGemm { b: weights, zeros: bias, .. }
             | Kernel::IntConv { weights, zeros: bias, .. } => std::iter::once(weights).chain(bias).collect(),
+            Kernel::NarrowGemm { codes, scales, zeros, bias, .. } => {
+                let zeros = match zeros {
+                    ZeroPoints::Same(_) => None,
+                    ZeroPoints::Each(z) | ZeroPoints::Floats(z) => Some(z),
+                };
+                std::iter::once(codes).chain(scales).chain(zeros).chain(bias).collect()
+            }
             Kernel::GroupedGemm { b: weights, .. } => vec![weights],
             Kernel::Strips { .. } => self.parts().into_iter().flat_map(Kernel::packed).collect(),
             _ => Vec::new(),
@@ -637,6 +719,7 @@ impl Kernel {
             Kernel::Conv { epilogue, .. }
             | Kernel::Gemm { epilogue, .. }
             | Kernel::GroupedGemm { epilogue, .. }
+            | Kernel::NarrowGemm { epilogue, .. }
             | Kernel::IntGemm { epilogue, .. }
             | Kernel::IntConv { epilogue, .. }
             | Kernel::MatMul { epilogue, .. }
@@ -665,7 +748,7 @@ impl Kernel {
             Kernel::Strips { before, middle, behind } => {
                 before.iter_mut().chain([middle]).chain(behind).for_each(|k| k.map_values(of));
             }
-            Kernel::Gemm { a, epilogue, .. } => {
+            Kernel::Gemm { a, epilogue, .. } | Kernel::NarrowGemm { a, epilogue, .. } => {
                 *a = of(*a);
                 operands(epilogue);
             }
@@ -704,7 +787,9 @@ impl Kernel {
         match self {
             Kernel::Map { operands, .. } => operands.iter().map(|o| o.value).collect(),
             Kernel::Rotary { operands, .. } => operands.iter().map(|o| o.value).collect(),
-            Kernel::Conv { x, .. } | Kernel::Gemm { a: x, .. } => std::iter::once(*x).chain(tail()).collect(),
+            Kernel::Conv { x, .. } | Kernel::Gemm { a: x, .. } | Kernel::NarrowGemm { a: x, .. } => {
+                std::iter::once(*x).chain(tail()).collect()
+            }
             Kernel::Strips { .. } => {
                 // The first part's operand, and what is beside the others'.
                 let parts = self.parts();

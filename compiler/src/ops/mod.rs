@@ -14,6 +14,7 @@ pub mod deform_conv;
 pub mod det;
 pub mod dropout;
 pub mod einsum;
+pub mod few_bits;
 mod formulas;
 pub mod gather;
 pub mod gradient;
@@ -56,6 +57,7 @@ pub use reader::{Axes, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::text::{Cursor, Fields, Parsed};
 use crate::ir::{Fact, ValueId};
+use kiln_kernels::dtype::DType;
 
 /// A primitive operator: what its results look like, and which kernel computes them.
 pub trait Operator {
@@ -140,6 +142,8 @@ operators! {
     MatMul: matmul::MatMul {};
     MatMulInteger: matmul::MatMulInteger {};
     GatherMatMul: matmul::GatherMatMul {};
+    NarrowMatMul: few_bits::NarrowMatMul { axis, block };
+    BlockDequantize: few_bits::BlockDequantize { axis, block };
     Conv: conv::Conv { strides, pads, dilations, groups };
     ConvInteger: conv::ConvInteger { strides, pads, dilations, groups };
     ConvTranspose: conv::ConvTranspose { strides, pads, dilations, output_padding, groups };
@@ -194,7 +198,16 @@ impl Op {
     }
     /// Whether operands of sub-byte types, whose elements are packed, are taken as they are.
     pub fn takes_packed(&self) -> bool {
-        matches!(self, Op::Widen(_) | Op::Reshape(_) | Op::Host(_) | Op::If(_) | Op::Loop(_))
+        matches!(self, Op::Widen(_) | Op::NarrowMatMul(_) | Op::BlockDequantize(_) | Op::Reshape(_) | Op::Host(_) | Op::If(_) | Op::Loop(_))
+    }
+    /// Whether it makes numbers of a first operand of that type, which is stored in few bits.
+    pub fn widens(&self, stored: Option<DType>) -> bool {
+        match self {
+            Op::BlockDequantize(_) => true,
+            Op::Pointwise(p) if p.name == "DequantizeLinear" => matches!(stored, Some(DType::I8 | DType::U8)),
+            Op::Pointwise(p) if p.name == "Cast" => matches!(stored, Some(DType::F16 | DType::Bf16)),
+            _ => false,
+        }
     }
     /// Whether equal operands always give equal results, with no other effect, so that it may be folded, merged and dropped.
     pub fn is_pure(&self) -> bool {
@@ -454,6 +467,9 @@ schemas! {
         "Adam" 1 training::read_adam;
         "Gradient" 1 gradient::read;
         "Momentum" 1 training::read_momentum;
+    }
+    "com.microsoft" {
+        "MatMulNBits" 1 few_bits::read_matmul;
     }
 }
 

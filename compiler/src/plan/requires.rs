@@ -59,6 +59,7 @@ pub(super) fn of(g: &Graph, node: &Node) -> Vec<Check> {
                 }
             }
         }
+        Op::NarrowMatMul(op) => checks.push(Check::Equal(shape(0)[shape(0).len() - 1].clone(), shape(1)[op.axis].clone())),
         Op::MatMulInteger(_) => checks.push(Check::Equal(shape(0)[shape(0).len() - 1].clone(), shape(1)[0].clone())),
         Op::Conv(Conv { groups, .. }) | Op::ConvInteger(ConvInteger { groups, .. }) => {
             checks.push(Check::Equal(shape(0)[1].clone(), shape(1)[1].clone() * Dim::int(*groups)));

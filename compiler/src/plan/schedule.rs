@@ -298,6 +298,7 @@ impl Scheduler {
         }
         let (mut kernel, replaced) = self.select(c, steps);
         let choice = cpu::quicken(&self.g, &mut kernel, self.accuracy, &self.tuning);
+        cpu::shorten(&mut kernel, self.accuracy);
         let of = |v: ValueId| replaced.get(&v).copied().unwrap_or(v);
         kernel.map_values(&of);
         let by_position = kernel.by_position();

@@ -6,6 +6,7 @@ use crate::kernel::{Kernel, Method, Operand, Stride, Window};
 use crate::ops::CallArg;
 use crate::target::cpu::rowwise::BLOCK;
 use kiln_kernels::conv::Conv;
+use kiln_kernels::gemm::narrow::Narrow;
 use kiln_kernels::gemm::{Gemm, Grouped, MatMul};
 use kiln_kernels::igemm::{IntConv, IntDepthwise, IntGemm};
 use kiln_kernels::norm::Pixels;
@@ -52,6 +53,7 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
         Kernel::Conv { method: Method::Direct | Method::Winograd(_), .. }
             | Kernel::Strips { .. }
             | Kernel::Gemm { .. }
+            | Kernel::NarrowGemm { .. }
             | Kernel::GroupedGemm { .. }
             | Kernel::IntGemm { .. }
             | Kernel::IntConv { .. }
@@ -97,6 +99,10 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
         }
         Kernel::Gemm { m, n, k, a_row, out_row, .. } => {
             Some(Gemm { m: size(m)?, n: *n, k: *k, a_row: size(a_row)?, a_col: 1, ldc: size(out_row)? }.scratch_floats())
+        }
+        Kernel::NarrowGemm { m, n, k, a_row, out_row, coding, .. } => {
+            let gemm = Gemm { m: size(m)?, n: *n, k: *k, a_row: size(a_row)?, a_col: 1, ldc: size(out_row)? };
+            Some(Narrow { gemm, coding: *coding, digits: !plan.exact }.scratch_floats())
         }
         Kernel::GroupedGemm { rows: [x, y, z], count, n, k, out_row, .. } => {
             let rows = [size(x)?, size(y)?, size(z)?];

@@ -2,9 +2,11 @@
 
 use crate::ir::Graph;
 use crate::kernel::{Method, Packed, Recipe};
+use crate::ops::few_bits::unpacked;
 use kiln_kernels::conv::Conv;
 use kiln_kernels::depthwise::Depthwise;
-use kiln_kernels::dtype::DType;
+use kiln_kernels::dtype::{DType, bf16};
+use kiln_kernels::gemm::narrow::{self, Coding};
 use kiln_kernels::igemm::{IntConv, IntDepthwise};
 use kiln_kernels::value::Tensor;
 use kiln_kernels::winograd::Winograd;
@@ -126,6 +128,11 @@ fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
         Recipe::Gemm { k, n } => gemm::packed_len(*k, *n),
         Recipe::Gemms { count, k, n } => count * gemm::packed_len(*k, *n),
         Recipe::IntGemm { k, n } => return igemm::packed_len(*k, *n),
+        Recipe::Codes { k, n, block, .. } => {
+            return narrow::packed_len(*k, *n, Coding::Blocks { bits: t.dtype.bits(), block: *block });
+        }
+        Recipe::Blocks { n, blocks, .. } => return n.next_multiple_of(gemm::PANEL) * blocks * t.dtype.size(),
+        Recipe::Halves { k, n, .. } => return narrow::packed_len(*k, *n, Coding::Bf16),
         Recipe::Zeros { n } => n.next_multiple_of(gemm::PANEL),
         Recipe::IntConv { c, k, kernel, depthwise } => {
             let conv = int_geometry(*c, *k, *kernel);
@@ -143,6 +150,11 @@ fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
             }
         }
     }
+}
+
+/// Where an element of a matrix of `k` rows and `n` columns lies in a constant whose axis `axis` has the rows.
+fn at(axis: usize, (k, n): (usize, usize), row: usize, col: usize) -> usize {
+    if axis == 0 { row * n + col } else { col * k + row }
 }
 
 /// Carries a recipe out on a constant.
@@ -167,6 +179,38 @@ fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
             }
             out
         }
+        Recipe::Codes { k, n, axis, block } => {
+            let (codes, bits) = (unpacked(t), t.dtype.bits());
+            // Without the sign bit turned around, the least of signed integers would not be the least.
+            let signed = matches!(t.dtype, DType::I8 | DType::I4 | DType::I2);
+            let (turn, mask) = (if signed { 1 << (bits - 1) } else { 0 }, ((1u32 << bits) - 1) as u8);
+            let mut out = vec![0; packed_bytes(t, recipe)];
+            let code = |col: usize, row: usize| (codes[at(*axis, (*k, *n), row, col)] & mask) ^ turn;
+            narrow::pack_codes(*k, *n, (bits, *block), code, &mut out);
+            out
+        }
+        Recipe::Blocks { n, axis, blocks, block, given, more } => {
+            let count = t.dims[*axis];
+            let index = |col: usize, b: usize| at(*axis, (count, *n), b * block / given, col);
+            if t.dtype == DType::F32 {
+                let x: &[f32] = t.slice();
+                let mut out = vec![0f32; n.next_multiple_of(gemm::PANEL) * blocks];
+                narrow::pack_blocks(*n, *blocks, |col, b| x[index(col, b)], &mut out);
+                return bytes_of(&out);
+            }
+            let mut out = vec![0; packed_bytes(t, recipe)];
+            narrow::pack_blocks(*n, *blocks, |col, b| t.bytes()[index(col, b)].wrapping_add(*more), &mut out);
+            out
+        }
+        Recipe::Halves { k, n, axis } => {
+            let mut out = vec![0u16; n.next_multiple_of(gemm::PANEL) * k];
+            let index = |col: usize, row: usize| at(*axis, (*k, *n), row, col);
+            match t.dtype {
+                DType::F32 => narrow::pack_halves(*k, *n, |col, row| bf16::from_f32(t.slice::<f32>()[index(col, row)]).0, &mut out),
+                _ => narrow::pack_halves(*k, *n, |col, row| t.slice::<u16>()[index(col, row)], &mut out),
+            }
+            out.into_iter().flat_map(u16::to_le_bytes).collect()
+        }
         Recipe::Zeros { n } => igemm::pack_zeros(*n, t.bytes(), unsigned).into_iter().flat_map(i32::to_le_bytes).collect(),
         _ => bytes_of(&pack_floats(t, recipe)),
     }
@@ -177,9 +221,14 @@ fn pack_floats(t: &Tensor, recipe: &Recipe) -> Vec<f32> {
     let x: &[f32] = t.slice();
     let mut out = vec![0f32; packed_bytes(t, recipe) / 4];
     match recipe {
-        Recipe::Raw | Recipe::Padded(_) | Recipe::IntGemm { .. } | Recipe::IntConv { .. } | Recipe::Zeros { .. } => {
-            out[..x.len()].copy_from_slice(x)
-        }
+        Recipe::Raw
+        | Recipe::Padded(_)
+        | Recipe::IntGemm { .. }
+        | Recipe::IntConv { .. }
+        | Recipe::Zeros { .. }
+        | Recipe::Codes { .. }
+        | Recipe::Blocks { .. }
+        | Recipe::Halves { .. } => out[..x.len()].copy_from_slice(x),
         Recipe::Gemm { k, n } => gemm::pack_rows(*k, *n, x, &mut out),
         Recipe::Gemms { count, k, n } => {
             for (x, out) in x.chunks((k * n).max(1)).zip(out.chunks_mut(gemm::packed_len(*k, *n).max(1))).take(*count) {

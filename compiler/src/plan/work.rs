@@ -86,7 +86,9 @@ impl Plan {
         let twice = |n: usize, k: usize| Dim::int(2 * n as i64) * Dim::int(k as i64);
         let stage = |s: &Option<Stage>| s.as_ref().map_or(Dim::int(0), |s| product(&s.dims) * operations(&s.expr));
         let of = |kernel: &Kernel| match kernel {
-            Kernel::Gemm { m, n, k, .. } | Kernel::IntGemm { m, n, k, .. } => m.clone() * twice(*n, *k),
+            Kernel::Gemm { m, n, k, .. } | Kernel::NarrowGemm { m, n, k, .. } | Kernel::IntGemm { m, n, k, .. } => {
+                m.clone() * twice(*n, *k)
+            }
             Kernel::GroupedGemm { rows, n, k, .. } => product(rows) * twice(*n, *k),
             Kernel::MatMul { batch, m, n, k, .. } => product(batch) * m.clone() * n.clone() * k.clone() * Dim::int(2),
             Kernel::Conv { window, k, groups, .. } => {

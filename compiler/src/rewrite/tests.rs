@@ -227,10 +227,10 @@ pub(super) fn refused(name: &str, build: fn(&mut Case)) {
 
 fn examples() -> Vec<Example> {
     use rules::{
-        activations, algebra, attention, causal, constants, conv, experts, filters, gather, groups, gru, integer, layout, matmul, norms,
-        pads, quantize, recognise, recurrent, reductions, rotary, signs, slices, transposed, transposes,
+        activations, algebra, attention, causal, constants, conv, experts, filters, gather, groups, gru, integer, layout, matmul, narrow,
+        norms, pads, quantize, recognise, recurrent, reductions, rotary, signs, slices, transposed, transposes,
     };
-    let tables: [&[Example]; 25] = [
+    let tables: [&[Example]; 26] = [
         constants::tests::EXAMPLES,
         algebra::tests::EXAMPLES,
         layout::tests::EXAMPLES,
@@ -245,6 +245,7 @@ fn examples() -> Vec<Example> {
         quantize::tests::EXAMPLES,
         signs::tests::EXAMPLES,
         integer::tests::EXAMPLES,
+        narrow::tests::EXAMPLES,
         recognise::tests::EXAMPLES,
         norms::tests::EXAMPLES,
         attention::tests::EXAMPLES,

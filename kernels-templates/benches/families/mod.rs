@@ -3,6 +3,7 @@
 use crate::{Bench, Bound};
 use kiln_kernels::conv::Conv;
 use kiln_kernels::depthwise::Depthwise;
+use kiln_kernels::gemm::narrow::{self, Coded, Coding, Narrow, Zeros};
 use kiln_kernels::gemm::{DIGIT_LEAST, Finish, Gemm, MatMul, PANEL, Panels, digits_len, pack_b, pack_digits, packed_len};
 use kiln_kernels::igemm::{self, IntConv, IntDepthwise, IntGemm};
 use kiln_kernels::isa::Isa;
@@ -126,6 +127,48 @@ pub(crate) fn products(bench: &mut Bench) {
                     let (a, b, c, scratch) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), scratch.as_mut_ptr());
                     // SAFETY: the arrays have the sizes that the kernel asks for.
                     unsafe { matmul.run_task(isa, task, a, b, std::ptr::null(), c, scratch, None) };
+                }
+            });
+        });
+    }
+}
+
+/// Products of few rows by weights of few bits, in the second-level cache and in memory.
+pub(crate) fn narrow(bench: &mut Bench) {
+    let isa = bench.isa;
+    let blocks = |bits: usize| Coding::Blocks { bits, block: 32 };
+    for (m, n, k, coding) in [
+        (1, 2048, 768, blocks(4)),
+        (4, 2048, 768, blocks(4)),
+        (8, 2048, 768, blocks(4)),
+        (1, 1024, 768, blocks(8)),
+        (1, 512, 768, Coding::Bf16),
+        (1, 50257, 768, blocks(4)),
+        (1, 50257, 768, blocks(8)),
+        (1, 50257, 768, Coding::Bf16),
+        (64, 3072, 768, blocks(4)),
+    ] {
+        let gemm = Gemm { m, n, k, a_row: k, a_col: 1, ldc: n };
+        let narrow = Narrow { gemm, coding, digits: true };
+        let scales = if let Coding::Blocks { block, .. } = coding { n.next_multiple_of(PANEL) * narrow::blocks(k, block) } else { 0 };
+        let matrix = narrow::packed_len(k, n, coding) + 4 * scales;
+        let (bound, work) = match m {
+            64 => (Bound::Floats, 2 * m * n * k),
+            _ if matrix > 4 << 20 => (Bound::Far, matrix),
+            _ => (Bound::Near, matrix),
+        };
+        bench.measure(bound, "narrow", &format!("{m}x{n}x{k} {coding:?}"), work, |b| {
+            let a = Floats::new(0.1, m * k);
+            let (codes, scales) = (Floats::bytes(narrow::packed_len(k, n, coding)), Floats::new(0.1, scales));
+            let weights = Coded { codes: codes.as_ptr().cast(), scales: scales.as_ptr(), zeros: Zeros::Same(8) };
+            let bias = Floats::new(0.1, n.next_multiple_of(PANEL));
+            let mut c = Floats::new(0.0, m * n);
+            let mut scratch = Floats::new(0.0, narrow.scratch_floats());
+            b.iter(|| {
+                for task in 0..narrow.tasks() {
+                    let (a, bias, c, scratch) = (a.as_ptr(), bias.as_ptr(), c.as_mut_ptr(), scratch.as_mut_ptr());
+                    // SAFETY: the arrays have the sizes that the kernel asks for.
+                    unsafe { narrow.run_task(isa, task, a, weights, bias, c, scratch, Finish::NONE, None) };
                 }
             });
         });

@@ -80,7 +80,7 @@ const NEAR: usize = 8 * PANEL;
 
 /// Asks for the line of the cache at `p`, which need not exist.
 #[inline(always)]
-fn prefetch(p: *const f32) {
+pub(super) fn prefetch(p: *const f32) {
     // SAFETY: a prefetch of any address is harmless; SSE is in the baseline of x86-64.
     #[cfg(target_arch = "x86_64")]
     unsafe {

@@ -11,6 +11,7 @@ mod generic;
 mod grouped;
 mod kernel;
 mod matmul;
+pub mod narrow;
 mod pack;
 mod sweep;
 #[cfg(target_arch = "x86_64")]

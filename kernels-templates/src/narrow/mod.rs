@@ -1,6 +1,10 @@
 //! Conversions between f32 and the types that are only stored: 8- and 4-bit floats, and integers of 4 and 2 bits, which are packed
 //! low bits first.
 
+mod blocks;
+
+pub use blocks::{dequantize_blocks, matmul_blocks, matmul_halves};
+
 use crate::dtype::DType;
 use crate::entry::{In, Out};
 use crate::fault::Fault;

@@ -17,7 +17,7 @@ pub(crate) fn cost(g: &Graph) -> (u64, u64) {
         }
         let shape = |i: usize| node.inputs.get(i).copied().flatten().and_then(|v| g.ty(v).shape()).unwrap_or(&[]);
         let each = match &node.op {
-            Op::MatMul(_) | Op::MatMulInteger(_) => 2 * count(&shape(0)[shape(0).len().saturating_sub(1)..]),
+            Op::MatMul(_) | Op::NarrowMatMul(_) | Op::MatMulInteger(_) => 2 * count(&shape(0)[shape(0).len().saturating_sub(1)..]),
             Op::GatherMatMul(_) => 2 * count(&shape(1)[1..2]),
             Op::Conv(_) => count(shape(1).get(1..).unwrap_or(&[])).saturating_mul(2),
             Op::ConvTranspose(_) => count(&shape(0)[1.min(shape(0).len())..2.min(shape(0).len())]).saturating_mul(2),

@@ -39,6 +39,9 @@ const ROUNDS: usize = 3;
 /// What a method must take at most of the direct one's time: below that, fewer bytes of weights are worth more.
 const PAYS: f64 = 0.97;
 
+/// Microseconds of a kernel, by its nodes and then by the method's place among all.
+type Times = BTreeMap<Vec<usize>, BTreeMap<usize, f64>>;
+
 /// The least time of each method, in microseconds, and how often a run has such a kernel.
 #[derive(Clone, Debug, Default)]
 struct Measured {
@@ -96,7 +99,7 @@ impl TuneArgs {
     }
 
     /// Times of each kernel with a choice, by its nodes and the method's place among all; and the instruction set they are of.
-    fn measure(&self, how: &[String], always: impl Fn(Method) -> Tune) -> Result<(BTreeMap<Vec<usize>, BTreeMap<usize, f64>>, Isa)> {
+    fn measure(&self, how: &[String], always: impl Fn(Method) -> Tune) -> Result<(Times, Isa)> {
         let mut ready = model::ready(&self.model, &self.inputs)?;
         let mut programs: Vec<(Built, Vec<(usize, Choice)>)> = Vec::new();
         for (_, method) in METHODS {
@@ -110,7 +113,7 @@ impl TuneArgs {
             programs.push((model::build(&self.model, &ready)?, choices));
         }
         let extra = [how, &["warmup=2".to_string(), format!("iterations={}", self.iterations.max(1))]].concat();
-        let mut found: BTreeMap<Vec<usize>, BTreeMap<usize, f64>> = BTreeMap::new();
+        let mut found = Times::new();
         let mut isa = None;
         for _ in 0..ROUNDS {
             for (i, (built, choices)) in programs.iter().enumerate() {

@@ -6,6 +6,7 @@ mod grouped;
 mod host;
 mod integer;
 mod moves;
+mod narrow;
 mod pixels;
 mod rotary;
 mod rows;
@@ -53,6 +54,7 @@ fn algorithm(plan: &Plan, step: &KernelStep) -> &'static str {
         Kernel::Conv { .. } | Kernel::Gemm { .. } | Kernel::GroupedGemm { .. } | Kernel::MatMul { .. } | Kernel::Attend { .. } => {
             "MultiplyAdds"
         }
+        Kernel::NarrowGemm { .. } => "FewBits",
         Kernel::Strips { .. } => "MultiplyAdds",
         Kernel::IntConv { depthwise: Some(_), .. } => "BytesAlone",
         Kernel::IntConv { .. } | Kernel::IntGemm { .. } => "Bytes",
@@ -173,6 +175,7 @@ impl Printer<'_> {
             }
             Kernel::Strips { .. } => self.strips(n, step),
             Kernel::GroupedGemm { .. } => self.grouped_gemm(n, step),
+            Kernel::NarrowGemm { .. } => self.narrow_gemm(n, step),
             Kernel::IntGemm { .. } => self.int_gemm(n, step),
             Kernel::IntConv { .. } => self.int_conv(n, step),
             Kernel::Calibrate { x, n: elements } => self.calibrate(n, step, *x, elements),

@@ -94,7 +94,7 @@ impl Printer<'_> {
         };
         (geometry, dims)
     }
-    fn gemm_geometry(&self, m: &Dim, n: usize, k: usize, [a_row, out_row]: [&Dim; 2]) -> TokenStream {
+    pub(super) fn gemm_geometry(&self, m: &Dim, n: usize, k: usize, [a_row, out_row]: [&Dim; 2]) -> TokenStream {
         let kernels = names::kernels();
         let (m, n, k, a_row, ldc) = (self.dim(m), int(n), int(k), self.dim(a_row), self.dim(out_row));
         quote!(#kernels::gemm::Gemm { m: #m, n: #n, k: #k, a_row: #a_row, a_col: 1, ldc: #ldc })
@@ -348,6 +348,7 @@ impl Printer<'_> {
             }
             Kernel::Strips { .. } => self.strips_scratch(step),
             Kernel::GroupedGemm { .. } => self.grouped_gemm_scratch(step),
+            Kernel::NarrowGemm { .. } => self.narrow_gemm_scratch(step),
             Kernel::IntGemm { .. } => self.int_gemm_scratch(step),
             Kernel::IntConv { .. } => self.int_conv_scratch(step),
             Kernel::MatMul { m, n, k, a, b, to, .. } => {

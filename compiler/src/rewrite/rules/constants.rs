@@ -34,7 +34,7 @@ const GROWTH: usize = 64 << 20;
 
 fn fold(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let node = rw.node(n);
-    if !node.op.is_pure() || super::integer::waits(rw, n) {
+    if !node.op.is_pure() || super::integer::waits(rw, n) || super::narrow::waits(rw, n) {
         return None;
     }
     let g = rw.graph();
@@ -52,14 +52,18 @@ fn fold(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
         bytes = bytes.checked_add(d.bytes(dims.iter().try_fold(1usize, |a, b| a.checked_mul(*b))?)?)?;
     }
     let grown = rw.grown.saturating_add(bytes.saturating_sub(given));
-    if bytes > given.saturating_mul(4).saturating_add(SMALL) || grown > GROWTH {
+    // Weights of few bits that no kernel reads are better widened once than in every run.
+    let widens = node.op.widens(node.inputs.first().copied().flatten().map(|v| g.dtype(v)));
+    if !widens && (bytes > given.saturating_mul(4).saturating_add(SMALL) || grown > GROWTH) {
         return None;
     }
     let operands: Vec<Option<Value>> = node.inputs.iter().map(|v| v.and_then(|v| g[v].constant.clone()).map(Value::Tensor)).collect();
     let operands: Vec<Option<&Value>> = operands.iter().map(Option::as_ref).collect();
     let values = eval::op(&node.op, &eval::facts(g, &node.inputs, &node.outputs), &operands, &|_| None).ok()?;
     let tensors: Vec<Tensor> = values.into_iter().map(|v| if let Value::Tensor(t) = v { Some(t) } else { None }).collect::<Option<_>>()?;
-    rw.grown = grown;
+    if !widens {
+        rw.grown = grown;
+    }
     Some(tensors.into_iter().map(|t| rw.tensor(t)).collect())
 }
 

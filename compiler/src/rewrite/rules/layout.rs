@@ -112,7 +112,13 @@ fn pointwise_reshape(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
         let x = rw.input(r, 0)?;
         let joins = matches!(
             rw.node(rw.producer(x)?).op,
-            Op::MatMul(_) | Op::MatMulInteger(_) | Op::GatherMatMul(_) | Op::Conv(_) | Op::ConvInteger(_) | Op::Pointwise(_)
+            Op::MatMul(_)
+                | Op::MatMulInteger(_)
+                | Op::GatherMatMul(_)
+                | Op::NarrowMatMul(_)
+                | Op::Conv(_)
+                | Op::ConvInteger(_)
+                | Op::Pointwise(_)
         );
         // Towards fewer axes only, so that operands of two shapes do not pull in turn.
         (joins && rw.shape(x).len() < out.len()).then_some(x)

@@ -17,6 +17,7 @@ pub mod integer;
 pub mod layout;
 pub mod linear;
 pub mod matmul;
+pub mod narrow;
 pub mod norms;
 pub mod pads;
 pub mod parallel;
@@ -53,6 +54,7 @@ pub fn all() -> Vec<&'static Rule> {
         quantize::RULES,
         signs::RULES,
         integer::RULES,
+        narrow::RULES,
         recognise::RULES,
         norms::RULES,
         activations::RULES,

@@ -51,7 +51,7 @@ pub fn cost(rates: &Rates, symbols: &[Symbol], p: &Priced<'_>) -> Price {
         Op::Reshape(_) | Op::BitCast(_) => 0.0,
         // Moves are mostly read where their operand lies, or written where they go; now and then one is a copy after all.
         Op::Transpose(_) | Op::Slice(_) | Op::Split(_) | Op::Concat(_) | Op::Append(_) | Op::Expand(_) => moved / 16.0,
-        Op::MatMul(_) => {
+        Op::MatMul(_) | Op::NarrowMatMul(_) => {
             let depth = shape(0).last().map_or(1.0, extent);
             let rows = out / shape(1).last().map_or(1.0, extent).max(1.0);
             moved + out * depth * if rows < 4.0 { rates.loose } else { rates.multiply_add }
@@ -96,6 +96,7 @@ pub fn cost(rates: &Rates, symbols: &[Symbol], p: &Priced<'_>) -> Price {
         Op::Conv(_)
             | Op::MatMul(_)
             | Op::GatherMatMul(_)
+            | Op::NarrowMatMul(_)
             | Op::LayerNorm(_)
             | Op::LpNorm(_)
             | Op::InstanceNorm(_)

@@ -3,6 +3,7 @@
 mod attend;
 mod cost;
 mod grouped;
+mod narrow;
 mod orders;
 mod reach;
 mod rotary;
@@ -12,6 +13,7 @@ mod tiled;
 mod winograd;
 
 pub use cost::{RATES, Rates, cost};
+pub use narrow::{narrow_block, shorten, stays_narrow};
 pub use orders::{Demand, Orders, Read, orders, turning, turns};
 pub use select::{Selected, relayout, select};
 pub use winograd::quicken;
@@ -46,6 +48,7 @@ pub fn packs(g: &Graph, node: &Node) -> bool {
         }
         Op::MatMul(_) => true,
         Op::GatherMatMul(_) => constant(1) && grouped::fits(g, node),
+        Op::NarrowMatMul(op) => narrow::fits(g, node, op),
         _ => false,
     }
 }
@@ -100,7 +103,7 @@ pub fn constant_right(g: &Graph, node: &Node) -> Option<(usize, usize)> {
 
 /// Whether the result of a product is rows of one matrix, whatever its axes are.
 fn in_rows(g: &Graph, node: &Node) -> bool {
-    matches!(node.op, Op::GatherMatMul(_)) || constant_right(g, node).is_some()
+    matches!(node.op, Op::GatherMatMul(_) | Op::NarrowMatMul(_)) || constant_right(g, node).is_some()
 }
 
 /// Steps of an operand of an anchor's tail along the batch axes, rows and columns of the anchor's result; `None` when it has no
@@ -133,7 +136,7 @@ pub fn tail_operand(g: &Graph, anchor: NodeId, v: ValueId) -> Option<Vec<Stride>
                 None
             }
         }
-        Op::MatMul(_) | Op::MatMulInteger(_) | Op::GatherMatMul(_) if in_rows(g, node) => {
+        Op::MatMul(_) | Op::MatMulInteger(_) | Op::GatherMatMul(_) | Op::NarrowMatMul(_) if in_rows(g, node) => {
             let n = &out[rank - 1];
             let column = if padded[rank - 1].is(1) && !n.is(1) { Dim::int(0) } else { Dim::int(1) };
             if ones(0..rank - 1) {

@@ -148,6 +148,7 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             let out_row = to.unwrap_or_else(|| Dim::int(n as i64));
             selected(Kernel::IntGemm { m: rows(g, x), n, k, a: x, a_row, a_zero, out_row, b, zeros, epilogue }, wants, places)
         }
+        Op::NarrowMatMul(op) if packs(g, node) => super::narrow::select(g, node, op, epilogue, v, layouts),
         Op::GatherMatMul(_) if packs(g, node) => super::grouped::select(g, node, epilogue, v, layouts),
         Op::MatMul(_) if packs(g, node) => {
             let b = node.inputs[1]?;
@@ -308,7 +309,7 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
 }
 
 /// Takes a constant added first, one for each column, out of the tail: accumulators start from it at no cost.
-fn split_bias(g: &Graph, epilogue: Option<Epilogue>, n: usize) -> (Option<Epilogue>, Option<Packed>) {
+pub(super) fn split_bias(g: &Graph, epilogue: Option<Epilogue>, n: usize) -> (Option<Epilogue>, Option<Packed>) {
     use crate::kernel::{Binary, Expr, Scalar};
     let Some(mut e) = epilogue else { return (None, None) };
     let users = |e: &Expr, i: u32| e.code.iter().filter(|(s, _)| crate::kernel::operands(*s).iter().any(|a| a.0 == i)).count();
