@@ -455,7 +455,8 @@ pub fn tied() -> Vec<u8> {
 }
 
 /// Dynamic quantization as quantizers write it: one operand by its range, multiplied with i8 and with u8 that have zero points by
-/// column, scaled and biased; beside them sums that stay integers, a product with static scales whose result is bytes, and one of i8.
+/// column, scaled and biased; beside them sums that stay integers, a product with static scales whose result is bytes, and one of i8. Static scales
+/// are powers of two, so that a tie is one whatever is rounded first.
 pub fn quantized() -> Vec<u8> {
     let bytes = |seed: u64, n: usize| noise(seed, n).into_iter().map(|x| (x * 128.0) as i8).collect::<Vec<i8>>();
     let unsigned = |seed: u64, n: usize| bytes(seed, n).into_iter().map(|x| x as u8 ^ 0x80).collect::<Vec<u8>>();
@@ -464,14 +465,14 @@ pub fn quantized() -> Vec<u8> {
         .input("x", F32, ["batch", "s", "21"])
         .initializer("w", Tensor::new(&[21, 37], &bytes(1, 21 * 37)))
         .initializer("w_zero", Tensor::new(&[], &[0i8]))
-        .initializer("w_scale", Tensor::scalar(0.01f32))
+        .initializer("w_scale", Tensor::scalar(2f32.powi(-7)))
         .initializer("v", Tensor::new(&[21, 18], &unsigned(2, 21 * 18)))
         .initializer("v_zero", Tensor::new(&[18], &unsigned(3, 18)))
         .initializer("v_scale", Tensor::new(&[18], &noise(4, 18)))
         .initializer("bias", Tensor::new(&[37], &noise(5, 37)))
-        .initializer("a_scale", Tensor::scalar(0.02f32))
+        .initializer("a_scale", Tensor::scalar(2f32.powi(-6)))
         .initializer("a_zero", Tensor::scalar(117u8))
-        .initializer("y_scale", Tensor::scalar(0.7f32))
+        .initializer("y_scale", Tensor::scalar(0.5f32))
         .initializer("y_zero", Tensor::scalar(100u8));
     m = m.node("DynamicQuantizeLinear", &["x"], &["q", "scale", "zero"]);
     for side in ["w", "v"] {
