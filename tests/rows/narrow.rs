@@ -281,7 +281,7 @@ fn what_is_not_supported_says_what_to_do() {
             g.w.attr(name, value);
         }
         let model = onnx::read(&g.w.into_builder().output(&y).build(), None, &Default::default()).unwrap();
-        format!("{:?}", import::import(&model, &Default::default()).err().expect("it is refused"))
+        format!("{:?}", import::import(&model, &Default::default()).expect_err("it is refused"))
     };
     let order = refused(4, true);
     assert!(order.contains("g_idx") && order.contains("act_order"), "{order}");

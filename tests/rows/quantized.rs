@@ -254,7 +254,7 @@ fn residual_blocks_of_bytes_are_two_kernels() {
 fn at_run_time(seed: u64) -> (Vec<u8>, Vec<kiln::Value>) {
     let mut g = Growing::new(ModelBuilder::new().opset(21), seed, false);
     g.rng = Rng::new(seed + 7);
-    let s = Style { operators: false, signed: false, unsigned_weights: seed % 2 == 0 };
+    let s = Style { operators: false, signed: false, unsigned_weights: seed.is_multiple_of(2) };
     let (c, groups) = g.rng.pick(&[(3, 1), (16, 1), (7, 7), (64, 64)]);
     let k = if groups > 1 { c } else { g.rng.pick(&[1, 5, 33]) };
     let x = g.input(&[2, c, 7, 6], true);
