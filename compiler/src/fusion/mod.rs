@@ -283,8 +283,8 @@ impl<'a> Cx<'a> {
             _ => Literal::Int(t.to_i64s()?[0]),
         })
     }
-    /// Whether a tail is of the anchor's kernel: its results are f32 or, of integer sums, bytes, and its other operands can be read from the rows and columns that the
-    /// kernel hands to it. Else why not.
+    /// Whether a tail is of the anchor's kernel: its results are f32 or, of integer sums, bytes, and its other operands can be read from the
+    /// rows and columns that the kernel hands to it. Else why not.
     fn fits_tail(&self, anchor: NodeId, tail: &Tail) -> Result<(), &'static str> {
         let bytes = matches!(self.g[anchor].op, Op::ConvInteger(_) | Op::MatMulInteger(_));
         let stores = |d: DType| d == DType::F32 || bytes && matches!(d, DType::U8 | DType::I8);

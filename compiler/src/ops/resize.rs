@@ -206,6 +206,9 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
             }
         }
     }
+    if let Some(a) = (0..rank).find(|a| shape[*a].is(0) && !out[*a].is(0)) {
+        return Err(Diagnostic::new(format!("axis {a} is empty and cannot be resized to {}", out[a])));
+    }
     let op = Resize {
         shape: out,
         scales: factor.into_iter().map(Real::from).collect(),

@@ -17,6 +17,9 @@ pub const RULES: &[Rule] = &[
     Rule { name: "conv-outside", on: &["Conv"], equation: "Conv(x, w, b; p) => Conv(x, w', b; p')  where w' lacks the taps that meet nothing but pads", class: Class::ExactOnFinite, apply: outside },
 ];
 
+/// Taps of all places of a block, at most, for each tap of the transposed convolution: the others are zeros.
+const MOST: i64 = 4;
+
 /// What becomes of an axis of a transposed convolution.
 struct Axis {
     /// Taps of the convolution.
@@ -54,9 +57,13 @@ fn transposed(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let Some(axes) = (0..spatial).map(axis).collect::<Option<Vec<Axis>>>() else {
         return rw.refuse("it has both strides and dilations");
     };
+    let made: i64 = axes.iter().zip(&op.strides).map(|(a, s)| a.taps * s).product();
+    if made > MOST * t.dims[2..].iter().product::<usize>() as i64 {
+        return rw.refuse("most of the pixels that one is spread over meet no tap");
+    }
     let groups = usize::try_from(op.groups).ok()?;
     let (inputs, outputs) = (t.dims[0] / groups.max(1), t.dims[1]);
-    let each: Vec<usize> = axes.iter().map(|a| a.taps as usize).collect();
+    let taps: Vec<usize> = axes.iter().map(|a| a.taps as usize).collect();
     let strides: Vec<usize> = op.strides.iter().map(|s| *s as usize).collect();
     let values = t.to_f64s()?;
     let steps = kiln_kernels::index::strides(&t.dims);
@@ -66,8 +73,8 @@ fn transposed(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
         let mut phase = Vec::new();
         for_each(&[groups, outputs, inputs], |at| {
             let base = (at[0] * inputs + at[2]) * steps[0] + at[1] * steps[1];
-            for_each(&each, |tap| {
-                let k = |i: usize| place[i] + strides[i] * (each[i] - 1 - tap[i]);
+            for_each(&taps, |tap| {
+                let k = |i: usize| place[i] + strides[i] * (taps[i] - 1 - tap[i]);
                 let inside = (0..spatial).all(|i| k(i) < t.dims[2 + i]);
                 let offset: usize = (0..spatial).map(|i| k(i) * steps[2 + i]).sum();
                 phase.push(if inside { values[base + offset] } else { 0.0 });
@@ -91,8 +98,8 @@ fn transposed(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let runs: Vec<Vec<f64>> = if groups == 1 { vec![phases.concat()] } else { phases };
     let mut parts = Vec::new();
     for run in runs {
-        let count = run.len() / (inputs * each.iter().product::<usize>()).max(1);
-        let dims = [vec![count, inputs], each.clone()].concat();
+        let count = run.len() / (inputs * taps.iter().product::<usize>()).max(1);
+        let dims = [vec![count, inputs], taps.clone()].concat();
         let w = rounded(&dims, &run, t.dtype)?;
         let mut operands = vec![Some(x), Some(rw.tensor(w))];
         if let Some(b) = &b {
@@ -208,7 +215,8 @@ pub(in crate::rewrite) mod tests {
         if c.rng.below(2) == 0 {
             operands.push(c.constant(d, &[groups * per_out]));
         }
-        let strides: Vec<i64> = (0..axes).map(|_| 1 + c.rng.below(3) as i64).collect();
+        // No longer than what the taps reach, twice at most.
+        let strides: Vec<i64> = kernel.iter().map(|k| 1 + c.rng.below(3.min(2 * k)) as i64).collect();
         let dilations: Vec<i64> = strides.iter().map(|s| if *s == 1 { 1 + c.rng.below(3) as i64 } else { 1 }).collect();
         let output_padding: Vec<i64> = strides.iter().map(|s| c.rng.below(*s as usize) as i64).collect();
         let pads: Vec<i64> = (0..2 * axes)
@@ -227,6 +235,17 @@ pub(in crate::rewrite) mod tests {
             let d = c.wide();
             let (x, w) = (c.input(d, &[1, 2, 4]), c.factor(d, &[2, 2, 3]));
             let op = ConvTranspose { strides: vec![2], pads: vec![0; 2], dilations: vec![2], output_padding: vec![0], groups: 1 };
+            let y = c.op(op, &[x, w]);
+            c.output(y);
+        });
+    }
+
+    #[test]
+    fn few_taps_of_long_strides_stay() {
+        refused("conv-transpose", |c| {
+            let d = c.wide();
+            let (x, w) = (c.input(d, &[1, 2, 4]), c.factor(d, &[2, 2, 1]));
+            let op = ConvTranspose { strides: vec![5], pads: vec![0; 2], dilations: vec![1], output_padding: vec![0], groups: 1 };
             let y = c.op(op, &[x, w]);
             c.output(y);
         });
