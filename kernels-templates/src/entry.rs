@@ -304,6 +304,7 @@ macro_rules! entries {
 entries! {
     gather::gather<T: Bits, I: Index>(out, x, indices, outer, axis, inner);
     gather::gather_panels<T: Bits, I: Index>(out, panels, indices, rows, cols);
+    gather::gather_fixed<I: Index>(out, panels, indices, rows, cols);
     gather::gather_matmul<T: Num, I: Index>(out, x, w, indices, dims, x_rows, count, k, n);
     gather::lookup<T: Float, I: Index>(out, a, i, b, j, more, a_rows, b_rows, cols);
     gather::gather_elements<T: Bits, I: Index>(out, x, indices, x_dims, i_dims, axis);

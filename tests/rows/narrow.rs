@@ -288,3 +288,55 @@ fn what_is_not_supported_says_what_to_do() {
     let bits = refused(3, false);
     assert!(bits.contains("3 bits") && bits.contains("2, 4 or 8"), "{bits}");
 }
+
+#[test]
+fn the_standard_level_stores_large_matrices_for_few_rows_as_fixed_point() {
+    // A tied embedding, and a factor of its own; `odd` stands in one of the weights.
+    let model = |rows: usize, odd: f32| {
+        let noise = |seed: u64, dims: &[usize]| Tensor::new(dims, &samples::noise(seed, dims.iter().product()));
+        let mut other = noise(4, &[80, 900]);
+        other.slice_mut::<f32>()[77] = odd;
+        ModelBuilder::new()
+            .opset(17)
+            .input("ids", DType::I64, [rows as i64])
+            .initializer("table", noise(3, &[1030, 80]))
+            .initializer("other", other)
+            .node("Gather", &["table", "ids"], &["rows"])
+            .node("Tanh", &["rows"], &["h"])
+            .node("Transpose", &["table"], &["factor"])
+            .attr("perm", vec![1i64, 0])
+            .node("MatMul", &["h", "factor"], &["scores"])
+            .node("MatMul", &["h", "other"], &["y"])
+            .output("rows")
+            .output("scores")
+            .output("y")
+            .build()
+    };
+    let planned = |model: &[u8], accuracy| {
+        let model = onnx::read(model, None, &Default::default()).unwrap();
+        let mut g = import::import(&model, &Default::default()).unwrap();
+        optimize(&mut g, Ablation::Nothing, &mut |_, _| {}).unwrap();
+        let plan = schedule(g, Ablation::Nothing, accuracy, Default::default());
+        let narrow = plan.kernels().iter().filter(|s| s.kernel.name() == "narrow gemm").count();
+        (narrow, plan.weights.bytes)
+    };
+    let panel = |n: usize, bits: usize| n.next_multiple_of(16) * 80 * bits / 8;
+    let near = |(narrow, bytes): (usize, usize), (want, most): (usize, usize)| {
+        // Steps of columns, and places at multiples of a cache line.
+        assert!(narrow == want && bytes <= most + 3000 * 4 * 2, "{narrow} narrow, {bytes} bytes, not {want} and {most}");
+    };
+    let both = panel(1030, 24) + panel(900, 24);
+    near(planned(&model(8, 1.0), Accuracy::Standard), (2, both));
+    near(planned(&model(8, 1.0), Accuracy::Exact), (0, both / 3 * 4));
+    near(planned(&model(9, 1.0), Accuracy::Standard), (0, both / 3 * 4));
+    for odd in [f32::NAN, f32::NEG_INFINITY, 2e30] {
+        near(planned(&model(1, odd), Accuracy::Standard), (1, panel(1030, 24) + panel(900, 32)));
+    }
+
+    let dir = compiled::folder(env!("CARGO_TARGET_TMPDIR"), "fixed");
+    for (rows, odd) in [(1, 1.0), (8, -300.0), (3, f32::INFINITY)] {
+        let ids: Vec<i64> = [0, 1029, -1, -1030, 15, 16, 517, 1][..rows].to_vec();
+        compiled::write(&dir.join(rows.to_string()), &model(rows, odd), vec![vec![Tensor::new(&[rows], &ids).into()]]);
+    }
+    compiled::check(&dir);
+}

@@ -7,7 +7,7 @@ use super::strips;
 use super::{Buffer, Define, KernelStep, LoopStep, Notes, Place, Plan, Step, Transfer, Weights};
 use crate::fusion::{self, Cluster};
 use crate::ir::{Block, Dim, Fact, Graph, Node, ValueId, product};
-use crate::kernel::{Kernel, Operand, Packed, Recipe, Stride};
+use crate::kernel::{Kernel, Operand, Packed, Recipe, Requantized, Stride};
 use crate::layout::{self, Access, Layout, Layouts};
 use crate::ops::{Op, control};
 use crate::pipeline::Ablation;
@@ -24,7 +24,7 @@ pub fn schedule(g: Graph, without: Ablation, accuracy: Accuracy, states: States)
 
 /// Makes the plan of a graph whose last inputs and outputs are the states, with methods as they were measured where they were.
 pub fn schedule_tuned(mut g: Graph, without: Ablation, accuracy: Accuracy, states: States, tuning: Tuning) -> Plan {
-    let tables = share::tables(&mut g);
+    let tables = share::tables(&mut g, accuracy);
     let fuse = without != Ablation::Fusion;
     let clusters = fusion::cluster(&g, &g.body, fuse);
     let (kept, grown) = kept(&mut g, &states);
@@ -298,7 +298,7 @@ impl Scheduler {
         }
         let (mut kernel, replaced) = self.select(c, steps);
         let choice = cpu::quicken(&self.g, &mut kernel, self.accuracy, &self.tuning);
-        cpu::shorten(&mut kernel, self.accuracy);
+        cpu::shorten(&self.g, &mut kernel, self.accuracy);
         let of = |v: ValueId| replaced.get(&v).copied().unwrap_or(v);
         kernel.map_values(&of);
         let by_position = kernel.by_position();
@@ -412,12 +412,30 @@ impl Scheduler {
         node.outputs.iter().for_each(|v| self.define(*v));
     }
 
-    /// The buffer of an operand that a pointwise kernel may overwrite with its result: read at the same places, and never again.
+    /// The buffer of an operand that a kernel may overwrite with its result: read at the same places, and never again.
     fn in_place(&self, kernel: &Kernel, out: ValueId) -> Option<usize> {
-        let Kernel::Map { dims, operands, to, .. } = kernel else { return None };
         if !layout::fits(&self.g, out) || self.layouts.shared(out).is_some() {
             return None;
         }
+        match kernel {
+            Kernel::Map { dims, operands, to, .. } => self.over_operand(dims, operands, to, out),
+            _ => self.over_addend(kernel, out),
+        }
+    }
+    /// [`Self::in_place`] of kernels that add bytes to the bytes that sums become: each is read, and never again, just before its sum is
+    /// written.
+    fn over_addend(&self, kernel: &Kernel, out: ValueId) -> Option<usize> {
+        let (Kernel::IntConv { epilogue: Some(e), .. } | Kernel::IntGemm { epilogue: Some(e), .. }) = kernel else { return None };
+        let to = e.first.as_ref().filter(|to| to.value == out && e.stored.is_empty())?;
+        let requantized = Requantized::of(e).filter(|r| r.table.is_none())?;
+        let added = &e.operands[requantized.add?.operand];
+        let Some(&Place::Buffer(b)) = self.places.get(&added.value) else { return None };
+        let own = self.owner[b] == self.depth && !self.starts.contains_key(&added.value) && added.strides == to.strides;
+        let others = kernel.values().into_iter().filter(|v| self.places.get(v) == Some(&Place::Buffer(b))).count();
+        (own && others == 1 && self.g.dtype(out) == DType::U8 && self.idle(b)).then_some(b)
+    }
+    /// [`Self::in_place`] of pointwise kernels.
+    fn over_operand(&self, dims: &[Dim], operands: &[Operand], to: &[Vec<Dim>], out: ValueId) -> Option<usize> {
         let mut contiguous = vec![Stride::none(); dims.len()];
         let mut step = Dim::int(1);
         for (s, d) in contiguous.iter_mut().zip(dims).rev() {

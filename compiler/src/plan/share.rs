@@ -3,9 +3,10 @@
 use crate::ir::{Dim, Fact, Graph, NodeId, ValueId};
 use crate::kernel::{Kernel, Packed, Recipe};
 use crate::ops::{Call, CallArg, Op};
-use crate::target::cpu;
+use crate::target::{Accuracy, cpu};
 use kiln_kernels::dtype::DType;
 use kiln_kernels::gemm::PANEL;
+use kiln_kernels::gemm::narrow::{self, Coding};
 use kiln_kernels::value::Tensor;
 use std::collections::BTreeMap;
 
@@ -20,9 +21,9 @@ pub(super) struct Panels {
 }
 
 /// The constants that only Gathers along their first axis read, and whose transpose is packed for a product.
-pub(super) fn tables(g: &mut Graph) -> BTreeMap<ValueId, Panels> {
+pub(super) fn tables(g: &mut Graph, accuracy: Accuracy) -> BTreeMap<ValueId, Panels> {
     let nodes = g.live_nodes();
-    let factors: Vec<(ValueId, usize, usize)> = nodes.iter().filter_map(|n| factor(g, *n)).collect();
+    let factors: Vec<Packed> = nodes.iter().filter_map(|n| factor(g, *n, accuracy)).collect();
     let uses = g.uses();
     let mut lookups: BTreeMap<ValueId, usize> = BTreeMap::new();
     for n in &nodes {
@@ -39,23 +40,29 @@ pub(super) fn tables(g: &mut Graph) -> BTreeMap<ValueId, Panels> {
             continue;
         }
         let transposed = |w: ValueId| g[w].constant.as_ref().is_some_and(|w| is_transpose(t, w));
-        let Some((w, k, n)) = factors.iter().copied().find(|(w, ..)| transposed(*w)) else { continue };
-        let packed = Packed { value: w, recipe: Recipe::Gemm { k, n } };
-        let shape = [n.div_ceil(PANEL), k, PANEL].map(|d| Dim::int(d as i64));
-        let value = g.add_value(Fact::tensor(DType::F32, shape.to_vec()), "");
+        let Some(packed) = factors.iter().find(|p| transposed(p.value)).cloned() else { continue };
+        let (dtype, shape) = match packed.recipe {
+            Recipe::Gemm { k, n } => (DType::F32, vec![n.div_ceil(PANEL), k, PANEL]),
+            Recipe::Fixed { k, n } => (DType::U8, vec![narrow::packed_len(k, n, Coding::Fixed)]),
+            _ => continue,
+        };
+        let shape = shape.into_iter().map(|d| Dim::int(d as i64)).collect();
+        let value = g.add_value(Fact::tensor(dtype, shape), "");
         out.insert(table, Panels { value, packed });
     }
     out
 }
 
 /// The right side of a product that is packed at compile time.
-fn factor(g: &Graph, n: NodeId) -> Option<(ValueId, usize, usize)> {
+fn factor(g: &Graph, n: NodeId, accuracy: Accuracy) -> Option<Packed> {
     let node = &g[n];
     if !matches!(node.op, Op::MatMul(_)) || !cpu::packs(g, node) {
         return None;
     }
     let (k, n) = cpu::constant_right(g, node)?;
-    Some((node.inputs[1]?, k, n))
+    let (x, w) = (node.inputs[0]?, node.inputs[1]?);
+    let short = cpu::shortened(g[w].constant.as_ref()?, &cpu::rows(g, x), (k, n), accuracy);
+    Some(Packed { value: w, recipe: short.map_or(Recipe::Gemm { k, n }, |(_, recipe)| recipe) })
 }
 
 fn is_transpose(a: &Tensor, b: &Tensor) -> bool {
@@ -74,13 +81,17 @@ fn is_transpose(a: &Tensor, b: &Tensor) -> bool {
 pub(super) fn read_panels(kernel: &mut Kernel, inputs: &mut [Option<ValueId>], tables: &BTreeMap<ValueId, Panels>) -> Option<Packed> {
     let Kernel::Call(call) = kernel else { return None };
     let Panels { value, packed } = tables.get(&inputs.first().copied().flatten()?)?;
-    let Recipe::Gemm { k, n } = packed.recipe else { return None };
+    let (entry, k, n, types) = match packed.recipe {
+        Recipe::Gemm { k, n } => ("gather::gather_panels", k, n, call.types.clone()),
+        Recipe::Fixed { k, n } => ("gather::gather_fixed", k, n, call.types[1..].to_vec()),
+        _ => return None,
+    };
     if call.entry != "gather::gather" {
         return None;
     }
     let extent = |d: usize| CallArg::Dim(Dim::int(d as i64));
     let args = vec![CallArg::Out(0), CallArg::In(0), CallArg::In(1), extent(n), extent(k)];
-    *call = Call { entry: "gather::gather_panels", types: call.types.clone(), args };
+    *call = Call { entry, types, args };
     inputs[0] = Some(*value);
     Some(packed.clone())
 }

@@ -133,6 +133,7 @@ fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
         }
         Recipe::Blocks { n, blocks, .. } => return n.next_multiple_of(gemm::PANEL) * blocks * t.dtype.size(),
         Recipe::Halves { k, n, .. } => return narrow::packed_len(*k, *n, Coding::Bf16),
+        Recipe::Fixed { k, n } => return narrow::packed_len(*k, *n, Coding::Fixed),
         Recipe::Zeros { n } => n.next_multiple_of(gemm::PANEL),
         Recipe::IntConv { c, k, kernel, depthwise } => {
             let conv = int_geometry(*c, *k, *kernel);
@@ -211,6 +212,11 @@ fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
             }
             out.into_iter().flat_map(u16::to_le_bytes).collect()
         }
+        Recipe::Fixed { k, n } => {
+            let (w, mut out) = (t.slice::<f32>(), vec![0; packed_bytes(t, recipe)]);
+            narrow::pack_fixed(*k, *n, |col, row| w[row * n + col], &mut out);
+            out
+        }
         Recipe::Zeros { n } => igemm::pack_zeros(*n, t.bytes(), unsigned).into_iter().flat_map(i32::to_le_bytes).collect(),
         _ => bytes_of(&pack_floats(t, recipe)),
     }
@@ -228,7 +234,8 @@ fn pack_floats(t: &Tensor, recipe: &Recipe) -> Vec<f32> {
         | Recipe::Zeros { .. }
         | Recipe::Codes { .. }
         | Recipe::Blocks { .. }
-        | Recipe::Halves { .. } => out[..x.len()].copy_from_slice(x),
+        | Recipe::Halves { .. }
+        | Recipe::Fixed { .. } => out[..x.len()].copy_from_slice(x),
         Recipe::Gemm { k, n } => gemm::pack_rows(*k, *n, x, &mut out),
         Recipe::Gemms { count, k, n } => {
             for (x, out) in x.chunks((k * n).max(1)).zip(out.chunks_mut(gemm::packed_len(*k, *n).max(1))).take(*count) {

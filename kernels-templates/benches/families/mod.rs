@@ -143,9 +143,11 @@ pub(crate) fn narrow(bench: &mut Bench) {
         (8, 2048, 768, blocks(4)),
         (1, 1024, 768, blocks(8)),
         (1, 512, 768, Coding::Bf16),
+        (1, 512, 768, Coding::Fixed),
         (1, 50257, 768, blocks(4)),
         (1, 50257, 768, blocks(8)),
         (1, 50257, 768, Coding::Bf16),
+        (1, 50257, 768, Coding::Fixed),
         (64, 3072, 768, blocks(4)),
     ] {
         let gemm = Gemm { m, n, k, a_row: k, a_col: 1, ldc: n };

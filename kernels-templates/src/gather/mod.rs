@@ -3,6 +3,7 @@
 use crate::entry::{In, Out};
 use crate::fault::{Fault, position};
 use crate::gemm::PANEL;
+use crate::gemm::narrow::fixed_column;
 use crate::index::{for_each, offset, strides};
 use crate::num::{Float, Index, Num};
 use crate::value::Element;
@@ -43,6 +44,14 @@ pub fn gather_panels<T: Element, I: Index>(
         for (c, o) in out.0[j * cols..][..cols].iter_mut().enumerate() {
             *o = row[c * PANEL];
         }
+    }
+    Ok(())
+}
+
+/// [`gather_panels`] of fixed point, as [`pack_fixed`](crate::gemm::narrow::pack_fixed) packs it.
+pub fn gather_fixed<I: Index>(out: Out<'_, f32>, panels: In<'_, u8>, indices: In<'_, I>, rows: usize, cols: usize) -> Result<(), Fault> {
+    for (j, index) in indices.0.iter().enumerate() {
+        fixed_column(cols, panels.0, position(index.at(), rows)?, &mut out.0[j * cols..][..cols]);
     }
     Ok(())
 }

@@ -23,6 +23,8 @@ const LEAST: usize = 8;
 const NARROW: usize = 4;
 /// Bytes of A that stay in the first-level cache while B streams by.
 const NEAR: usize = 36 << 10;
+/// Bytes of B that do not stay in the second-level cache beside the rest.
+const AWAY: usize = 1 << 20;
 
 /// What the micro-kernels read and write.
 #[repr(C)]
@@ -245,66 +247,78 @@ pub(super) unsafe fn sweep(s: &Sums) {
     let rows = (4 * high).div_ceil(g.wide) + (d.taps[1] - 1);
     let spread = if g.rows == 1 { 4 * high * g.pixel } else { rows * g.row };
     let near = tiles <= 4 || spread <= NEAR;
-    let panel = d.total() * PANEL * 4;
-    let mut tile = 0;
-    while tile < tiles {
-        let count = match tiles - tile {
-            // A third is computed twice: two of B's passes are spared.
-            n if n >= 3 && near => n.min(4),
-            n if n >= 2 => 2,
-            _ => 1,
-        };
-        let at: [_; 4] = core::array::from_fn(|i| cut.tile(g, tile + i.min(count - 1)));
-        let mut col = 0;
-        while col < s.cols {
-            let panels = (s.cols - col).div_ceil(PANEL).min(PANELS);
-            // SAFETY: pixels and panels are inside of the block that the caller vouches for, and the buffer holds all sums of them.
-            unsafe {
-                let b = |p: usize| s.b.add((col / PANEL + p.min(panels - 1)) * panel);
-                let start = |p: usize| s.start.add(col + p.min(panels - 1) * PANEL);
-                let out = |i: usize, p: usize| s.sums.add(i * ROWS * PITCH + p.min(panels - 1) * PANEL);
-                let of = |a: [usize; 4], p: [usize; 4]| Tiles {
-                    a: a.map(|i| at[i].0),
-                    b: p.map(b),
-                    start: p.map(start),
-                    out: core::array::from_fn(|i| out(a[i], p[i])),
-                    steps: s.table,
-                    end: s.table.add(d.lines() * d.steps),
-                    pixel: g.pixel,
-                    deep: d.words * 64,
-                };
-                match count {
-                    3 | 4 => (0..panels).for_each(|p| tall(&of([0, 1, 2, count - 1], [p; 4]))),
-                    2 => {
-                        for p in (0..panels).step_by(2) {
-                            let t = of([0, 0, 1, 1], [p, p + 1, p, p + 1]);
-                            square(&Tiles { a: [at[0].0, at[1].0, at[0].0, at[0].0], b: [b(p), b(p + 1), b(p), b(p)], ..t });
-                        }
-                    }
-                    _ => {
-                        let t = of([0; 4], [0, 1, 2, 3]);
-                        flat(&Tiles { a: [at[0].0, at[0].0, b(2), b(3)], ..t });
-                    }
-                }
-                for (i, &(_, pixel, had)) in at[..count].iter().enumerate() {
-                    let mut from = had;
-                    while from < high {
-                        let (row, w) = ((pixel + from) / cut.apart, (pixel + from) % cut.apart);
-                        let run = (if w < g.wide { g.wide - w } else { cut.apart - w }).min(high - from);
-                        if w < g.wide {
-                            let sums = s.sums.add((i * ROWS + from) * PITCH);
-                            hand_on(s, sums, row * g.wide + w, run, col, (s.cols - col).min(PITCH));
-                        }
-                        from += run;
-                    }
-                }
+    // Weights that leave the second-level cache before they are met again are met by all pixels first.
+    let outside = if tiles > 4 && d.total() * 4 * s.cols > AWAY { PITCH } else { s.cols.max(1) };
+    for first in (0..s.cols).step_by(outside) {
+        let mut tile = 0;
+        while tile < tiles {
+            let count = match tiles - tile {
+                // A third is computed twice: two of B's passes are spared.
+                n if n >= 3 && near => n.min(4),
+                n if n >= 2 => 2,
+                _ => 1,
+            };
+            for col in (first..s.cols.min(first + outside)).step_by(PITCH) {
+                // SAFETY: tiles and columns are inside of the block that the caller vouches for.
+                unsafe { block(s, &cut, (tile, count), col) };
             }
-            col += PITCH;
+            tile += count;
         }
-        tile += count;
     }
     // SAFETY: the registers are no longer needed; released ones cost switches of threads nothing.
     unsafe { tiles::release() };
+}
+
+/// Computes up to four tiles of pixels by up to four panels from `col` on.
+///
+/// # Safety
+/// As [`sweep`]: they are inside of the block, and the registers are configured for it.
+unsafe fn block(s: &Sums, cut: &Cut, (tile, count): (usize, usize), col: usize) {
+    let (g, d, high) = (&s.grid, &s.depth, cut.high);
+    let at: [_; 4] = core::array::from_fn(|i| cut.tile(g, tile + i.min(count - 1)));
+    let panel = d.total() * PANEL * 4;
+    let panels = (s.cols - col).div_ceil(PANEL).min(PANELS);
+    // SAFETY: pixels and panels are inside of the block that the caller vouches for, and the buffer holds all sums of them.
+    unsafe {
+        let b = |p: usize| s.b.add((col / PANEL + p.min(panels - 1)) * panel);
+        let start = |p: usize| s.start.add(col + p.min(panels - 1) * PANEL);
+        let out = |i: usize, p: usize| s.sums.add(i * ROWS * PITCH + p.min(panels - 1) * PANEL);
+        let of = |a: [usize; 4], p: [usize; 4]| Tiles {
+            a: a.map(|i| at[i].0),
+            b: p.map(b),
+            start: p.map(start),
+            out: core::array::from_fn(|i| out(a[i], p[i])),
+            steps: s.table,
+            end: s.table.add(d.lines() * d.steps),
+            pixel: g.pixel,
+            deep: d.words * 64,
+        };
+        match count {
+            3 | 4 => (0..panels).for_each(|p| tall(&of([0, 1, 2, count - 1], [p; 4]))),
+            2 => {
+                for p in (0..panels).step_by(2) {
+                    let t = of([0, 0, 1, 1], [p, p + 1, p, p + 1]);
+                    square(&Tiles { a: [at[0].0, at[1].0, at[0].0, at[0].0], b: [b(p), b(p + 1), b(p), b(p)], ..t });
+                }
+            }
+            _ => {
+                let t = of([0; 4], [0, 1, 2, 3]);
+                flat(&Tiles { a: [at[0].0, at[0].0, b(2), b(3)], ..t });
+            }
+        }
+        for (i, &(_, pixel, had)) in at[..count].iter().enumerate() {
+            let mut from = had;
+            while from < high {
+                let (row, w) = ((pixel + from) / cut.apart, (pixel + from) % cut.apart);
+                let run = (if w < g.wide { g.wide - w } else { cut.apart - w }).min(high - from);
+                if w < g.wide {
+                    let sums = s.sums.add((i * ROWS + from) * PITCH);
+                    hand_on(s, sums, row * g.wide + w, run, col, (s.cols - col).min(PITCH));
+                }
+                from += run;
+            }
+        }
+    }
 }
 
 /// Hands sums of some pixels and columns to the epilogue, in the place of the output if there is one.

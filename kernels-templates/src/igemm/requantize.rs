@@ -59,6 +59,7 @@ unsafe impl Send for Requantize {}
 unsafe impl Sync for Requantize {}
 
 /// Converts a block of i32 to bytes at `out`, which is where the output's first pixel and column go, `pitch` bytes from pixel to pixel.
+/// Without a table, these may be the bytes that are added.
 ///
 /// # Safety
 /// The block has i32 in it, `q` and `out` address the operands and the result of an output that the block lies in, nothing else
@@ -250,6 +251,7 @@ unsafe fn stripe<const NV: usize, const ADD: usize, const WHOLE: bool>(
 mod tests {
     use super::*;
     use crate::support::testing::Rng;
+    use alloc::format;
     use alloc::vec;
     use alloc::vec::Vec;
 
@@ -322,7 +324,19 @@ mod tests {
                     let block = Block { out: sums.as_ptr().cast_mut().cast(), pitch: step, row, rows, col, cols };
                     // SAFETY: the arrays hold the block, its operands and its place in the output.
                     unsafe { requantize(isa, &block, &q, got.as_mut_ptr(), pitch) };
-                    assert!(got == want, "{rows}x{cols}, mode {mode}, through a table {through}, {zeros:?}, {}", isa.name());
+                    let what = format!("{rows}x{cols}, mode {mode}, through a table {through}, {zeros:?}, {}", isa.name());
+                    assert!(got == want, "{what}");
+                    if let Some(a) = q.add.filter(|_| !through) {
+                        // Over the bytes that are added.
+                        let mut got = bytes.clone();
+                        let q = Requantize { add: Some(Addend { bytes: got.as_ptr(), ..a }), ..q };
+                        // SAFETY: as above; nothing else refers to the bytes meanwhile.
+                        unsafe { requantize(isa, &block, &q, got.as_mut_ptr(), other) };
+                        for (r, c) in (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c))) {
+                            let [got, want] = [got[(r + row) * other + col + c], want[(r + row) * pitch + col + c]];
+                            assert_eq!(got, want, "over what is added, {what}");
+                        }
+                    }
                 }
             }
         }

@@ -18,6 +18,7 @@ impl Printer<'_> {
         let coding = match coding {
             Coding::F16 => quote!(F16),
             Coding::Bf16 => quote!(Bf16),
+            Coding::Fixed => quote!(Fixed),
             Coding::Blocks { bits, block } => {
                 let (bits, block) = (int(*bits), int(*block));
                 quote!(Blocks { bits: #bits, block: #block })

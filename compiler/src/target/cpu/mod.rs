@@ -13,7 +13,7 @@ mod tiled;
 mod winograd;
 
 pub use cost::{RATES, Rates, cost};
-pub use narrow::{narrow_block, shorten, stays_narrow};
+pub use narrow::{narrow_block, shorten, shortened, stays_narrow};
 pub use orders::{Demand, Orders, Read, orders, turning, turns};
 pub use select::{Selected, relayout, select};
 pub use winograd::quicken;

@@ -13,6 +13,7 @@ use crate::target::Accuracy;
 use kiln_kernels::dtype::DType;
 use kiln_kernels::gemm::DIGIT_LEAST;
 use kiln_kernels::gemm::narrow::{BLOCKS, Coding, FEW};
+use kiln_kernels::value::Tensor;
 
 /// Widening a weight into a panel of f32, in picoseconds on one core.
 const WIDENED: f64 = 4.0;
@@ -126,12 +127,34 @@ pub(super) fn select(
     Some(Selected { kernel, wants, places })
 }
 
-/// Where the level allows it, has few rows meet constants of f32 rounded to bf16: they are read once, and so in half the time.
-pub fn shorten(kernel: &mut Kernel, accuracy: Accuracy) {
-    let Kernel::Gemm { m, n, k, a, a_row, out_row, b, bias, epilogue } = kernel else { return };
-    if accuracy != Accuracy::Fast || m.as_int().is_none_or(|m| m > FEW as i64) {
-        return;
+/// Weights from which on a product stores them as fixed point: fewer may stay in the second-level cache, where widening them takes longer
+/// than reading them.
+const FIXED_LEAST: usize = 1 << 16;
+
+/// Sizes from which on weights are no fixed point.
+const FIXED_MOST: f32 = (1u128 << 100) as f32;
+
+/// How a product of `m` rows reads a constant matrix of f32, `k` by `n`, in fewer bits, where the level allows it. Few rows read each weight
+/// once, and wait for it: fixed point takes three quarters of the time, bf16 half.
+pub fn shortened(t: &Tensor, m: &Dim, (k, n): (usize, usize), accuracy: Accuracy) -> Option<(Coding, Recipe)> {
+    if m.as_int().is_none_or(|m| m > FEW as i64) {
+        return None;
     }
+    match accuracy {
+        Accuracy::Exact => None,
+        Accuracy::Standard => {
+            let fits = k * n >= FIXED_LEAST && t.slice::<f32>().iter().all(|w| w.abs() < FIXED_MOST);
+            fits.then_some((Coding::Fixed, Recipe::Fixed { k, n }))
+        }
+        Accuracy::Fast => Some((Coding::Bf16, Recipe::Halves { k, n, axis: 0 })),
+    }
+}
+
+/// Has few rows meet constants of f32 in fewer bits, where the level allows it.
+pub fn shorten(g: &Graph, kernel: &mut Kernel, accuracy: Accuracy) {
+    let Kernel::Gemm { m, n, k, a, a_row, out_row, b, bias, epilogue } = kernel else { return };
+    let short = g[b.value].constant.as_ref().and_then(|t| shortened(t, m, (*k, *n), accuracy));
+    let Some((coding, recipe)) = short else { return };
     *kernel = Kernel::NarrowGemm {
         m: m.clone(),
         n: *n,
@@ -139,8 +162,8 @@ pub fn shorten(kernel: &mut Kernel, accuracy: Accuracy) {
         a: *a,
         a_row: a_row.clone(),
         out_row: out_row.clone(),
-        coding: Coding::Bf16,
-        codes: Packed { value: b.value, recipe: Recipe::Halves { k: *k, n: *n, axis: 0 } },
+        coding,
+        codes: Packed { value: b.value, recipe },
         scales: None,
         zeros: ZeroPoints::Same(0),
         bias: bias.clone(),

@@ -1,11 +1,13 @@
 //! Products with constant weights of few bits: read as they are stored for few rows, widened panel by panel for many.
 //!
-//! Weights are integers of 2, 4 or 8 bits, blocks of them along K with a scale and a zero point of their own, or 16-bit floats. They lie in
-//! panels of sixteen columns as those of f32 do, so a product of few rows, which reads every weight once, moves 2 to 16 bits for each
-//! instead of 32.
+//! Weights are integers of 2, 4 or 8 bits, blocks of them along K with a scale and a zero point of their own, 16-bit floats, or f32 rounded
+//! to fixed point: 24 bits under the largest of their column. They lie in panels of sixteen columns as those of f32 do, so a product of few
+//! rows, which reads every weight once, moves 2 to 24 bits for each instead of 32.
 //!
-//! Up to [`FEW`] rows meet 16-bit floats in registers, by the same multiply-adds as panels of f32, and with the same bits. They meet
-//! integers by digits: the elements of a row that share a block are brought to 24 bits behind the point and written with three signed
+//! Up to [`FEW`] rows meet 16-bit floats in registers, by the same multiply-adds as panels of f32, and with the same bits. So they meet
+//! fixed point, whose steps, powers of two, scale the sums. Error: a weight is off by at most 2^-23 of the largest of its column, and what
+//! fits in 23 bits under that one, as zeros, signs and small integers do, is exact; over a column that is about what f32 loses when it
+//! rounds each sum. An infinity times a weight that became zero is a NaN. They meet integers of few bits by digits: the elements of a row that share a block are brought to 24 bits behind the point and written with three signed
 //! digits of base 256, whose products with the integers, and with the zero points, AVX512-VNNI or AVX2 sum exactly in i32; f32 comes back
 //! once for each block, with the same bits by both. Error: an element of a row is off by at most 2^-23 of the largest one of its block, and each block of a sum is rounded
 //! three times, where sums rounded at every step are rounded once for each element. A row with an infinity, a NaN or more than 2^100,
@@ -15,8 +17,8 @@
 //! `(code - zero) * scale` in f32, and runs the tiles of [`Gemm`] over them.
 
 mod digits;
-mod half;
 mod pack;
+mod registers;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -24,7 +26,7 @@ mod x86_avx2;
 #[cfg(target_arch = "x86_64")]
 mod x86_vnni;
 
-pub use pack::{blocks, pack_blocks, pack_codes, pack_halves, packed_len};
+pub use pack::{blocks, fixed_column, pack_blocks, pack_codes, pack_fixed, pack_halves, packed_len};
 
 use super::kernel::{PANEL, Tile};
 use super::pack::{a_pitch, pack_a};
@@ -48,6 +50,8 @@ pub enum Coding {
     F16,
     /// The upper halves of f32.
     Bf16,
+    /// Integers of 24 bits times a power of two for each column, as [`pack_fixed`] packs them.
+    Fixed,
     /// Unsigned integers of 2, 4 or 8 bits, in blocks along K.
     Blocks {
         /// Bits of an integer.
@@ -71,11 +75,11 @@ pub enum Zeros {
 /// Packed weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Coded {
-    /// Panels as [`pack_codes`] or [`pack_halves`] writes them.
+    /// Panels as [`pack_codes`], [`pack_halves`] or [`pack_fixed`] writes them.
     pub codes: *const u8,
-    /// A scale for each block of a column, as [`pack_blocks`] packs them; not read for 16-bit floats.
+    /// A scale for each block of a column, as [`pack_blocks`] packs them; read for integers of few bits alone.
     pub scales: *const f32,
-    /// Zero points; not read for 16-bit floats.
+    /// Zero points; read for integers of few bits alone.
     pub zeros: Zeros,
 }
 
@@ -180,8 +184,8 @@ impl Narrow {
             match self.coding {
                 _ if !self.few() => return self.widen(isa, &part, widened, epilogue),
                 Coding::Blocks { bits, block } => self.by_digits(isa, (bits, block), &part, scratch.cast(), widened),
-                Coding::F16 | Coding::Bf16 if g.a_col == 1 || g.k <= 1 => half::multiply(isa, g, self.coding == Coding::Bf16, &part),
-                Coding::F16 | Coding::Bf16 => self.widen(isa, &part, widened, None),
+                _ if g.a_col == 1 || g.k <= 1 => registers::multiply(isa, g, self.coding, &part),
+                _ => self.widen(isa, &part, widened, None),
             }
             if let Some(f) = epilogue {
                 f(Block { out: part.out, pitch: g.ldc, row, rows, col, cols });

@@ -284,3 +284,68 @@ fn halves_have_the_bits_of_widened_panels() {
         }
     }
 }
+
+/// A weight as fixed point stands for it: the definition, by trial.
+fn fixed(column: &[f32], w: f32) -> f64 {
+    let most = column.iter().fold(0f64, |most, w| most.max(f64::from(w.abs())));
+    let power = (-126..).find(|p| most * 2f64.powi(-p) < 8_388_608.0).expect("there is one");
+    (f64::from(w) * 2f64.powi(-power)).round_ties_even().clamp(-8_388_607.0, 8_388_607.0) * 2f64.powi(power)
+}
+
+#[test]
+fn fixed_point_equals_its_definition() {
+    let mut rng = Rng(7);
+    let mut shapes = vec![(0, 5, 4), (1, 0, 4), (1, 3, 0), (1, 1, 1), (8, 129, 33), (9, 31, 65), (1, 300, 700)];
+    for _ in 0..60 {
+        shapes.push((rng.int(1, 11), rng.int(1, 150), rng.int(1, 120)));
+    }
+    for (m, n, k) in shapes {
+        let columns: Vec<Vec<f32>> = (0..n)
+            .map(|_| {
+                let size = rng.pick(&[1.0, 1.0, 0.02, 1e-30, 1e-42, 1e25, 0.0, -0.0]);
+                let mut column: Vec<f32> = rng.floats(k).iter().map(|w| w * size).collect();
+                if k > 0 && rng.int(0, 2) == 0 {
+                    let at = rng.int(0, k - 1);
+                    // Just below a power of two, which rounds up to it; a power of two; one that leaves others without a bit.
+                    column[at] = rng.pick(&[f32::from_bits(0x3fff_ffff), -f32::from_bits(0x3fff_ffff), 4.0, -4.0, 1e9]);
+                }
+                column
+            })
+            .collect();
+        let mut codes = vec![0xff; 3 + packed_len(k, n, Coding::Fixed)];
+        pack_fixed(k, n, |col, row| columns[col][row], &mut codes[3..]);
+        let wide: Vec<Vec<f64>> = columns.iter().map(|c| c.iter().map(|w| fixed(c, *w)).collect()).collect();
+        for (col, (wide, column)) in wide.iter().zip(&columns).enumerate() {
+            let most = column.iter().fold(0f64, |most, w| most.max(f64::from(w.abs())));
+            let mut back = vec![f32::NAN; k];
+            fixed_column(k, &codes[3..], col, &mut back);
+            for ((back, wide), w) in back.iter().zip(wide).zip(column) {
+                assert_eq!(f64::from(*back), *wide, "{column:?}");
+                assert!((wide - f64::from(*w)).abs() <= most * 2f64.powi(-23) + 2f64.powi(-127), "{w} of {most} is {wide}");
+            }
+        }
+        let (pitch, ldc) = (k + rng.int(0, 3), n + rng.int(0, 5));
+        let a = rng.floats(1 + m * pitch + 8);
+        let bias = rng.floats(n.next_multiple_of(PANEL));
+        let bias_at = if rng.int(0, 1) == 0 { bias.as_ptr() } else { core::ptr::null() };
+        let gemm = Gemm { m, n, k, a_row: pitch, a_col: 1, ldc };
+        let finished = Finished::random(&mut rng, m, n);
+        let weights = Coded { codes: codes[3..].as_ptr(), scales: core::ptr::null(), zeros: Zeros::Same(0) };
+        for isa in Isa::available() {
+            let a_at = a.as_ptr().wrapping_add(1);
+            let got = run(&Narrow { gemm, coding: Coding::Fixed, digits: true }, isa, a_at, weights, bias_at, finished.finish());
+            for (i, row) in got.chunks(ldc.max(1)).enumerate() {
+                assert!(row[n..].iter().all(|x| *x == UNTOUCHED));
+                let x = &a[1 + i * pitch..][..k];
+                for (j, got) in row[..n].iter().enumerate() {
+                    let start = if bias_at.is_null() { 0.0 } else { f64::from(bias[j]) };
+                    let terms = || x.iter().zip(&wide[j]).map(|(x, w)| f64::from(*x) * w);
+                    let (want, size) = (start + terms().sum::<f64>(), start.abs() + terms().map(f64::abs).sum::<f64>());
+                    let want = f64::from(finished.of(i, j, want as f32) + 1.0);
+                    let error = size * (k + 16) as f64 * 2f64.powi(-24) + want.abs() * 2f64.powi(-22) + 3e-7;
+                    assert!((f64::from(*got) - want).abs() <= error, "{m}x{n}x{k} {}: [{i}, {j}] is {got}, not {want}", isa.name());
+                }
+            }
+        }
+    }
+}

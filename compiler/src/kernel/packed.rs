@@ -1,0 +1,127 @@
+//! How constants become what kernels read: packed panels, scales and zero points.
+
+use super::Method;
+use crate::ir::ValueId;
+
+/// How constant bytes become what a kernel reads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Recipe {
+    /// As they are.
+    Raw,
+    /// f32 padded with zeros to a multiple of this many elements.
+    Padded(usize),
+    /// A `[k, n]` matrix in panels of 16 columns, from a row-major one (or its transpose).
+    Gemm {
+        /// Rows.
+        k: usize,
+        /// Columns.
+        n: usize,
+    },
+    /// Matrices `[k, n]` one behind the other, each in such panels.
+    Gemms {
+        /// Matrices.
+        count: usize,
+        /// Rows.
+        k: usize,
+        /// Columns.
+        n: usize,
+    },
+    /// A `[k, n]` matrix of i8 or u8 as `kiln_kernels::igemm::pack_rows` packs it.
+    IntGemm {
+        /// Rows.
+        k: usize,
+        /// Columns.
+        n: usize,
+    },
+    /// Zero points of such a matrix, as `kiln_kernels::igemm::pack_zeros` packs them.
+    Zeros {
+        /// Columns.
+        n: usize,
+    },
+    /// A matrix of integers of 2, 4 or 8 bits as `kiln_kernels::gemm::narrow::pack_codes` packs it; signed ones lose their sign.
+    Codes {
+        /// Rows of the product's right side.
+        k: usize,
+        /// Its columns.
+        n: usize,
+        /// Which axis of the constant has the rows.
+        axis: usize,
+        /// Elements of a block.
+        block: usize,
+    },
+    /// Scales or zero points of such a matrix, as `pack_blocks` there packs them.
+    Blocks {
+        /// Columns.
+        n: usize,
+        /// Which axis of the constant has the blocks.
+        axis: usize,
+        /// Blocks of a column.
+        blocks: usize,
+        /// Elements of a block.
+        block: usize,
+        /// Elements that an element of the constant is for.
+        given: usize,
+        /// What is added to zero points.
+        more: u8,
+    },
+    /// A matrix of 16-bit floats, or of f32 rounded to bf16, as `pack_halves` there packs it.
+    Halves {
+        /// Rows of the product's right side.
+        k: usize,
+        /// Its columns.
+        n: usize,
+        /// Which axis of the constant has the rows.
+        axis: usize,
+    },
+    /// A matrix of f32 as fixed point, as `pack_fixed` there packs it.
+    Fixed {
+        /// Rows of the product's right side.
+        k: usize,
+        /// Its columns.
+        n: usize,
+    },
+    /// Convolution weights as `pack_weights` of the method's kernel packs them.
+    Conv {
+        /// Input channels.
+        c: usize,
+        /// Output channels.
+        k: usize,
+        /// Window extents.
+        kernel: [usize; 3],
+        /// Groups.
+        groups: usize,
+        /// The kernel that reads them.
+        method: Method,
+    },
+    /// Weights of bytes as `kiln_kernels::igemm::IntConv`, or the depthwise kernel, wants them.
+    IntConv {
+        /// Input channels.
+        c: usize,
+        /// Output channels.
+        k: usize,
+        /// Window extents.
+        kernel: [usize; 3],
+        /// Packed for the depthwise kernel: whether the weights are wider than bytes.
+        depthwise: Option<bool>,
+    },
+}
+
+/// A constant as a kernel reads it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Packed {
+    /// The constant.
+    pub value: ValueId,
+    /// What is made of it.
+    pub recipe: Recipe,
+}
+
+/// What is taken off the integers of a matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ZeroPoints {
+    /// The same for all.
+    Same(u8),
+    /// A byte for each block.
+    Each(Packed),
+    /// A float for each block.
+    Floats(Packed),
+}
