@@ -23,8 +23,8 @@ const LEAST: usize = 8;
 const NARROW: usize = 4;
 /// Bytes of A that stay in the first-level cache while B streams by.
 const NEAR: usize = 36 << 10;
-/// Bytes of B that do not stay in the second-level cache beside the rest.
-const AWAY: usize = 1 << 20;
+/// Steps that read so little of B that passes over it need not be spared.
+const SHALLOW: usize = 2;
 
 /// What the micro-kernels read and write.
 #[repr(C)]
@@ -247,23 +247,21 @@ pub(super) unsafe fn sweep(s: &Sums) {
     let rows = (4 * high).div_ceil(g.wide) + (d.taps[1] - 1);
     let spread = if g.rows == 1 { 4 * high * g.pixel } else { rows * g.row };
     let near = tiles <= 4 || spread <= NEAR;
-    // Weights that leave the second-level cache before they are met again are met by all pixels first.
-    let outside = if tiles > 4 && d.total() * 4 * s.cols > AWAY { PITCH } else { s.cols.max(1) };
-    for first in (0..s.cols).step_by(outside) {
-        let mut tile = 0;
-        while tile < tiles {
-            let count = match tiles - tile {
-                // A third is computed twice: two of B's passes are spared.
-                n if n >= 3 && near => n.min(4),
-                n if n >= 2 => 2,
-                _ => 1,
-            };
-            for col in (first..s.cols.min(first + outside)).step_by(PITCH) {
-                // SAFETY: tiles and columns are inside of the block that the caller vouches for.
-                unsafe { block(s, &cut, (tile, count), col) };
-            }
-            tile += count;
+    // Sums of few steps are better turned into bytes while fewer of them fill the first-level cache.
+    let deep = d.lines() * d.steps > SHALLOW;
+    let mut tile = 0;
+    while tile < tiles {
+        let count = match tiles - tile {
+            // A third is computed twice: two of B's passes are spared.
+            n if n >= 3 && near && deep => n.min(4),
+            n if n >= 2 => 2,
+            _ => 1,
+        };
+        for col in (0..s.cols).step_by(PITCH) {
+            // SAFETY: tiles and columns are inside of the block that the caller vouches for.
+            unsafe { block(s, &cut, (tile, count), col) };
         }
+        tile += count;
     }
     // SAFETY: the registers are no longer needed; released ones cost switches of threads nothing.
     unsafe { tiles::release() };
