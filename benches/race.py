@@ -20,7 +20,9 @@ import zlib
 
 HERE = pathlib.Path(__file__).resolve().parent
 PACKAGES = ["onnxruntime==1.31.1", "openvino==2026.4.1", "onnx==1.23.2", "numpy"]
-ENGINES = {"kiln": "Kiln", "ort": "ONNX Runtime", "ov": "OpenVINO", "torch": "PyTorch"}
+ENGINES = {"kiln": "Kiln", "exact": "Kiln, exact", "ort": "ONNX Runtime", "ov": "OpenVINO", "torch": "PyTorch"}
+# How Kiln is asked for in each of its own entries: as it comes, and with direct sums alone.
+OURS = {"kiln": [], "exact": ["--accuracy", "exact"]}
 
 
 # ---- what runs in the environment with the packages: race.py --worker JOB
@@ -223,13 +225,13 @@ class Race:
 
     def turn(self, engine, case, threads):
         """One engine's times in one round."""
-        if engine == "kiln":
-            flags = ["--json", "--threads", threads, "--iterations", case["iterations"], "--warmup", max(2, case["iterations"] // 10)]
+        if engine in OURS:
+            flags = [*OURS[engine], "--json", "--threads", threads, "--iterations", case["iterations"], "--warmup", max(2, case["iterations"] // 10)]
             found = json.loads(self.kiln("bench", case["model"], case["folder"], *flags, threads=threads))
             return {k: found[k] for k in ("p50_ms", "min_ms", "new_ms", "rss_bytes", "isa", "iterations")}
         return self.ask({**case, "job": "measure", "engine": engine, "threads": threads, "seconds": self.args.seconds}, threads)
 
-    def prepare(self, model, folder, dims):
+    def prepare(self, model, folder, dims, ours):
         """Makes inputs and outputs of a model, and has Kiln compile it: none of that is timed."""
         inputs = folder / "inputs"
         inputs.mkdir(parents=True, exist_ok=True)
@@ -237,9 +239,9 @@ class Race:
             old.unlink()
         case = {"model": str(model), "folder": str(inputs), "dims": dims}
         case |= self.ask({**case, "job": "inputs"})
-        out = folder / "kiln"
-        self.kiln("run", model, inputs, "--output-dir", out)
-        one = json.loads(self.kiln("bench", model, inputs, "--json", "--iterations", 5, threads=1))
+        for engine in ours:
+            self.kiln("run", model, inputs, *OURS[engine], "--output-dir", folder / engine)
+            one = json.loads(self.kiln("bench", model, inputs, *OURS[engine], "--json", "--iterations", 5, threads=1))
         case["iterations"] = max(5, min(1000, int(self.args.seconds * 1e3 / max(one["p50_ms"], 1e-3))))
         return case
 
@@ -248,8 +250,9 @@ class Race:
         import statistics
 
         folder = self.args.out / "work" / model.stem
-        case = self.prepare(model, folder, dims)
-        engines, outputs = list(engines), {"kiln": str(folder / "kiln")}
+        ours = [e for e in engines if e in OURS]
+        case = self.prepare(model, folder, dims, ours)
+        engines, outputs = list(engines), {e: str(folder / e) for e in ours}
         if not self.args.no_accuracy:
             # PyTorch's errors say something only where it has the weights of the file.
             for engine in [e for e in engines if e in ("ort", "ov") or (e == "torch" and case["from_torch"])]:
@@ -261,7 +264,7 @@ class Race:
             for r in range(self.args.rounds):
                 # Another one begins each round.
                 for engine in engines[r % len(engines):] + engines[: r % len(engines)]:
-                    extra = {"outputs": outputs[engine]} if r == 0 and engine in outputs and engine != "kiln" else {}
+                    extra = {"outputs": outputs[engine]} if r == 0 and engine in outputs and engine not in OURS else {}
                     try:
                         rounds[engine].append(self.turn(engine, {**case, **extra}, threads))
                     except RuntimeError as e:
@@ -274,7 +277,7 @@ class Race:
                 middle = lambda key: statistics.median(r[key] for r in rounds[engine])
                 spread = max(r["p50_ms"] for r in rounds[engine]) / min(r["p50_ms"] for r in rounds[engine])
                 line[engine] = {k: middle(k) for k in ("p50_ms", "min_ms", "new_ms", "rss_bytes")} | {"spread": spread}
-            peers = [line[e]["p50_ms"] for e in engines if e != "kiln"]
+            peers = [line[e]["p50_ms"] for e in engines if e not in OURS]
             line["ratio"] = line["kiln"]["p50_ms"] / min(peers) if peers and "kiln" in line else None
             lines.append(line)
             times = ", ".join(f"{ENGINES[e]} {line[e]['p50_ms']:.2f} ms" for e in engines)
@@ -331,7 +334,7 @@ def main():
     parse.add_argument("--rounds", type=int, default=5, help="rounds of all engines in turn")
     parse.add_argument("--seconds", type=float, default=3.0, help="how long an engine is measured in a round")
     parse.add_argument("--quick", action="store_true", help="two rounds of less than a second, one thread")
-    parse.add_argument("--engines", default="kiln,ort,ov,torch", help="which, of kiln, ort, ov, torch")
+    parse.add_argument("--engines", default="kiln,exact,ort,ov,torch", help="which, of " + ", ".join(ENGINES))
     parse.add_argument("--dim", action="append", default=[], metavar="NAME=SIZE", help="extent of an open dimension")
     parse.add_argument("--python", help="a Python that has the packages")
     parse.add_argument("--kiln", help="the command; by default it is built from this checkout")
@@ -359,7 +362,7 @@ def main():
 
     race = Race(args)
     versions = race.ask({"job": "available"})
-    engines = [e for e in args.engines.split(",") if e == "kiln" or e in versions]
+    engines = [e for e in args.engines.split(",") if e in OURS or e in versions]
     given = {k: int(v) for k, v in (d.split("=", 1) for d in args.dim)}
     files = [f.resolve() for m in args.models for f in (sorted(m.glob("*.onnx")) if m.is_dir() else [m])]
     known = list(models.ALL)
