@@ -2,7 +2,7 @@
 //!
 //! A step of B is one tile as it is packed, the same bytes of up to sixteen pixels one of A, read where they lie: windows are not
 //! gathered. Four blocks share one panel where their pixels stay in the first-level cache, so that B streams by at a quarter
-//! of what the sums take; otherwise two blocks share two panels. Sums go to a small buffer, which the epilogue empties.
+//! of what the sums take, asked for as data of the second-level cache, which leaves the first to A; otherwise two blocks share two panels. Sums go to a small buffer, which the epilogue empties.
 
 use super::{Depth, Grid, Sums};
 use crate::gemm::{Block, PANEL};
@@ -107,7 +107,7 @@ macro_rules! kernel {
 kernel! {
     /// Four blocks of pixels by one panel, of which the steps to come are asked for: one stream alone leaves the memory idle.
     tall:
-    "tileloadd tmm6, [{v} + {d}*1]"
+    "tileloaddt1 tmm6, [{v} + {d}*1]"
     "lea {y}, [{i} + {o}]"
     "tileloadd tmm4, [{y} + {r}*1]"
     "prefetcht0 [{v} + 8192]"
@@ -142,11 +142,11 @@ kernel! {
 kernel! {
     /// Two blocks of pixels by two panels; the first block's sums are the first and the second.
     square:
-    "tileloadd tmm6, [{v} + {d}*1]"
+    "tileloaddt1 tmm6, [{v} + {d}*1]"
     "lea {y}, [{i} + {o}]"
     "tileloadd tmm4, [{y} + {r}*1]"
     "tdpbusd tmm0, tmm4, tmm6"
-    "tileloadd tmm7, [{w} + {d}*1]"
+    "tileloaddt1 tmm7, [{w} + {d}*1]"
     "tdpbusd tmm1, tmm4, tmm7"
     "lea {y}, [{j} + {o}]"
     "tileloadd tmm5, [{y} + {r}*1]"
@@ -161,13 +161,13 @@ kernel! {
     flat:
     "lea {y}, [{i} + {o}]"
     "tileloadd tmm4, [{y} + {r}*1]"
-    "tileloadd tmm6, [{v} + {d}*1]"
+    "tileloaddt1 tmm6, [{v} + {d}*1]"
     "tdpbusd tmm0, tmm4, tmm6"
-    "tileloadd tmm7, [{w} + {d}*1]"
+    "tileloaddt1 tmm7, [{w} + {d}*1]"
     "tdpbusd tmm1, tmm4, tmm7"
-    "tileloadd tmm6, [{k} + {d}*1]"
+    "tileloaddt1 tmm6, [{k} + {d}*1]"
     "tdpbusd tmm2, tmm4, tmm6"
-    "tileloadd tmm7, [{l} + {d}*1]"
+    "tileloaddt1 tmm7, [{l} + {d}*1]"
     "tdpbusd tmm3, tmm4, tmm7"
     "add {v}, [{t} + 152]"
     "add {w}, [{t} + 152]"
