@@ -339,6 +339,7 @@ entries! {
         beta, reverse, flag, clip, scratch);
     sample::grid_sample<T: Float>(out, x, grid, x_dims, out_dims, mode, padding, align);
     sample::roi_align<T: Float, I: Index>(out, x, rois, batch, x_dims, out_dims, ratio, scale, maximum, half_pixel);
+    sample::max_roi_pool<T: Float>(out, x, rois, x_dims, out_dims, scale);
     sample::deform_conv<T: Float>(out, x, w, offset, bias, mask, x_dims, w_dims, out_dims, strides, pads, dilations, groups,
         offset_groups);
     linalg::det<T: Float>(out, x, batch, n);

@@ -140,11 +140,16 @@ pub fn read_nonzero(r: &mut Reader<'_, '_>) -> Read {
 
 /// Reads [Unique](https://onnx.ai/onnx/operators/onnx__Unique.html).
 pub fn read_unique(r: &mut Reader<'_, '_>) -> Read {
-    let x = r.input(0)?;
+    let (x, sorted, axis) = (r.input(0)?, r.int("sorted", 1)? != 0, r.int_opt("axis")?);
+    unique(r, x, sorted, axis)
+}
+
+/// The four results of Unique.
+pub(super) fn unique(r: &mut Reader<'_, '_>, x: ValueId, sorted: bool, axis: Option<i64>) -> Read {
     let (mut shape, dtype) = (r.shape(x)?, r.dtype(x));
     let n = r.b.fresh("unique");
-    let mut ints = vec![r.int("sorted", 1)?];
-    let all = match r.int_opt("axis")? {
+    let mut ints = vec![sorted as i64];
+    let all = match axis {
         Some(a) => {
             let a = r.axis(a, shape.len())?;
             ints.push(a as i64);
