@@ -343,6 +343,7 @@ entries! {
     sample::deform_conv<T: Float>(out, x, w, offset, bias, mask, x_dims, w_dims, out_dims, strides, pads, dilations, groups,
         offset_groups);
     linalg::det<T: Float>(out, x, batch, n);
+    linalg::inverse<T: Float>(out, x, batch, n, scratch);
     trees::ensemble<T: Float>(out, x, splits, weights, members, features, targets, nodes, tracks, leaf_targets, roots, aggregate);
     resize::resize<T: Float>(out, x, x_dims, out_dims, scales, roi, mode, coordinates, nearest, cubic, extrapolation, exclude);
     sort::top_k<T: Num>(values, indices, x, outer, axis, inner, k, largest);

@@ -359,3 +359,55 @@ pub fn read_bias_dropout(r: &mut Reader<'_, '_>) -> Read {
     }
     Ok(out)
 }
+
+/// Reads `ConvTransposeWithDynamicPads`: operands x, weights, pads and bias; the pads cut the whole result at its edges.
+pub fn read_conv_transpose(r: &mut Reader<'_, '_>) -> Read {
+    let (x, pads) = (r.input(0)?, r.opt(2));
+    let axes = r.rank(x)?.saturating_sub(2);
+    let pads = match pads {
+        None => vec![Dim::int(0); 2 * axes],
+        Some(p) => r.dims(p).map(<[Dim]>::to_vec).ok_or_else(|| Diagnostic::new("the pads of ConvTransposeWithDynamicPads are computed"))?,
+    };
+    if pads.len() != 2 * axes {
+        return Err(Diagnostic::new(format!("{} pads for {axes} axes", pads.len())));
+    }
+    r.inputs = vec![r.opt(0), r.opt(1), r.opt(3)];
+    let mut y = conv::read_transpose(r)?[0];
+    for a in 0..axes {
+        let size = r.shape(y)?[a + 2].clone() - pads[a].clone() - pads[axes + a].clone();
+        if size.as_int().is_some_and(|n| n < 0) {
+            return Err(Diagnostic::new(format!("the pads of axis {a} leave {size} elements")));
+        }
+        y = r.cut(y, a + 2, pads[a].clone(), size, 1)?;
+    }
+    Ok(vec![y])
+}
+
+/// Reads `DynamicQuantizeLSTM` as the LSTM that its weights stand for, on numbers: quantizing the operands at run time, as ONNX Runtime
+/// does, only errs more.
+pub fn read_dynamic_lstm(r: &mut Reader<'_, '_>) -> Read {
+    let mut inputs: Vec<Option<ValueId>> = (0..8).map(|i| r.opt(i)).collect();
+    for (i, scale, zero) in [(1, 8, 9), (2, 10, 11)] {
+        let w = r.ranked(i, 3)?;
+        let first = r.shape(w)?[0].clone();
+        // A number for each direction, or for each of its columns.
+        let spread = |r: &mut Reader<'_, '_>, v: ValueId| {
+            let s = r.shape(v)?;
+            let columns = if let [_, n] = &s[..] { n.clone() } else { Dim::int(1) };
+            let y = r.cast(v, DType::F32)?;
+            r.reshape(y, vec![first.clone(), Dim::int(1), columns])
+        };
+        let mut y = r.cast(w, DType::F32)?;
+        if let Some(z) = r.opt(zero) {
+            let z = spread(r, z)?;
+            y = r.sub(y, z)?;
+        }
+        let s = r.input(scale)?;
+        let s = spread(r, s)?;
+        let y = r.mul(y, s)?;
+        // The standard has a row for each column here.
+        inputs[i] = Some(r.transpose(y, vec![0, 2, 1])?);
+    }
+    r.inputs = inputs;
+    super::recurrent::read(r)
+}

@@ -23,6 +23,7 @@ pub mod gradient;
 pub mod grid_sample;
 pub mod host;
 pub mod interleave;
+pub mod inverse;
 pub mod loss;
 pub mod matmul;
 pub mod ml;
@@ -186,6 +187,7 @@ operators! {
     };
     Recurrence: recurrent::Recurrence { cell in &["rnn", "gru", "lstm"], hidden, reverse };
     Det: det::Det {};
+    Inverse: inverse::Inverse {};
     TreeEnsemble: trees::TreeEnsemble { nodes, tracks, leaf_targets, roots, targets, aggregate };
     Host: host::Host { name in host::NAMES, ints, text, results };
     If: control::If {};
@@ -466,7 +468,9 @@ schemas! {
         "BiasGelu" 1 contrib::read_gelu;
         "BiasSoftmax" 1 contrib::read_bias_softmax;
         "BiasSplitGelu" 1 contrib::read_split_gelu;
+        "ConvTransposeWithDynamicPads" 1 contrib::read_conv_transpose;
         "DequantizeLinear" 1 quantize::read_dequantize;
+        "DynamicQuantizeLSTM" 1 contrib::read_dynamic_lstm;
         "DynamicQuantizeMatMul" 1 qlinear::read_dynamic_matmul;
         "EmbedLayerNormalization" 1 contrib::read_embed_norm;
         "ExpandDims" 1 contrib::read_expand_dims;
@@ -480,6 +484,8 @@ schemas! {
         "GridSample" 1 contrib::read_grid_sample;
         "GroupNorm" 1 contrib::read_group_norm;
         "GroupQueryAttention" 1 contrib_attention::read_group_query;
+        "Inverse" 1 inverse::read;
+        "MatMulBnb4" 1 few_bits::read_matmul_of_floats;
         "MatMulIntegerToFloat" 1 qlinear::read_to_float;
         "MatMulNBits" 1 few_bits::read_matmul;
         "MultiHeadAttention" 1 contrib_attention::read_multi_head;

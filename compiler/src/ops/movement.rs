@@ -245,7 +245,7 @@ pub fn read_expand(r: &mut Reader<'_, '_>) -> Read {
     let (x, shape) = (r.input(0)?, r.input(1)?);
     match r.dims(shape).map(<[Dim]>::to_vec) {
         Some(shape) => Ok(vec![r.emit(Expand { shape }, &[x])?]),
-        None => super::host::dynamic(r, "expand", &[x, shape], shape),
+        None => super::host::dynamic(r, x, shape),
     }
 }
 
