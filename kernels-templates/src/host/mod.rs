@@ -1,6 +1,7 @@
 //! Host functions: operators whose result types depend on data, and operators on strings and sequences, over run-time values.
 
 mod dynamic;
+mod fft;
 mod random;
 mod regex;
 mod resize;
