@@ -340,9 +340,11 @@ entries! {
         beta, reverse, flag, clip, scratch);
     sample::grid_sample<T: Float>(out, x, grid, x_dims, out_dims, mode, padding, align);
     sample::roi_align<T: Float, I: Index>(out, x, rois, batch, x_dims, out_dims, ratio, scale, maximum, half_pixel);
+    sample::max_roi_pool<T: Float>(out, x, rois, x_dims, out_dims, scale);
     sample::deform_conv<T: Float>(out, x, w, offset, bias, mask, x_dims, w_dims, out_dims, strides, pads, dilations, groups,
         offset_groups);
     linalg::det<T: Float>(out, x, batch, n);
+    linalg::inverse<T: Float>(out, x, batch, n, scratch);
     trees::ensemble<T: Float>(out, x, splits, weights, members, features, targets, nodes, tracks, leaf_targets, roots, aggregate);
     resize::resize<T: Float>(out, x, x_dims, out_dims, scales, roi, mode, coordinates, nearest, cubic, extrapolation, exclude);
     sort::top_k<T: Num>(values, indices, x, outer, axis, inner, k, largest);

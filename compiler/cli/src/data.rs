@@ -195,6 +195,14 @@ pub(crate) fn ulps(dtype: DType, a: f64, b: f64) -> u64 {
     if a.is_nan() || b.is_nan() {
         return u64::MAX;
     }
+    if dtype.bits() <= 8 {
+        // So few values that they are counted.
+        let codes = (0..1u16 << dtype.bits()).map(|c| kiln_kernels::narrow::value(dtype, c as u8) as f64);
+        let mut between: Vec<u64> = codes.filter(|v| *v != 0.0 && *v > a.min(b) && *v <= a.max(b)).map(f64::to_bits).collect();
+        between.sort_unstable();
+        between.dedup();
+        return between.len() as u64 + (a.min(b) < 0.0 && a.max(b) >= 0.0) as u64;
+    }
     let key = |x: f64| match dtype {
         DType::F64 => {
             let bits = x.to_bits() as i64;

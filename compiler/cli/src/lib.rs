@@ -4,6 +4,7 @@ mod args;
 mod batch;
 mod cache;
 mod cargo;
+mod chance;
 mod children;
 mod crates;
 mod data;

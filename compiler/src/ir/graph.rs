@@ -277,6 +277,23 @@ impl Graph {
         }
         uses
     }
+    /// The highest rank of a tensor whose rank only run time can tell, where it is known all the same to have one element: the result of
+    /// an If whose branches give one each.
+    pub fn one_element(&self, v: ValueId) -> Option<usize> {
+        if !matches!(self.ty(v), Type::AnyTensor(_)) {
+            return None;
+        }
+        let n = self.nodes.iter().rev().find(|n| n.outputs.contains(&v))?;
+        let k = n.outputs.iter().position(|o| *o == v)?;
+        let ranks = n.blocks.iter().map(|b| {
+            let out = *b.outputs.get(k)?;
+            match self.ty(out) {
+                Type::Tensor(_, shape) if shape.iter().all(|d| d.is(1)) => Some(shape.len()),
+                _ => self.one_element(out),
+            }
+        });
+        if matches!(n.op, Op::If(_)) { ranks.collect::<Option<Vec<usize>>>()?.into_iter().max() } else { None }
+    }
     /// The live nodes of the model's own block as a petgraph graph: an edge leads from a producer to each consumer.
     pub fn dataflow(&self) -> DiGraph<NodeId, ValueId> {
         let mut out = DiGraph::new();

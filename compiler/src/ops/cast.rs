@@ -3,17 +3,42 @@
 use super::Reader;
 use super::narrow::{is_narrow, narrow, widen};
 use super::pointwise::{Pointwise, computes};
-use crate::diagnostics::Diagnostic;
+use crate::diagnostics::{Diagnostic, shown};
 use crate::ir::ValueId;
 use kiln_kernels::dtype::DType;
 
 type Read = Result<Vec<ValueId>, Diagnostic>;
 
-/// Reads `Cast`; string conversions are host functions.
+/// Reads `Cast`, whose type is a word before opset 6; string conversions are host functions.
 pub fn read(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
-    let to = r.dtype_attr("to")?.ok_or_else(|| Diagnostic::new("attribute to is missing"))?;
-    cast(r, x, to)
+    let to = if r.version < 6 {
+        let word = r.str("to", "")?;
+        Some(named(&word).ok_or_else(|| Diagnostic::new(format!("attribute to is \"{}\", which is no element type", shown(&word))))?)
+    } else {
+        r.dtype_attr("to")?
+    };
+    cast(r, x, to.ok_or_else(|| Diagnostic::new("attribute to is missing"))?)
+}
+
+/// The element type that `TensorProto.DataType` of that time calls by this name.
+fn named(word: &str) -> Option<DType> {
+    Some(match word.to_uppercase().as_str() {
+        "FLOAT" => DType::F32,
+        "UINT8" => DType::U8,
+        "INT8" => DType::I8,
+        "UINT16" => DType::U16,
+        "INT16" => DType::I16,
+        "INT32" => DType::I32,
+        "INT64" => DType::I64,
+        "STRING" => DType::Str,
+        "BOOL" => DType::Bool,
+        "FLOAT16" => DType::F16,
+        "DOUBLE" => DType::F64,
+        "UINT32" => DType::U32,
+        "UINT64" => DType::U64,
+        _ => return None,
+    })
 }
 
 /// Reads `CastLike`.

@@ -44,7 +44,7 @@ pub fn read_constant_of_shape(r: &mut Reader<'_, '_>) -> Read {
             }
             Ok(vec![r.emit(Expand { shape }, &[value])?])
         }
-        None => super::host::dynamic(r, "expand", &[value, shape], shape),
+        None => super::host::dynamic(r, value, shape),
     }
 }
 

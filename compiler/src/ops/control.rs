@@ -178,11 +178,9 @@ pub fn read_loop(r: &mut Reader<'_, '_>) -> Read {
     r.b.emit(op.into(), inputs, results, vec![block])
 }
 
-/// Reads `Scan` of opset 8, which has a batch axis in front: element by element.
+/// Reads `Scan` of opset 8, which has a batch axis in front: element by element. Behind the length of an element its states stay, and
+/// its results are 0.
 fn read_batched_scan(r: &mut Reader<'_, '_>) -> Read {
-    if r.opt(0).is_some() {
-        return Err(Diagnostic::new("Scan of opset 8 with sequence lengths is not supported").help("convert the model to opset 9 or later"));
-    }
     let all: Vec<ValueId> = (1..r.inputs.len()).map(|i| r.input(i)).collect::<Result<_, _>>()?;
     let batch = match all.first() {
         Some(v) => r.shape(*v)?.first().and_then(Dim::as_int),
@@ -195,7 +193,14 @@ fn read_batched_scan(r: &mut Reader<'_, '_>) -> Read {
         for v in &all {
             row.push(r.pick(*v, 0, b)?);
         }
-        rows.push(scan(r, row, "directions")?);
+        let length = match r.opt(0) {
+            Some(v) => {
+                let v = r.cast(v, DType::I64)?;
+                Some(r.pick(v, 0, b)?)
+            }
+            None => None,
+        };
+        rows.push(scan(r, row, "directions", length)?);
     }
     let results = rows[0].len();
     (0..results)
@@ -212,10 +217,10 @@ pub fn read_scan(r: &mut Reader<'_, '_>) -> Read {
         return read_batched_scan(r);
     }
     let all: Vec<ValueId> = (0..r.inputs.len()).map(|i| r.input(i)).collect::<Result<_, _>>()?;
-    scan(r, all, "scan_input_directions")
+    scan(r, all, "scan_input_directions", None)
 }
 
-fn scan(r: &mut Reader<'_, '_>, all: Vec<ValueId>, directions: &str) -> Read {
+fn scan(r: &mut Reader<'_, '_>, all: Vec<ValueId>, directions: &str, length: Option<ValueId>) -> Read {
     let body: &Graph = r.graph("body")?;
     let scans = r.int("num_scan_inputs", 0)?;
     let total = all.len() as i64;
@@ -236,9 +241,10 @@ fn scan(r: &mut Reader<'_, '_>, all: Vec<ValueId>, directions: &str) -> Read {
         let shape = r.shape(v)?;
         let axis = r.axis(in_axes[k], shape.len())?;
         trip.get_or_insert(shape[axis].clone());
-        // A scan from the end reads the reversed tensor.
-        let v = if in_dirs[k] == 1 { reverse(r, v, axis)? } else { v };
-        sources.push((v, axis));
+        // A scan from the end reads the reversed tensor; with a length, the end is there, and steps are counted down from it.
+        let counted = in_dirs[k] == 1 && length.is_some();
+        let v = if in_dirs[k] == 1 && !counted { reverse(r, v, axis)? } else { v };
+        sources.push((v, axis, counted));
     }
     let trip = trip.unwrap_or(Dim::int(0));
     let types: Vec<Type> = all[..states].iter().map(|v| r.ty(*v).clone()).collect();
@@ -246,11 +252,32 @@ fn scan(r: &mut Reader<'_, '_>, all: Vec<ValueId>, directions: &str) -> Read {
         let sources = sources.clone();
         r.block_of(facts, |r, inputs| {
             let mut bound = inputs[2..].to_vec();
-            for (v, axis) in &sources {
-                bound.push(super::gather::gathered(r, Gather { axis: *axis }, *v, inputs[0])?);
+            for (v, axis, counted) in &sources {
+                let at = match length.filter(|_| *counted) {
+                    None => inputs[0],
+                    Some(n) => {
+                        let left = r.sub(n, inputs[0])?;
+                        let (left, zero) = (r.plus(left, -1.0)?, r.scalar(0.0, DType::I64));
+                        r.pointwise("Max", &[left, zero])?
+                    }
+                };
+                bound.push(super::gather::gathered(r, Gather { axis: *axis }, *v, at)?);
             }
             let mut out = vec![r.tensor(Tensor::with_dtype(DType::Bool, &[], &[1u8]))];
-            out.extend(r.b.inline_with(body, &bound)?);
+            let after = r.b.inline_with(body, &bound)?;
+            for (k, v) in after.into_iter().enumerate() {
+                out.push(match length {
+                    None => v,
+                    Some(n) => {
+                        let runs = r.pointwise("Less", &[inputs[0], n])?;
+                        let rest = match k < states {
+                            true => bound[k],
+                            false => r.scalar(0.0, r.dtype(v)),
+                        };
+                        r.pointwise("Where", &[runs, v, rest])?
+                    }
+                });
+            }
             Ok(out)
         })
     })?;

@@ -274,3 +274,40 @@ pub fn read_matmul(r: &mut Reader<'_, '_>) -> Result<Vec<ValueId>, Diagnostic> {
     }
     Ok(vec![r.cast(y, dtype)?])
 }
+
+/// The numbers of the codes of four bits that MatMulBnb4 calls FP4 and NF4.
+const BNB4: [[f32; 16]; 2] = [
+    [
+        0.0, 0.005_208_333_4, 0.666_666_7, 1.0, 0.333_333_34, 0.5, 0.166_666_67, 0.25, 0.0, -0.005_208_333_4, -0.666_666_7, -1.0,
+        -0.333_333_34, -0.5, -0.166_666_67, -0.25,
+    ],
+    [
+        -1.0, -0.696_192_8, -0.525_073_05, -0.394_917_5, -0.284_441_38, -0.184_773_43, -0.091_050_04, 0.0, 0.079_580_3, 0.160_930_2,
+        0.246_112_3, 0.337_915_24, 0.440_709_83, 0.562_617, 0.722_956_84, 1.0,
+    ],
+];
+
+/// Reads [MatMulBnb4](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulBnb4): a product
+/// with the transpose of a matrix `[N, K]` of codes of four bits, the first of a byte on top, in blocks along all of it.
+pub fn read_matmul_of_floats(r: &mut Reader<'_, '_>) -> Result<Vec<ValueId>, Diagnostic> {
+    let [k, n, block] = [positive(r, "K")?, positive(r, "N")?, positive(r, "block_size")?];
+    let table = match r.int("quant_type", 1)? {
+        t @ (0 | 1) => &BNB4[t as usize],
+        t => return Err(Diagnostic::new(format!("attribute quant_type is {t}, expected 0 or 1"))),
+    };
+    let (x, w, s) = (r.input(0)?, r.input(1)?, r.input(2)?);
+    let dtype = r.dtype(x);
+    let (Some(codes), Some(most)) = (r.constant(w), r.constant(s).and_then(Tensor::to_f64s)) else {
+        return Err(Diagnostic::new("MatMulBnb4 needs constant weights"));
+    };
+    let count = n.saturating_mul(k);
+    if codes.dtype != DType::U8 || codes.len() != count.div_ceil(2) || most.len() != count.div_ceil(block) {
+        return Err(Diagnostic::new(format!("weights of MatMulBnb4 for {count} elements are {} bytes and {} scales", codes.len(), most.len())));
+    }
+    let value = |i: usize| table[(codes.bytes()[i / 2] >> (4 * (1 - i % 2)) & 15) as usize] * most[i / block] as f32;
+    let matrix: Vec<f32> = (0..count).map(|i| value(i / n + i % n * k)).collect();
+    let matrix = r.tensor(Tensor::new(&[k, n], &matrix));
+    let x = r.cast(x, DType::F32)?;
+    let y = r.matmul(x, matrix)?;
+    Ok(vec![r.cast(y, dtype)?])
+}

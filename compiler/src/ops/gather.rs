@@ -5,6 +5,7 @@ use super::{Call, CallArg, Facts, Infer, Lowering, Op, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, Type, ValueId, product};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::value::Tensor;
 
 /// Slices of x picked by an index tensor along an axis.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -249,6 +250,12 @@ pub fn read_one_hot(r: &mut Reader<'_, '_>) -> Read {
     let axis = r.int("axis", -1)?;
     let axis = r.axis(axis, shape.len() + 1)?;
     i = r.cast(i, DType::I64)?;
+    if r.version < 11 {
+        // An index below 0 is none then, as one beyond the depth is.
+        let (zero, none) = (r.scalar(0.0, DType::I64), r.tensor(Tensor::scalar(i64::MAX)));
+        let below = r.pointwise("Less", &[i, zero])?;
+        i = r.pointwise("Where", &[below, none, i])?;
+    }
     let Some(depth) = r.constant(depth).and_then(|t| t.to_f64s()).and_then(|v| v.first().copied()) else {
         shape.insert(axis, r.b.fresh("depth"));
         let ty = Type::Tensor(r.dtype(values), shape);

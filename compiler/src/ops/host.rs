@@ -1,6 +1,6 @@
 //! Operators whose result types depend on data: host functions over run-time values, whose results define symbols.
 
-use super::{Facts, Infer, Lowering, Operator, Reader};
+use super::{Facts, Infer, Lowering, Op, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, Type, ValueId};
 use kiln_kernels::dtype::DType;
@@ -55,14 +55,48 @@ fn fresh(r: &mut Reader<'_, '_>, dtype: DType, rank: usize, what: &str) -> Type 
     Type::Tensor(dtype, (0..rank).map(|_| r.b.fresh(what)).collect())
 }
 
-/// Adds `name(inputs)`, whose result has as many axes as the shape operand has elements.
-pub fn dynamic(r: &mut Reader<'_, '_>, name: &'static str, inputs: &[ValueId], shape: ValueId) -> Read {
-    let dtype = r.dtype(inputs[0]);
-    let given = r.shape(shape)?.first().and_then(Dim::as_int);
-    let own = r.rank(inputs[0])?;
-    let rank = given.map(|n| (n as usize).max(if name == "expand" { own } else { 0 }));
-    let ty = rank_type(r, dtype, rank);
-    call(r, name, inputs, vec![], vec![ty])
+/// The elements of a list of integers, as far as they are known: those of a Concat of lists, some of which are.
+fn elements(r: &Reader<'_, '_>, list: ValueId) -> Option<Vec<Option<Dim>>> {
+    if let Some(d) = r.dims(list) {
+        return Some(d.iter().cloned().map(Some).collect());
+    }
+    let n = r.shape(list).ok()?.first()?.as_int().filter(|n| (0..=MAX_RANK as i64).contains(n))? as usize;
+    let made = r.b.graph.nodes.iter().rev().find(|m| m.outputs.contains(&list));
+    match made {
+        Some(m) if matches!(m.op, Op::Concat(_)) => {
+            let parts = m.inputs.iter().map(|v| elements(r, (*v)?)).collect::<Option<Vec<_>>>()?.concat();
+            (parts.len() == n).then_some(parts)
+        }
+        _ => Some(vec![None; n]),
+    }
+}
+
+/// Adds `expand(x, shape)`, whose result has at least as many axes as the shape operand has elements.
+pub fn dynamic(r: &mut Reader<'_, '_>, x: ValueId, shape: ValueId) -> Read {
+    let (dtype, own) = (r.dtype(x), r.shape(x)?);
+    let ty = match elements(r, shape) {
+        Some(want) if want.len().max(own.len()) <= MAX_RANK => {
+            let rank = want.len().max(own.len());
+            let dims = (0..rank).map(|i| {
+                let mine = (i + own.len()).checked_sub(rank).map(|k| own[k].clone());
+                let wanted = (i + want.len()).checked_sub(rank).map(|k| want[k].clone());
+                // An extent other than 1 is that of the result, wherever it stands.
+                let more = |d: &Dim| d.as_int().is_some_and(|n| n != 1);
+                match (mine, wanted) {
+                    (Some(d), _) if more(&d) => d,
+                    (_, Some(Some(w))) if more(&w) => w,
+                    (Some(d), None) => d,
+                    (Some(d), Some(Some(w))) if w.is(1) || d == w => d,
+                    (None, Some(Some(w))) => w,
+                    (Some(d), Some(Some(w))) if d.is(1) => w,
+                    _ => r.b.fresh("extent"),
+                }
+            });
+            Type::Tensor(dtype, dims.collect())
+        }
+        _ => Type::AnyTensor(dtype),
+    };
+    call(r, "expand", &[x, shape], vec![], vec![ty])
 }
 
 /// Adds `name(inputs)`, whose result has `rank` axes of unknown extent, or even an unknown rank.
@@ -140,11 +174,16 @@ pub fn read_nonzero(r: &mut Reader<'_, '_>) -> Read {
 
 /// Reads [Unique](https://onnx.ai/onnx/operators/onnx__Unique.html).
 pub fn read_unique(r: &mut Reader<'_, '_>) -> Read {
-    let x = r.input(0)?;
+    let (x, sorted, axis) = (r.input(0)?, r.int("sorted", 1)? != 0, r.int_opt("axis")?);
+    unique(r, x, sorted, axis)
+}
+
+/// The four results of Unique.
+pub(super) fn unique(r: &mut Reader<'_, '_>, x: ValueId, sorted: bool, axis: Option<i64>) -> Read {
     let (mut shape, dtype) = (r.shape(x)?, r.dtype(x));
     let n = r.b.fresh("unique");
-    let mut ints = vec![r.int("sorted", 1)?];
-    let all = match r.int_opt("axis")? {
+    let mut ints = vec![sorted as i64];
+    let all = match axis {
         Some(a) => {
             let a = r.axis(a, shape.len())?;
             ints.push(a as i64);

@@ -8,6 +8,8 @@ pub mod attend;
 pub mod attention;
 pub mod cast;
 pub mod constant;
+pub mod contrib;
+pub mod contrib_attention;
 pub mod control;
 pub mod conv;
 pub mod deform_conv;
@@ -21,6 +23,7 @@ pub mod gradient;
 pub mod grid_sample;
 pub mod host;
 pub mod interleave;
+pub mod inverse;
 pub mod loss;
 pub mod matmul;
 pub mod ml;
@@ -33,11 +36,13 @@ pub mod pointwise;
 pub mod pool;
 pub mod qlinear;
 pub mod quantize;
+pub mod random;
 pub mod recurrent;
 pub mod recurrent_attention;
 pub mod reduce;
 pub mod resize;
 pub mod roi_align;
+pub mod roi_pool;
 pub mod rotary;
 pub mod scatter;
 pub mod sequence;
@@ -175,12 +180,14 @@ operators! {
     };
     GridSample: grid_sample::GridSample { mode in &["linear", "nearest", "cubic"], padding in &["zeros", "border", "reflection"], align };
     RoiAlign: roi_align::RoiAlign { size, ratio, scale, maximum, half_pixel };
+    RoiPool: roi_pool::RoiPool { size, scale };
     DeformConv: deform_conv::DeformConv { strides, pads, dilations, groups, offset_groups };
     Recurrent: recurrent::Recurrent {
         cell in &["rnn", "gru", "lstm"], hidden, directions, reverse, activations, alpha, beta, flag, clip
     };
     Recurrence: recurrent::Recurrence { cell in &["rnn", "gru", "lstm"], hidden, reverse };
     Det: det::Det {};
+    Inverse: inverse::Inverse {};
     TreeEnsemble: trees::TreeEnsemble { nodes, tracks, leaf_targets, roots, targets, aggregate };
     Host: host::Host { name in host::NAMES, ints, text, results };
     If: control::If {};
@@ -211,7 +218,11 @@ impl Op {
     }
     /// Whether equal operands always give equal results, with no other effect, so that it may be folded, merged and dropped.
     pub fn is_pure(&self) -> bool {
-        !matches!(self, Op::If(_) | Op::Loop(_))
+        match self {
+            Op::If(_) | Op::Loop(_) => false,
+            Op::Host(h) => !random::DRAWING.contains(&h.name),
+            _ => true,
+        }
     }
 }
 
@@ -255,6 +266,7 @@ schemas! {
         "Attention" 23 attention::read;
         "AveragePool" 1 pool::read_average;
         "BatchNormalization" 1 norm::read_batch;
+        "Bernoulli" 15 random::read_bernoulli;
         "BitCast" 26 shape::read_bit_cast;
         "BitShift" 11 pointwise::read_bit_shift;
         "BitwiseAnd" 18 pointwise::read_binary;
@@ -324,7 +336,7 @@ schemas! {
         "IsNaN" 9 pointwise::read_unary;
         "LRN" 1 norm::read_lrn;
         "LSTM" 1 recurrent::read;
-        "LayerNormalization" 17 norm::read_layer;
+        "LayerNormalization" 1 norm::read_layer;
         "LeakyRelu" 1 pointwise::read_activation;
         "Less" 1 pointwise::read_binary;
         "LessOrEqual" 12 pointwise::read_binary;
@@ -338,6 +350,7 @@ schemas! {
         "MatMulInteger" 10 matmul::read_matmul_integer;
         "Max" 1 pointwise::read_variadic;
         "MaxPool" 1 pool::read_max;
+        "MaxRoiPool" 1 roi_pool::read;
         "MaxUnpool" 9 spatial::read_max_unpool;
         "Mean" 1 pointwise::read_variadic;
         "MeanVarianceNormalization" 9 norm::read_mean_variance;
@@ -346,6 +359,7 @@ schemas! {
         "Mish" 18 pointwise::read_activation;
         "Mod" 10 pointwise::read_mod;
         "Mul" 1 pointwise::read_binary;
+        "Multinomial" 7 random::read_multinomial;
         "Neg" 1 pointwise::read_unary;
         "NegativeLogLikelihoodLoss" 12 loss::read_likelihood;
         "NonMaxSuppression" 10 spatial::read_suppression;
@@ -364,6 +378,10 @@ schemas! {
         "QuantizeLinear" 10 quantize::read_quantize;
         "RMSNormalization" 23 norm::read_rms;
         "RNN" 1 recurrent::read;
+        "RandomNormal" 1 random::read;
+        "RandomNormalLike" 1 random::read_like;
+        "RandomUniform" 1 random::read;
+        "RandomUniformLike" 1 random::read_like;
         "Range" 11 constant::read_range;
         "Reciprocal" 1 pointwise::read_unary;
         "ReduceL1" 1 reduce::read_reduce;
@@ -401,6 +419,7 @@ schemas! {
         "Shrink" 9 pointwise::read_activation;
         "Sigmoid" 1 pointwise::read_unary;
         "Sign" 9 pointwise::read_unary;
+        "SimplifiedLayerNormalization" 1 contrib::read_simplified_norm;
         "Sin" 7 pointwise::read_unary;
         "Sinh" 9 pointwise::read_unary;
         "Size" 1 shape::read_size;
@@ -432,7 +451,7 @@ schemas! {
         "Trilu" 14 constant::read_trilu;
         "Unique" 11 host::read_unique;
         "Unsqueeze" 1 shape::read_unsqueeze;
-        "Upsample" 7 resize::read_upsample;
+        "Upsample" 1 resize::read_upsample;
         "Where" 9 pointwise::read_where;
         "Xor" 1 pointwise::read_binary;
     }
@@ -443,9 +462,37 @@ schemas! {
         "TreeEnsemble" 5 trees::read;
     }
     "com.microsoft" {
+        "Attention" 1 contrib_attention::read;
+        "BiasAdd" 1 contrib::read_bias_add;
+        "BiasDropout" 1 contrib::read_bias_dropout;
+        "BiasGelu" 1 contrib::read_gelu;
+        "BiasSoftmax" 1 contrib::read_bias_softmax;
+        "BiasSplitGelu" 1 contrib::read_split_gelu;
+        "ConvTransposeWithDynamicPads" 1 contrib::read_conv_transpose;
         "DequantizeLinear" 1 quantize::read_dequantize;
+        "DynamicQuantizeLSTM" 1 contrib::read_dynamic_lstm;
         "DynamicQuantizeMatMul" 1 qlinear::read_dynamic_matmul;
+        "EmbedLayerNormalization" 1 contrib::read_embed_norm;
+        "ExpandDims" 1 contrib::read_expand_dims;
+        "FastGelu" 1 contrib::read_gelu;
+        "FusedConv" 1 contrib::read_conv;
+        "FusedGemm" 1 contrib::read_gemm;
+        "FusedMatMul" 1 contrib::read_matmul;
+        "FusedMatMulActivation" 1 contrib::read_matmul;
+        "GatherND" 1 contrib::read_as_13;
+        "Gelu" 1 contrib::read_gelu;
+        "GridSample" 1 contrib::read_grid_sample;
+        "GroupNorm" 1 contrib::read_group_norm;
+        "GroupQueryAttention" 1 contrib_attention::read_group_query;
+        "Inverse" 1 inverse::read;
+        "MatMulBnb4" 1 few_bits::read_matmul_of_floats;
         "MatMulIntegerToFloat" 1 qlinear::read_to_float;
+        "MatMulNBits" 1 few_bits::read_matmul;
+        "MultiHeadAttention" 1 contrib_attention::read_multi_head;
+        "NhwcConv" 1 contrib::read_nhwc_conv;
+        "NhwcFusedConv" 1 contrib::read_nhwc_conv;
+        "Pad" 1 contrib::read_as_13;
+        "QAttention" 1 contrib_attention::read_quantized;
         "QGemm" 1 qlinear::read_gemm;
         "QLinearAdd" 1 qlinear::read_binary;
         "QLinearAveragePool" 1 qlinear::read_average;
@@ -458,6 +505,15 @@ schemas! {
         "QLinearSoftmax" 1 qlinear::read_softmax;
         "QLinearWhere" 1 qlinear::read_where;
         "QuantizeLinear" 1 quantize::read_quantize;
+        "QuickGelu" 1 contrib::read_gelu;
+        "Range" 1 contrib::read_as_13;
+        "RotaryEmbedding" 1 contrib_attention::read_rotary;
+        "SkipGroupNorm" 1 contrib::read_skip_group_norm;
+        "SkipLayerNormalization" 1 contrib::read_skip_norm;
+        "SkipSimplifiedLayerNormalization" 1 contrib::read_skip_simplified_norm;
+        "TransposeMatMul" 1 contrib::read_matmul;
+        "Trilu" 1 contrib::read_as_13;
+        "Unique" 1 contrib::read_unique;
     }
     "ai.onnx.preview" {
         "FlexAttention" 1 attention::read_flex;
@@ -467,9 +523,6 @@ schemas! {
         "Adam" 1 training::read_adam;
         "Gradient" 1 gradient::read;
         "Momentum" 1 training::read_momentum;
-    }
-    "com.microsoft" {
-        "MatMulNBits" 1 few_bits::read_matmul;
     }
 }
 

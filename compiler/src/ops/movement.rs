@@ -245,7 +245,7 @@ pub fn read_expand(r: &mut Reader<'_, '_>) -> Read {
     let (x, shape) = (r.input(0)?, r.input(1)?);
     match r.dims(shape).map(<[Dim]>::to_vec) {
         Some(shape) => Ok(vec![r.emit(Expand { shape }, &[x])?]),
-        None => super::host::dynamic(r, "expand", &[x, shape], shape),
+        None => super::host::dynamic(r, x, shape),
     }
 }
 
@@ -353,8 +353,13 @@ pub fn read_split(r: &mut Reader<'_, '_>) -> Read {
     let axis = r.int("axis", 0)?;
     let axis = r.axis(axis, shape.len())?;
     let n = &shape[axis];
-    let listed = if r.version < 13 {
+    let listed = if (2..13).contains(&r.version) || (r.version < 2 && r.opt(1).is_none()) {
         r.ints("split")?.map(|s| s.into_iter().map(Dim::int).collect::<Vec<_>>())
+    } else if r.version < 2 {
+        // The sizes of opset 1 are an operand of the data's own type.
+        let sizes = r.opt(1).and_then(|v| r.constant(v)).and_then(|t| t.to_f64s());
+        let sizes = sizes.ok_or_else(|| Diagnostic::new("the sizes of Split are computed at run time"))?;
+        Some(sizes.into_iter().map(|s| Dim::int(s as i64)).collect())
     } else {
         match r.opt(1) {
             Some(v) => match r.dims(v) {

@@ -207,11 +207,18 @@ fn by_channel(r: &mut Reader<'_, '_>, v: ValueId, rank: usize) -> Result<ValueId
 pub fn read_batch(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
     let (shape, dtype) = (r.shape(x)?, r.dtype(x));
-    if r.version >= 14 && r.int("training_mode", 0)? != 0 {
-        return batch_training(r, x);
+    // Until opset 14 a node trains by naming the results of training, and by its own word before 7.
+    let trains = match r.version {
+        14.. => r.int("training_mode", 0)? != 0,
+        7.. => r.outputs() > 1,
+        _ => r.int("is_test", 0)? == 0 && r.outputs() > 1,
+    };
+    let spatial = r.version >= 9 || r.int("spatial", 1)? != 0;
+    if trains {
+        return batch_training(r, x, spatial);
     }
-    if r.int("training_mode", 0)? != 0 || (r.version < 7 && r.int("is_test", 0)? == 0 && r.outputs() > 1) {
-        return Err(Diagnostic::new("BatchNormalization in training mode is not supported yet").help("export in evaluation mode"));
+    if !spatial {
+        return batch_by_feature(r, x);
     }
     if shape.len() < 2 {
         return Err(Diagnostic::new("BatchNormalization needs a batch and channels"));
@@ -253,13 +260,13 @@ pub fn read_batch(r: &mut Reader<'_, '_>) -> Read {
 }
 
 /// `BatchNormalization` in training mode: normalized by the batch's own statistics, which also move the running ones.
-fn batch_training(r: &mut Reader<'_, '_>, x: ValueId) -> Read {
+fn batch_training(r: &mut Reader<'_, '_>, x: ValueId, spatial: bool) -> Read {
     let (rank, dtype) = (r.rank(x)?, r.dtype(x));
     if rank < 2 {
         return Err(Diagnostic::new("BatchNormalization needs a batch and channels"));
     }
     let wide = if dtype == DType::F64 { dtype } else { DType::F32 };
-    let axes: Vec<usize> = (0..rank).filter(|i| *i != 1).collect();
+    let axes: Vec<usize> = if spatial { (0..rank).filter(|i| *i != 1).collect() } else { vec![0] };
     let (epsilon, momentum) = (r.float("epsilon", 1e-5)? as f64, r.float("momentum", 0.9)? as f64);
     let x = r.cast(x, wide)?;
     let mean = r.reduce(x, "mean", &axes, true)?;
@@ -272,7 +279,7 @@ fn batch_training(r: &mut Reader<'_, '_>, x: ValueId) -> Read {
     for (i, name) in [(1, "Mul"), (2, "Add")] {
         let p = r.input(i)?;
         let p = r.cast(p, wide)?;
-        let p = by_channel(r, p, rank)?;
+        let p = if spatial { by_channel(r, p, rank)? } else { p };
         y = r.pointwise(name, &[y, p])?;
     }
     let mut out = vec![r.cast(y, dtype)?];
@@ -284,7 +291,42 @@ fn batch_training(r: &mut Reader<'_, '_>, x: ValueId) -> Read {
         let moved = r.add(old, new)?;
         out.push(r.cast(moved, kind)?);
     }
+    // Before opset 14 also the statistics of this batch.
+    let own = if r.version < 14 { vec![(3, mean), (4, var)] } else { vec![] };
+    for (i, v) in own {
+        let like = r.input(i)?;
+        let (shape, kind) = (r.shape(like)?, r.dtype(like));
+        let v = r.reshape(v, shape)?;
+        out.push(r.cast(v, kind)?);
+    }
     Ok(out)
+}
+
+/// A BatchNormalization whose statistics are of single features: parameters have the shape of an element of the batch.
+fn batch_by_feature(r: &mut Reader<'_, '_>, x: ValueId) -> Read {
+    let (shape, dtype) = (r.shape(x)?, r.dtype(x));
+    let wide = if dtype == DType::F64 { dtype } else { DType::F32 };
+    let mut p = Vec::new();
+    for i in 1..5 {
+        let v = r.input(i)?;
+        if r.shape(v)? != shape[1..] {
+            return Err(Diagnostic::new(format!(
+                "BatchNormalization by feature needs parameters [{}], found [{}]",
+                super::cx::list(&shape[1..]),
+                super::cx::list(&r.shape(v)?)
+            )));
+        }
+        p.push(r.cast(v, wide)?);
+    }
+    let x = r.cast(x, wide)?;
+    let epsilon = r.float("epsilon", 1e-5)? as f64;
+    let dev = r.plus(p[3], epsilon)?;
+    let dev = r.pointwise("Sqrt", &[dev])?;
+    let y = r.sub(x, p[2])?;
+    let y = r.div(y, dev)?;
+    let y = r.mul(y, p[0])?;
+    let y = r.add(y, p[1])?;
+    Ok(vec![r.cast(y, dtype)?])
 }
 
 /// Widens 16-bit operands to f32; gives the type to return to.

@@ -303,11 +303,12 @@ pub fn read_is_inf(r: &mut Reader<'_, '_>) -> Read {
     Ok(vec![r.emit(Pointwise::of("IsInf", &attrs, &[dtype])?, &[x])?])
 }
 
-/// Reads `PRelu`, whose slope of opset 6 is given by channel.
+/// Reads `PRelu`, whose slope is given by channel before opset 7, and still in some files of 7 and 8.
 pub fn read_prelu(r: &mut Reader<'_, '_>) -> Read {
     let (x, slope) = (r.input(0)?, r.input(1)?);
     let (rank, shape) = (r.rank(x)?, r.shape(slope)?);
-    let slope = if r.version < 9 && shape.len() == 1 && rank > 2 {
+    let last = r.shape(x)?.last().is_some_and(|d| shape.first() == Some(d) || shape.first().is_some_and(|s| s.is(1)));
+    let slope = if shape.len() == 1 && rank > 2 && (r.version < 7 || (r.version < 9 && !last)) {
         let mut by_channel = shape;
         by_channel.resize(rank - 1, Dim::int(1));
         r.reshape(slope, by_channel)?

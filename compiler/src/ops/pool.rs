@@ -4,6 +4,7 @@ use super::conv::Window;
 use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader, reduce::Reduce};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId};
+use crate::onnx::Attribute;
 use kiln_kernels::dtype::DType;
 
 /// A pool over windows of the spatial axes of `[N, C, ..]`; `max` may also give the positions of the maxima.
@@ -119,12 +120,42 @@ pub fn read_average(r: &mut Reader<'_, '_>) -> Read {
     read(r, mode, 1)
 }
 
-/// Reads `LpPool`.
+/// The order of a norm, which opset 1 has as a float.
+fn order(r: &Reader<'_, '_>) -> Result<f64, Diagnostic> {
+    let p = match r.node.attribute("p") {
+        Some(Attribute::Float(p)) if r.version < 2 => *p as f64,
+        _ => r.int("p", 2)? as f64,
+    };
+    if p.is_finite() && p > 0.0 { Ok(p) } else { Err(Diagnostic::new(format!("the order p is {p}, expected more than 0"))) }
+}
+
+/// `|x|^p`.
+fn power(r: &mut Reader<'_, '_>, x: ValueId, p: f64) -> Result<ValueId, Diagnostic> {
+    let y = r.pointwise("Abs", &[x])?;
+    let p = r.scalar(p, r.dtype(x));
+    r.pointwise("Pow", &[y, p])
+}
+
+/// Reads `LpPool`: whole orders up to 8 have a kernel, others are a mean of powers.
 pub fn read_lp(r: &mut Reader<'_, '_>) -> Read {
-    let p = r.int("p", 2)?;
-    let mode = MODES[3..].iter().zip(1..).find(|(_, order)| *order == p).map(|(mode, _)| *mode);
-    let mode = mode.ok_or_else(|| Diagnostic::new(format!("LpPool of order {p} is not supported; orders 1 to 8 are")))?;
-    read(r, mode, 1)
+    let p = order(r)?;
+    if let Some((mode, _)) = MODES[3..].iter().zip(1..).find(|(_, order)| *order as f64 == p) {
+        return read(r, mode, 1);
+    }
+    if r.int("ceil_mode", 0)? != 0 {
+        return Err(Diagnostic::new(format!("LpPool of order {p} with ceil_mode is not supported; orders 1 to 8 are")));
+    }
+    let (x, dtype) = (r.input(0)?, r.dtype(r.input(0)?));
+    let wide = if dtype == DType::F64 { dtype } else { DType::F32 };
+    let y = r.cast(x, wide)?;
+    let y = power(r, y, p)?;
+    r.inputs[0] = Some(y);
+    // The mean over whole windows, times their elements, is the sum.
+    let y = read(r, "average_pads", 1)?[0];
+    let window: i64 = r.ints("kernel_shape")?.unwrap_or_default().iter().product();
+    let y = r.times(y, window as f64)?;
+    let y = power(r, y, 1.0 / p)?;
+    Ok(vec![r.cast(y, dtype)?])
 }
 
 /// Reads the global pools, which are reductions over the spatial axes.
@@ -136,10 +167,18 @@ pub fn read_global(r: &mut Reader<'_, '_>) -> Read {
     }
     let mode = match r.node.op_type.as_str() {
         "GlobalMaxPool" => "max",
-        "GlobalLpPool" => match r.int("p", 2)? {
-            1 => "l1",
-            2 => "l2",
-            p => return Err(Diagnostic::new(format!("GlobalLpPool of order {p} is not supported"))),
+        "GlobalLpPool" => match order(r)? {
+            1.0 => "l1",
+            2.0 => "l2",
+            p => {
+                let dtype = r.dtype(x);
+                let wide = if dtype == DType::F64 { dtype } else { DType::F32 };
+                let y = r.cast(x, wide)?;
+                let y = power(r, y, p)?;
+                let y = r.reduce(y, "sum", &(2..rank).collect::<Vec<_>>(), true)?;
+                let y = power(r, y, 1.0 / p)?;
+                return Ok(vec![r.cast(y, dtype)?]);
+            }
         },
         _ => "mean",
     };

@@ -259,7 +259,7 @@ pub fn read_conv(r: &mut Reader<'_, '_>) -> Read {
 }
 
 /// The product of integers as numbers: sums times both scales, plus a bias.
-fn scaled(r: &mut Reader<'_, '_>, sums: ValueId, scales: [ValueId; 2], bias: Option<ValueId>) -> Read {
+pub(super) fn scaled(r: &mut Reader<'_, '_>, sums: ValueId, scales: [ValueId; 2], bias: Option<ValueId>) -> Read {
     let sums = r.cast(sums, DType::F32)?;
     let (a, b) = (single(r, scales[0])?, single(r, scales[1])?);
     let scale = r.mul(a, b)?;

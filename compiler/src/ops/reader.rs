@@ -240,8 +240,22 @@ impl<'m> Reader<'_, 'm> {
     pub fn tensor(&mut self, t: Tensor) -> ValueId {
         self.b.graph.add_constant(t, "")
     }
+    /// The operands of a pointwise operator, where one whose rank only run time can tell is known to have one element: it broadcasts as
+    /// a scalar does beside an operand of its rank or more.
+    fn broadcast(&mut self, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        let most = inputs.iter().filter_map(|v| self.ty(*v).shape()).map(<[Dim]>::len).max();
+        let mut out = inputs.to_vec();
+        for v in &mut out {
+            if most.is_some_and(|most| self.b.graph.one_element(*v).is_some_and(|rank| rank <= most)) {
+                let (shape, dtype) = (self.tensor(Tensor::new(&[0], &[0i64; 0])), self.dtype(*v));
+                *v = super::host::call(self, "reshape", &[*v, shape], vec![1], vec![Type::Tensor(dtype, vec![])])?[0];
+            }
+        }
+        Ok(out)
+    }
     /// `name(inputs..)` of the pointwise table.
     pub fn pointwise(&mut self, name: &'static str, inputs: &[ValueId]) -> Result<ValueId> {
+        let inputs = &self.broadcast(inputs)?[..];
         let types: Vec<DType> = inputs.iter().map(|v| self.dtype(*v)).collect();
         let op = Pointwise::of(name, &[], &types)?;
         self.emit(op, inputs)

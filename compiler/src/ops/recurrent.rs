@@ -189,7 +189,7 @@ fn activations(r: &Reader<'_, '_>, defaults: &[&str], directions: usize) -> Resu
 pub fn read(r: &mut Reader<'_, '_>) -> Result<Vec<ValueId>, Diagnostic> {
     let (x, w, weights) = (r.ranked(0, 3)?, r.ranked(1, 3)?, r.ranked(2, 3)?);
     let (cell, defaults): (&'static str, &[&str]) = match r.node.op_type.as_str() {
-        "LSTM" => ("lstm", &["sigmoid", "tanh", "tanh"]),
+        "LSTM" | "DynamicQuantizeLSTM" => ("lstm", &["sigmoid", "tanh", "tanh"]),
         "GRU" => ("gru", &["sigmoid", "tanh"]),
         _ => ("rnn", &["tanh"]),
     };

@@ -134,23 +134,18 @@ pub fn read_causal_conv(r: &mut Reader<'_, '_>) -> Read {
 pub fn read_rotary(r: &mut Reader<'_, '_>) -> Read {
     let input = r.input(0)?;
     let whole = r.shape(input)?;
-    let mut x = if whole.len() == 4 {
+    let x = if whole.len() == 4 {
         r.transpose(input, vec![0, 2, 1, 3])?
     } else {
         let heads = r.int("num_heads", 0)?;
         let y = split_heads(r, input, heads)?;
         r.transpose(y, vec![0, 2, 1, 3])?
     };
-    let size = r.shape(x)?[3].as_int().ok_or_else(|| Diagnostic::new("RotaryEmbedding needs a known head size"))?;
+    let size = head_size(r, x)?;
     let turned = match r.int("rotary_embedding_dim", 0)? {
         0 => size,
         n => n,
     };
-    if turned < 2 || turned > size || turned % 2 != 0 {
-        return Err(Diagnostic::new(format!("rotary_embedding_dim is {turned} for heads of {size} elements")));
-    }
-    let (half, rest) = (Dim::int(turned / 2), r.cut(x, 3, Dim::int(turned), Dim::int(size - turned), 1)?);
-    x = r.cut(x, 3, Dim::int(0), Dim::int(turned), 1)?;
     let mut angles = Vec::new();
     for i in 1..3 {
         let mut cache = r.input(i)?;
@@ -160,12 +155,34 @@ pub fn read_rotary(r: &mut Reader<'_, '_>) -> Read {
         angles.push(r.unsqueeze(cache, 2)?);
     }
     let interleaved = r.int("interleaved", 0)? != 0;
+    let y = turn(r, x, [angles[0], angles[1]], turned, interleaved)?;
+    Ok(vec![if whole.len() == 4 { r.transpose(y, vec![0, 2, 1, 3])? } else { r.reshape(y, whole)? }])
+}
+
+fn head_size(r: &Reader<'_, '_>, x: ValueId) -> Result<i64, Diagnostic> {
+    r.shape(x)?[3].as_int().ok_or_else(|| Diagnostic::new("RotaryEmbedding needs a known head size"))
+}
+
+/// The first `turned` elements of each head of `[B, S, N, D]` turned in pairs, by cosines and sines `[B, S, 1, turned / 2]`: an element
+/// with its neighbour, or with the one half of them on.
+pub(super) fn turn(
+    r: &mut Reader<'_, '_>,
+    x: ValueId,
+    [cos, sin]: [ValueId; 2],
+    turned: i64,
+    interleaved: bool,
+) -> Result<ValueId, Diagnostic> {
+    let size = head_size(r, x)?;
+    if turned < 2 || turned > size || turned % 2 != 0 {
+        return Err(Diagnostic::new(format!("rotary_embedding_dim is {turned} for heads of {size} elements")));
+    }
+    let (half, rest) = (Dim::int(turned / 2), r.cut(x, 3, Dim::int(turned), Dim::int(size - turned), 1)?);
+    let x = r.cut(x, 3, Dim::int(0), Dim::int(turned), 1)?;
     let (a, b) = if interleaved {
         (r.cut(x, 3, Dim::int(0), half.clone(), 2)?, r.cut(x, 3, Dim::int(1), half.clone(), 2)?)
     } else {
         (r.cut(x, 3, Dim::int(0), half.clone(), 1)?, r.cut(x, 3, half.clone(), half.clone(), 1)?)
     };
-    let (cos, sin) = (angles[0], angles[1]);
     let (ca, sb, sa, cb) = (r.mul(cos, a)?, r.mul(sin, b)?, r.mul(sin, a)?, r.mul(cos, b)?);
     let (mut real, mut imaginary) = (r.sub(ca, sb)?, r.add(sa, cb)?);
     let shape = r.shape(x)?;
@@ -176,8 +193,7 @@ pub fn read_rotary(r: &mut Reader<'_, '_>) -> Read {
     } else {
         r.concat(&[real, imaginary], 3)?
     };
-    let y = if turned < size { r.concat(&[y, rest], 3)? } else { y };
-    Ok(vec![if whole.len() == 4 { r.transpose(y, vec![0, 2, 1, 3])? } else { r.reshape(y, whole)? }])
+    if turned < size { r.concat(&[y, rest], 3) } else { Ok(y) }
 }
 
 /// Reads [TensorScatter](https://onnx.ai/onnx/operators/onnx__TensorScatter.html): rows written into a cache at a position for each

@@ -251,8 +251,17 @@ pub fn read_upsample(r: &mut Reader<'_, '_>) -> Read {
         let axes: Vec<usize> = (0..shape.len()).collect();
         return computed(r, [None, Some(v), None], &axes, [mode, "asymmetric", "floor", "stretch"]);
     }
+    let mode = if r.version < 7 {
+        match r.word("mode", &["nearest", "bilinear"])? {
+            "bilinear" => "linear",
+            m => m,
+        }
+    } else {
+        r.word("mode", &["nearest", "linear", "cubic"])?
+    };
     let scales = match r.version {
-        ..9 => r.floats("scales")?,
+        ..7 => r.float_opt("height_scale")?.zip(r.float_opt("width_scale")?).map(|(h, w)| vec![1.0, 1.0, h, w]),
+        7..9 => r.floats("scales")?,
         _ => floats(r, r.opt(1), "scales")?,
     };
     let scales = scales.filter(|s| s.len() == shape.len()).ok_or_else(|| Diagnostic::new("Upsample needs a scale for each axis"))?;
@@ -269,7 +278,7 @@ pub fn read_upsample(r: &mut Reader<'_, '_>) -> Read {
         shape: out,
         scales: scales.into_iter().map(Real::from).collect(),
         roi: vec![],
-        mode: r.word("mode", &["nearest", "linear", "cubic"])?,
+        mode,
         coordinates: "asymmetric",
         nearest: "floor",
         cubic: (-0.75).into(),

@@ -1,6 +1,7 @@
 //! Host functions: operators whose result types depend on data, and operators on strings and sequences, over run-time values.
 
 mod dynamic;
+mod fft;
 mod random;
 mod regex;
 mod resize;
@@ -10,6 +11,7 @@ mod signal;
 mod spatial;
 mod strings;
 mod tensor;
+mod twister;
 mod words;
 
 use crate::fault::Fault;
@@ -52,12 +54,14 @@ host! {
     "max_unpool" => spatial::max_unpool;
     "mel_weights" => signal::mel_weights;
     "non_max_suppression" => select::suppress;
+    "multinomial" => random::multinomial;
     "nonzero" => tensor::nonzero;
     "one_hot" => dynamic::one_hot;
     "optional" => sequence::optional;
     "optional_get_element" => sequence::get_element;
     "optional_has_element" => sequence::has_element;
     "pad" => dynamic::pad;
+    "random" => random::random;
     "range" => tensor::range;
     "reduce" => dynamic::reduce;
     "regex_full_match" => words::full_match;

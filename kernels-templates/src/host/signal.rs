@@ -1,32 +1,17 @@
 //! Host functions on signals: DFT, STFT and MelWeightMatrix.
 
+use super::fft::{Complex, Plan, Real};
 use super::spatial::floats;
 use super::{Answer, HostArgs, ints, tensor};
 use crate::dtype::DType;
 use crate::fault::{Fault, position};
 use crate::value::{Tensor, Value};
 use alloc::{format, vec, vec::Vec};
-use core::f64::consts::PI;
 
-/// Real and imaginary parts.
-type Complex = (f64, f64);
-
-/// `bins` frequencies of a signal cut or filled with zeros to `n` values, by the definition.
-fn transform(signal: &[Complex], n: usize, bins: usize, inverse: bool) -> Vec<Complex> {
-    let sign = if inverse { 1.0 } else { -1.0 };
-    let turn: Vec<Complex> = (0..n).map(|k| (2.0 * PI * k as f64 / n as f64).sin_cos()).map(|(s, c)| (c, sign * s)).collect();
-    let scale = if inverse { 1.0 / n as f64 } else { 1.0 };
-    (0..bins)
-        .map(|f| {
-            let (mut re, mut im) = (0.0, 0.0);
-            for (t, (a, b)) in signal.iter().take(n).enumerate() {
-                let (c, s) = turn[f * t % n];
-                re += a * c - b * s;
-                im += a * s + b * c;
-            }
-            (re * scale, im * scale)
-        })
-        .collect()
+/// `bins` frequencies of a signal cut or filled with zeros to the plan's length.
+fn transform<T: Real>(plan: &Plan<T>, signal: &[Complex<f64>], n: usize, bins: usize) -> Vec<Complex<f64>> {
+    let at = |t: usize| signal.get(t).map_or((T::of(0.0), T::of(0.0)), |v| (T::of(v.0), T::of(v.1)));
+    plan.run((0..n).map(at).collect()).into_iter().take(bins).map(|(re, im)| (re.wide(), im.wide())).collect()
 }
 
 fn whole(inputs: &[Option<&Value>], i: usize) -> Result<Option<i64>, Fault> {
@@ -68,9 +53,12 @@ pub(super) fn dft(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
     let mut dims = x.dims.clone();
     (dims[axis], dims[rank - 1]) = (bins, results);
     let mut out = vec![0.0; dims.iter().product()];
+    // Whole spectra of f32 are made in f32; halves of them, which stand for real signals, in f64.
+    let short = (x.dtype == DType::F32 && !onesided).then(|| Plan::<f32>::new(n, inverse));
+    let plan = Plan::<f64>::new(n, inverse);
     for o in 0..outer {
         for i in 0..inner {
-            let mut signal: Vec<Complex> = (0..have)
+            let mut signal: Vec<Complex<f64>> = (0..have)
                 .map(|t| ((o * have + t) * inner + i) * parts)
                 .map(|k| (source[k], if parts == 2 { source[k + 1] } else { 0.0 }))
                 .collect();
@@ -82,7 +70,11 @@ pub(super) fn dft(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
                     signal.push((re, -im));
                 }
             }
-            for (b, (re, im)) in transform(&signal, n, bins, inverse).into_iter().enumerate() {
+            let spectrum = match &short {
+                Some(plan) => transform(plan, &signal, n, bins),
+                None => transform(&plan, &signal, n, bins),
+            };
+            for (b, (re, im)) in spectrum.into_iter().enumerate() {
                 let to = ((o * bins + b) * inner + i) * results;
                 out[to] = re;
                 if results == 2 {
@@ -113,17 +105,18 @@ pub(super) fn stft(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
     let frames = 1 + (len - n) / step;
     let bins = if args.ints[0] != 0 { n / 2 + 1 } else { n };
     let source = numbers(x)?;
+    let plan = Plan::<f64>::new(n, false);
     let mut out = Vec::with_capacity(batch * frames * bins * 2);
     for b in 0..batch {
         for f in 0..frames {
-            let signal: Vec<Complex> = (0..n)
+            let signal: Vec<Complex<f64>> = (0..n)
                 .map(|t| {
                     let k = (b * len + f * step + t) * parts;
                     let w = window.as_ref().map_or(1.0, |w| w[t]);
                     (source[k] * w, if parts == 2 { source[k + 1] * w } else { 0.0 })
                 })
                 .collect();
-            out.extend(transform(&signal, n, bins, false).into_iter().flat_map(|(re, im)| [re, im]));
+            out.extend(transform(&plan, &signal, n, bins).into_iter().flat_map(|(re, im)| [re, im]));
         }
     }
     Ok(vec![floats(&[batch, frames, bins, 2], &out, x.dtype).into()])

@@ -1,5 +1,9 @@
 //! Sampling between the elements of images: GridSample, RoiAlign and DeformConv.
 
+mod roi_pool;
+
+pub use roi_pool::max_roi_pool;
+
 use crate::entry::{In, Ints, Out};
 use crate::index::{for_each, strides};
 use crate::num::{Float, Index};

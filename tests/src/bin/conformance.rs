@@ -1,6 +1,6 @@
 //! The ONNX backend suite, compiled: makes its own Python environment, writes the suite out, runs `kiln test` on it, and holds the
 //! result of every case against the expectation that is checked in, and the plans of whole networks against a table of them. `BLESS=1`
-//! writes the expectations, the table of plans and the table of support.
+//! writes the expectations, the table of plans, the table of support and that of errors.
 
 use kiln_compiler::{Options, compile};
 use kiln_tests::plans::{self, Line, Table};
@@ -48,10 +48,12 @@ fn run() -> Result<bool, String> {
     let (mut drift, mut worse) = (0, 0);
     let (mut passed, mut failed) = (0, 0);
     let mut all: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
+    let mut errors: BTreeMap<&str, Errors> = BTreeMap::new();
     for folder in FOLDERS.iter().filter(|f| only.is_empty() || only.iter().any(|o| o == *f)) {
-        let got = compiled(&suite.join(folder))?;
+        let (got, found) = compiled(&suite.join(folder))?;
         let ok = got.values().filter(|r| *r == "ok").count();
-        println!("{folder}: {ok} of {} passed", got.len());
+        println!("{folder}: {ok} of {} passed, {} of them by distribution", got.len(), found.by_distribution.len());
+        errors.insert(folder, found);
         passed += ok;
         failed += got.len() - ok;
         let file = here.join(format!("expected/{folder}.txt"));
@@ -69,6 +71,8 @@ fn run() -> Result<bool, String> {
     if bless && only.is_empty() {
         let path = here.join("../../docs/operators.md");
         std::fs::write(&path, support(&suite, &all)).map_err(|e| e.to_string())?;
+        let path = here.join("../../docs/exactness.md");
+        std::fs::write(&path, exactness(&errors)).map_err(|e| e.to_string())?;
     }
     println!("suite: {passed} passed, {failed} failed as expected, {drift} differ from what is checked in");
     Ok(drift == 0 && worse == 0)
@@ -106,10 +110,19 @@ fn prepare(here: &Path, work: &Path, suite: &Path) -> Result<(), String> {
     succeed(Command::new(&python).arg(here.join("prepare.py")).arg(suite))
 }
 
-/// Runs `kiln test` on a folder; gives the result of each case.
-fn compiled(folder: &Path) -> Result<BTreeMap<String, String>, String> {
+/// How near the results of passing cases are.
+#[derive(Default)]
+struct Errors {
+    /// The largest error of each case in units in the last place; none where its results have no floats.
+    ulp: BTreeMap<String, Option<u64>>,
+    /// Cases whose results are drawn, and fit their law.
+    by_distribution: Vec<String>,
+}
+
+/// Runs `kiln test` on a folder; gives the result of each case, and how near it is.
+fn compiled(folder: &Path) -> Result<(BTreeMap<String, String>, Errors), String> {
     let mut c = Command::new(env!("CARGO"));
-    c.args(["run", "--release", "--quiet", "-p", "kiln-cli", "--bin", "kiln", "--", "test", "--json"]).arg(folder);
+    c.args(["run", "--release", "--quiet", "-p", "kiln-cli", "--bin", "kiln", "--", "test", "--json", "--ulp"]).arg(folder);
     let out = c.stderr(std::process::Stdio::inherit()).output().map_err(|e| e.to_string())?;
     let value: Value = serde_json::from_slice(&out.stdout).map_err(|e| format!("{c:?} printed no JSON: {e}"))?;
     let cases = value["cases"].as_object().ok_or("the JSON has no cases")?;
@@ -119,7 +132,40 @@ fn compiled(folder: &Path) -> Result<BTreeMap<String, String>, String> {
         let text = text.split(" --> ").next().unwrap_or_default().trim_end();
         text.chars().take(MAX_REASON).map(|c| if c == '\t' { ' ' } else { c }).collect()
     };
-    Ok(cases.iter().map(|(k, v)| (k.rsplit('/').next().unwrap_or(k).to_string(), one_line(v))).collect())
+    let short = |k: &str| k.rsplit('/').next().unwrap_or(k).to_string();
+    let ulp = value["ulp"].as_object().ok_or("the JSON has no errors")?;
+    let drawn = value["by_distribution"].as_array().ok_or("the JSON does not say what passed by distribution")?;
+    let errors = Errors {
+        ulp: ulp.iter().map(|(k, v)| (short(k), v.as_u64())).collect(),
+        by_distribution: drawn.iter().filter_map(Value::as_str).map(short).collect(),
+    };
+    Ok((cases.iter().map(|(k, v)| (short(k), one_line(v))).collect(), errors))
+}
+
+/// The table of errors: how many cases of each folder have which, and those that are not exact.
+fn exactness(errors: &BTreeMap<&str, Errors>) -> String {
+    let mut out = String::from(
+        "# Exactness\n\nWritten by `cargo run --release -p kiln-tests --bin conformance` with `BLESS=1`: the largest error of each passing case of \
+         the backend suite of onnx 1.23.2, in units in the last place of the type of the result. Integers, booleans, strings and shapes are \
+         compared exactly. What is expected are floats of the suite, which err themselves; sums that cancel are many units off where they \
+         are near 0. Numbers differ a little with the instruction set.\n\n\
+         | folder | no floats: exact | 0 ulp | 1 | 2 to 4 | 5 to 16 | 17 to 256 | more | by distribution |\n|---|---|---|---|---|---|---|---|---|\n",
+    );
+    const BOUNDS: [(u64, u64); 6] = [(0, 0), (1, 1), (2, 4), (5, 16), (17, 256), (257, u64::MAX)];
+    for (folder, e) in errors {
+        let exact = e.ulp.values().filter(|u| u.is_none()).count();
+        let counts = BOUNDS.map(|(lo, hi)| e.ulp.values().flatten().filter(|u| (lo..=hi).contains(*u)).count().to_string());
+        let _ = writeln!(out, "| {folder} | {exact} | {} | {} |", counts.join(" | "), e.by_distribution.len());
+    }
+    out.push_str("\n| case | largest ulp |\n|---|---|\n");
+    for (folder, e) in errors {
+        for (case, ulp) in e.ulp.iter().filter_map(|(c, u)| u.filter(|u| *u > 0).map(|u| (c, u))) {
+            let _ = writeln!(out, "| {folder}/{case} | {ulp} |");
+        }
+    }
+    let drawn: Vec<String> = errors.values().flat_map(|e| &e.by_distribution).map(|c| format!("`{c}`")).collect();
+    let _ = writeln!(out, "\nBy distribution (type, shape, range, dependence on the seed, frequencies over 400 draws): {}.", drawn.join(", "));
+    out
 }
 
 /// Prints every case whose passing differs from the expectation; gives how many.

@@ -1,15 +1,16 @@
 //! `kiln test`: folders of ONNX's backend tests on compiled code.
 
 use crate::args::RunArgs;
-use crate::batch;
+use crate::batch::{self, Outcome};
+use crate::cache::Scratch;
+use crate::chance::{self, Law};
 use crate::data::ulps;
 use crate::failure::{Failure, Result};
 use crate::suite::{Case, cases, compare_all, floats};
-use kiln_kernels::dtype::DType;
 use kiln_kernels::value::Value;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Run ONNX backend-test folders on compiled code.
 #[derive(clap::Args, Debug)]
@@ -53,34 +54,156 @@ impl Test {
         for (name, c) in names.iter_mut().zip(&all).filter(|(_, c)| count[c.name.as_str()] > 1) {
             *name = format!("{}/{}", c.group, c.name);
         }
-        let mut results: BTreeMap<String, String> = BTreeMap::new();
-        let mut failed = 0;
-        batch::run(&all, &how, &mut |i, outcome| {
-            let checked = outcome.and_then(|found| check(&all[i], &found));
-            let (text, worst) = match checked {
-                Ok(worst) => ("ok".to_string(), worst),
-                Err(why) => {
-                    failed += 1;
-                    (why.replace('\n', " "), None)
-                }
-            };
-            if !self.json {
-                let ulp = worst.filter(|_| self.ulp).map_or(String::new(), |u| format!(" ({u} ulp)"));
-                let verdict = if text == "ok" { "ok".to_string() } else { format!("FAILED: {text}") };
-                println!("{}: {verdict}{ulp}", names[i]);
+        let scratch = Scratch::new()?;
+        let mut jobs: Vec<Case> = Vec::new();
+        let plans = all.iter().enumerate().map(|(i, c)| plan(c, &scratch.0.join(i.to_string()), &mut jobs)).collect::<Result<Vec<Plan>>>()?;
+        let mut tally = Tally { json: self.json, ulp: self.ulp, ..Tally::default() };
+        let mut next = 0;
+        let mut waiting: Vec<Outcome> = Vec::new();
+        batch::run(&jobs, &how, &mut |_, outcome| {
+            waiting.push(outcome);
+            if waiting.len() == plans[next].jobs() {
+                let found = std::mem::take(&mut waiting);
+                tally.add(&names[next], verdict(&plans[next], &all[next], found));
+                next += 1;
             }
-            results.insert(names[i].clone(), text);
         })?;
-        let passed = total - skipped.len() - failed;
+        tally.finish(total, &skipped)
+    }
+}
+
+/// How a case is run.
+enum Plan {
+    /// As it is.
+    Plain,
+    /// In three variants, whose results fit a law.
+    Drawn(Law, Vec<Value>),
+    /// As it is, and fails for this reason.
+    Unknown(String),
+}
+
+impl Plan {
+    /// How many jobs it has.
+    fn jobs(&self) -> usize {
+        if let Plan::Drawn(..) = self { 3 } else { 1 }
+    }
+}
+
+/// Adds the jobs of a case; `folder` is for models made from its own.
+fn plan(case: &Case, folder: &Path, jobs: &mut Vec<Case>) -> Result<Plan> {
+    // What cannot be read fails when it is run.
+    let read = case.model().and_then(|m| case.data(&m).map(|sets| (m, sets))).ok();
+    let drawn = read.and_then(|(m, sets)| Some((chance::law(&m, sets.first()?)?, sets.into_iter().next()?)));
+    Ok(match drawn {
+        Some((Ok(law), set)) => {
+            jobs.extend(chance::variants(case, &set, folder)?);
+            Plan::Drawn(law, set.outputs)
+        }
+        Some((Err(why), _)) => {
+            jobs.push(case.clone());
+            Plan::Unknown(why)
+        }
+        None => {
+            jobs.push(case.clone());
+            Plan::Plain
+        }
+    })
+}
+
+/// How a case passed.
+enum Pass {
+    /// With this error at most, in units in the last place; none where its results have no floats.
+    Equal(Option<u64>),
+    /// What was drawn fits the law.
+    Distributed,
+}
+
+fn verdict(plan: &Plan, case: &Case, found: Vec<Outcome>) -> std::result::Result<Pass, String> {
+    let found: Vec<Vec<Vec<Value>>> = found.into_iter().collect::<std::result::Result<_, String>>()?;
+    match (plan, &found[..]) {
+        (Plan::Drawn(law, expected), [free, one, two]) => chance::judge(law, expected, [free, one, two]).map(|()| Pass::Distributed),
+        (Plan::Unknown(why), _) => Err(why.clone()),
+        (_, found) => check(case, found.first().map_or(&[], |f| f)).map(Pass::Equal),
+    }
+}
+
+/// The results so far.
+#[derive(Default)]
+struct Tally {
+    json: bool,
+    ulp: bool,
+    cases: BTreeMap<String, String>,
+    errors: BTreeMap<String, Option<u64>>,
+    distributed: Vec<String>,
+    failed: usize,
+}
+
+impl Tally {
+    fn add(&mut self, name: &str, verdict: std::result::Result<Pass, String>) {
+        let text = match &verdict {
+            Ok(_) => "ok".to_string(),
+            Err(why) => why.replace('\n', " "),
+        };
+        let line = match verdict {
+            Ok(Pass::Equal(worst)) => {
+                self.errors.insert(name.into(), worst);
+                let ulp = worst.map_or(" (exact)".to_string(), |u| format!(" ({u} ulp)"));
+                format!("ok{}", if self.ulp { ulp } else { String::new() })
+            }
+            Ok(Pass::Distributed) => {
+                self.distributed.push(name.into());
+                "ok (by distribution)".into()
+            }
+            Err(_) => {
+                self.failed += 1;
+                format!("FAILED: {text}")
+            }
+        };
+        if !self.json {
+            println!("{name}: {line}");
+        }
+        self.cases.insert(name.into(), text);
+    }
+    fn finish(self, total: usize, skipped: &[String]) -> Result<()> {
+        let passed = total - skipped.len() - self.failed;
         if self.json {
-            let out = json!({ "schema": 1, "passed": passed, "failed": failed, "skipped": skipped.len(), "cases": results });
+            let mut out = json!({
+                "schema": 1, "passed": passed, "failed": self.failed, "skipped": skipped.len(), "by_distribution": self.distributed,
+                "cases": self.cases
+            });
+            if self.ulp {
+                let exact = |e: &Option<u64>| e.map_or(json!("exact"), |u| json!(u));
+                out["ulp"] = self.errors.iter().map(|(n, e)| (n.clone(), exact(e))).collect();
+            }
             println!("{out}");
         } else {
             skipped.iter().for_each(|n| println!("{n}: skipped: it has no test_data_set_0"));
-            println!("{passed} passed, {failed} failed, {} skipped", skipped.len());
+            if self.ulp {
+                print!("{}", table(&self.errors));
+            }
+            let chance = match self.distributed.len() {
+                0 => String::new(),
+                n => format!(" ({n} of them by distribution)"),
+            };
+            println!("{passed} passed{chance}, {} failed, {} skipped", self.failed, skipped.len());
         }
-        if failed > 0 { Err(Failure::Fault(String::new())) } else { Ok(()) }
+        if self.failed > 0 { Err(Failure::Fault(String::new())) } else { Ok(()) }
     }
+}
+
+/// How many cases have which largest error.
+fn table(errors: &BTreeMap<String, Option<u64>>) -> String {
+    let classes: [(&str, fn(Option<u64>) -> bool); 7] = [
+        ("no floats: exact", |e| e.is_none()),
+        ("0", |e| e == Some(0)),
+        ("1", |e| e == Some(1)),
+        ("2 to 4", |e| matches!(e, Some(2..=4))),
+        ("5 to 16", |e| matches!(e, Some(5..=16))),
+        ("17 to 256", |e| matches!(e, Some(17..=256))),
+        ("more", |e| matches!(e, Some(257..))),
+    ];
+    let rows = classes.iter().map(|(name, holds)| format!("{name:>18}  {:>5}\n", errors.values().filter(|e| holds(**e)).count()));
+    format!("       largest ulp  cases\n{}", rows.collect::<String>())
 }
 
 /// Whether the outputs are those expected; the largest error.
@@ -92,13 +215,22 @@ fn check(case: &Case, found: &[Vec<Value>]) -> std::result::Result<Option<u64>, 
     let mut worst = None;
     for (set, found) in sets.iter().zip(found) {
         compare_all(found, &set.outputs, case.tolerance)?;
-        for (f, e) in found.iter().zip(&set.outputs) {
-            let (Some(f), Some(e)) = (f.as_tensor(), e.as_tensor()) else { continue };
-            if matches!(f.dtype, DType::F32 | DType::F64 | DType::F16 | DType::Bf16) {
-                let (x, y) = (floats(f).unwrap_or_default(), floats(e).unwrap_or_default());
-                worst = worst.max(x.iter().zip(&y).map(|(a, b)| ulps(f.dtype, *a, *b)).max());
-            }
-        }
+        found.iter().zip(&set.outputs).for_each(|(f, e)| worst = worst.max(error(f, e)));
     }
     Ok(worst)
+}
+
+/// The largest error of a value's floats in units in the last place; none where it has no floats.
+fn error(found: &Value, expected: &Value) -> Option<u64> {
+    match (found, expected) {
+        (Value::Tensor(f), Value::Tensor(e)) if f.dtype.is_float() => {
+            let (x, y) = (floats(f)?, floats(e)?);
+            x.iter().zip(&y).map(|(a, b)| ulps(f.dtype, *a, *b)).max().or(Some(0))
+        }
+        (Value::Sequence(f), Value::Sequence(e)) => f.iter().zip(e).filter_map(|(f, e)| error(f, e)).max(),
+        (Value::Optional(Some(f)), Value::Optional(Some(e))) => error(f, e),
+        (Value::IntMap(f), Value::IntMap(e)) => f.iter().filter_map(|(k, f)| error(f, e.get(k)?)).max(),
+        (Value::StrMap(f), Value::StrMap(e)) => f.iter().filter_map(|(k, f)| error(f, e.get(k)?)).max(),
+        _ => None,
+    }
 }

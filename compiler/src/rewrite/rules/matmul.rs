@@ -2,7 +2,10 @@
 
 use super::{SHARED, along, folds, rounded};
 use crate::ir::{NodeId, ValueId};
+use crate::ops::softmax::{Softmax, softmax_of};
+use crate::ops::{Op, pointwise::Pointwise};
 use crate::rewrite::{Class, Found, Rewriter, Rule};
+use kiln_kernels::dtype::DType;
 use kiln_kernels::value::Tensor;
 
 /// Rules about matrix products.
@@ -14,6 +17,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "matmul-input-div", on: &["MatMul"], equation: "(x / c) @ w => x @ (w/c)  where w is constant and c is per column of x and constant", class: Class::Reassociating, apply: |rw, n| scale_input(rw, n, "Div", |w, c| w / c) },
     Rule { name: "matmul-input-add", on: &["MatMul"], equation: "(x + c) @ w => x @ w + c@w  where w is a constant matrix and c is per column of x and constant", class: Class::Reassociating, apply: shift_input },
     Rule { name: "matmul-diagonal", on: &["MatMul"], equation: "x @ diag(d) => x * d;  x @ I => x  where d is constant", class: Class::ExactOnFinite, apply: diagonal },
+    Rule { name: "matmul-shares", on: &["Cast"], equation: "T(f32(T(s)) @ v) => T(Softmax(x) @ v)  where s is Softmax(x) rounded to T at every step, and T is f16 or bf16: the shares stay f32 on their way into the product", class: Class::Reassociating, apply: shares },
 ];
 
 /// Weights of two axes at least, constant, and not shared when they are large.
@@ -99,6 +103,27 @@ fn diagonal(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     Some(vec![rw.pointwise("Mul", &[x, d])?])
 }
 
+fn shares(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
+    let y = rw.input(n, 0)?;
+    let half = rw.dtype(rw.node(n).outputs[0]);
+    let product = rw.made_by(y, "MatMul").filter(|_| matches!(half, DType::F16 | DType::Bf16) && rw.dtype(y) == DType::F32)?;
+    let (p, v) = (rw.input(product, 0)?, rw.input(product, 1)?);
+    let widened = rw.made_by(p, "Cast")?;
+    let stored = rw.input(widened, 0).filter(|s| rw.dtype(*s) == half)?;
+    let rounds = rw.made_by(stored, "Cast")?;
+    let shares = rw.input(rounds, 0).filter(|s| rw.dtype(*s) == DType::F32)?;
+    let softmax = rw.producer(shares)?;
+    let Op::Softmax(op) = rw.node(softmax).op.clone() else { return None };
+    if op.mode != softmax_of(half) || [y, p, stored, shares].iter().any(|v| !rw.used_once(*v)) {
+        return None;
+    }
+    let x = rw.input(softmax, 0)?;
+    let p = rw.add(Softmax { mode: "softmax", ..op }, &[x])?;
+    let op = rw.node(product).op.clone();
+    let y = rw.add(op, &[p, v])?;
+    Some(vec![rw.add(Pointwise::cast(DType::F32, half), &[y])?])
+}
+
 #[cfg(test)]
 pub(in crate::rewrite) mod tests {
     use super::*;
@@ -169,6 +194,17 @@ pub(in crate::rewrite) mod tests {
                 (true, true) => 1.0,
                 (true, false) => c.rng.pick(&[0.5, -2.0, 3.0, 0.0]),
             });
+        }),
+        ("matmul-shares", |c| {
+            let half = c.rng.pick(&[DType::F16, DType::Bf16]);
+            let [m, k, n] = [1 + c.rng.below(4), 1 + c.rng.below(6), 1 + c.rng.below(4)];
+            let (x, v) = (c.input(DType::F32, &[m, k]), c.factor(DType::F32, &[k, n]));
+            let s = c.op(Softmax { axis: 1, mode: softmax_of(half) }, &[x]);
+            let stored = c.op(Pointwise::cast(DType::F32, half), &[s]);
+            let p = c.op(Pointwise::cast(half, DType::F32), &[stored]);
+            let y = c.op(MatMul, &[p, v]);
+            let y = c.op(Pointwise::cast(DType::F32, half), &[y]);
+            c.output(y);
         }),
     ];
 }
