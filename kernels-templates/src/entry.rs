@@ -342,7 +342,10 @@ entries! {
     sample::deform_conv<T: Float>(out, x, w, offset, bias, mask, x_dims, w_dims, out_dims, strides, pads, dilations, groups,
         offset_groups);
     linalg::det<T: Float>(out, x, batch, n);
-    trees::ensemble<T: Float>(out, x, splits, weights, members, features, targets, nodes, tracks, leaf_targets, roots, aggregate);
+    trees::ensemble<T: Float>(out, x, forest, features, targets, aggregate);
+    trees::classify<T: Float>(scores, picked, x, base, classes, binary, how);
+    svm::distances<>(out, x, vectors, features, count);
+    svm::votes<>(scores, picked, kernel, coefficients, rho, prob_a, prob_b, counts);
     resize::resize<T: Float>(out, x, x_dims, out_dims, scales, roi, mode, coordinates, nearest, cubic, extrapolation, exclude);
     sort::top_k<T: Num>(values, indices, x, outer, axis, inner, k, largest);
     copy::pad<T: Bits>(out, x, value, x_dims, pads, mode);

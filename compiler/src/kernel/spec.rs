@@ -208,6 +208,17 @@ pub enum Recipe {
         /// Which axis of the constant has the rows.
         axis: usize,
     },
+    /// An ensemble of trees as `kiln_kernels::trees::pack` packs it.
+    Trees {
+        /// Whether its numbers are f64.
+        double: bool,
+        /// Targets.
+        targets: usize,
+        /// Index into `kiln_kernels::trees::AGGREGATES`.
+        aggregate: i64,
+        /// Bytes of what is packed.
+        bytes: usize,
+    },
     /// Convolution weights as `pack_weights` of the method's kernel packs them.
     Conv {
         /// Input channels.
@@ -632,6 +643,21 @@ pub enum Kernel {
         /// Steps through the result, likewise.
         out: Vec<Stride>,
     },
+    /// Rows through the trees of an ensemble.
+    Trees {
+        /// The rows, one behind the other.
+        x: ValueId,
+        /// The ensemble.
+        forest: Packed,
+        /// Number of rows.
+        rows: Dim,
+        /// Elements of a row.
+        features: Dim,
+        /// Bytes of scratch of a worker.
+        scratch: usize,
+        /// Comparisons of a row, roughly.
+        steps: usize,
+    },
     /// Regions copied.
     Move {
         /// The regions.
@@ -681,6 +707,7 @@ impl Kernel {
             Kernel::Rows { op: Row::LpNorm { .. }, .. } => "lp norm",
             Kernel::Rows { op: Row::Reduce(_), .. } => "reduce",
             Kernel::Rotary { .. } => "rotary",
+            Kernel::Trees { .. } => "trees",
             Kernel::Move { .. } => "copy",
             Kernel::Call(c) => c.entry,
             Kernel::Dims { .. } => "dims",
@@ -701,7 +728,7 @@ impl Kernel {
                 };
                 std::iter::once(codes).chain(scales).chain(zeros).chain(bias).collect()
             }
-            Kernel::GroupedGemm { b: weights, .. } => vec![weights],
+            Kernel::GroupedGemm { b: weights, .. } | Kernel::Trees { forest: weights, .. } => vec![weights],
             Kernel::Strips { .. } => self.parts().into_iter().flat_map(Kernel::packed).collect(),
             _ => Vec::new(),
         }
@@ -770,7 +797,7 @@ impl Kernel {
                 operands(epilogue);
             }
             Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Response { x, .. } | Kernel::Resize { x, .. } => *x = of(*x),
-            Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => *x = of(*x),
+            Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } | Kernel::Trees { x, .. } => *x = of(*x),
             Kernel::Attend { q, k, v, mask, .. } => {
                 [q, k, v].into_iter().chain(mask).for_each(|o| o.value = of(o.value));
             }
@@ -803,7 +830,7 @@ impl Kernel {
             Kernel::PixelNorm { x, scale, bias, .. } => [*x, *scale, *bias].into_iter().chain(tail()).collect(),
             Kernel::MatMul { a, b, .. } => [a.value, b.value].into_iter().chain(tail()).collect(),
             Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Response { x, .. } | Kernel::Resize { x, .. } => vec![*x],
-            Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => vec![*x],
+            Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } | Kernel::Trees { x, .. } => vec![*x],
             Kernel::Attend { q, k, v, mask, .. } => [q, k, v].into_iter().chain(mask).map(|o| o.value).collect(),
             Kernel::Rows { op, x, head, tail, .. } => {
                 let stages = head.iter().chain(tail).flat_map(|s| &s.operands).map(|o| o.value);

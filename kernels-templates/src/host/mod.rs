@@ -1,6 +1,7 @@
 //! Host functions: operators whose result types depend on data, and operators on strings and sequences, over run-time values.
 
 mod dynamic;
+mod maps;
 mod random;
 mod regex;
 mod resize;
@@ -11,6 +12,8 @@ mod spatial;
 mod strings;
 mod tensor;
 mod words;
+
+pub use words::{listed, sorted};
 
 use crate::fault::Fault;
 use crate::value::{Tensor, Value};
@@ -40,10 +43,12 @@ macro_rules! host {
 host! {
     "affine_grid" => spatial::affine_grid;
     "cast" => strings::cast;
+    "cast_map" => maps::cast;
     "center_crop_pad" => spatial::center_crop_pad;
     "col2im" => spatial::col2im;
     "compress" => tensor::compress;
     "concat_from_sequence" => sequence::concat;
+    "dict_vectorizer" => maps::vectorize;
     "dft" => signal::dft;
     "dropout" => random::dropout;
     "expand" => tensor::expand;
@@ -84,6 +89,7 @@ host! {
     "top_k" => dynamic::top_k;
     "unique" => select::unique;
     "unsqueeze" => dynamic::unsqueeze;
+    "zip_map" => maps::zip;
 }
 
 /// Runs the function of that name.
