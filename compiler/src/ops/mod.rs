@@ -478,6 +478,7 @@ schemas! {
         "QLinearSoftmax" 1 qlinear::read_softmax;
         "QLinearWhere" 1 qlinear::read_where;
         "QuantizeLinear" 1 quantize::read_quantize;
+        "Tokenizer" 1 strings::read_tokenizer;
     }
     "ai.onnx.preview" {
         "FlexAttention" 1 attention::read_flex;

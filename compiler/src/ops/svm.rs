@@ -168,7 +168,7 @@ pub fn read_classifier(r: &mut Reader<'_, '_>) -> Result<Vec<ValueId>> {
     scores = match (classes, probable, how) {
         (2, false, "NONE") => ml::opposites(r, scores)?,
         (2, false, _) => {
-            if how == "PROBIT" {
+            if matches!(how, "LOGISTIC" | "PROBIT") {
                 scores = ml::transform(r, scores, how)?;
             }
             let negative = r.pointwise("Neg", &[scores])?;

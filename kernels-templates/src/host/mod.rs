@@ -86,6 +86,7 @@ host! {
     "string_split" => words::split;
     "tf_idf" => words::tf_idf;
     "tile" => tensor::tile;
+    "tokenize" => words::tokenize;
     "top_k" => dynamic::top_k;
     "unique" => select::unique;
     "unsqueeze" => dynamic::unsqueeze;

@@ -85,6 +85,60 @@ fn places_before(n: usize, before: impl Fn(usize) -> bool) -> usize {
     low
 }
 
+/// The tokens of each string, in a row of its own behind the axes of `x`: attributes whether rows begin and end with a mark, and how many
+/// characters a token has at least; text: what fills rows up, a pattern of tokens, and patterns of what separates them. Without a pattern of
+/// tokens strings are split by each separator in turn, and where that is a single empty one into characters: ONNX Runtime's
+/// [Tokenizer](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.Tokenizer).
+pub(super) fn tokenize(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
+    let x = tensor(inputs, 0)?;
+    let (mark, least) = (args.ints[0] != 0, args.ints[1]);
+    let (fill, pattern, separators) = (args.text[0], args.text[1], &args.text[2..]);
+    let regex = |p: &str| Regex::new(p).map_err(|e| Fault::Domain(format!("the pattern {p}: {e}")));
+    let tokens = if pattern.is_empty() { None } else { Some(regex(pattern)?) };
+    let by_character = tokens.is_none() && separators == [""];
+    let separators: Vec<Regex> =
+        if tokens.is_some() || by_character { vec![] } else { separators.iter().map(|s| regex(s)).collect::<Result<_, _>>()? };
+    let row = |text: &String| -> Vec<String> {
+        let text: Vec<char> = text.chars().collect();
+        if by_character {
+            return text.iter().map(|c| c.to_string()).collect();
+        }
+        let mut parts: Vec<&[char]> = vec![&text];
+        if let Some(regex) = &tokens {
+            (parts, _) = matches(regex, &text);
+        }
+        for s in &separators {
+            parts = parts.into_iter().flat_map(|part| matches(s, part).1).collect();
+        }
+        let long = |part: &&[char]| !part.is_empty() && part.len() as i64 >= least;
+        parts.into_iter().filter(long).map(|part| part.iter().collect()).collect()
+    };
+    let rows: Vec<Vec<String>> = x.as_strings().iter().map(row).collect();
+    let most = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = if most == 0 { 0 } else { most + 2 * usize::from(mark) };
+    let mut out = Vec::with_capacity(rows.len() * width);
+    for row in rows.into_iter().filter(|_| width > 0) {
+        let more = most - row.len();
+        out.extend(mark.then(|| "\u{2}".to_string()));
+        out.extend(row);
+        out.extend((0..more).map(|_| fill.to_string()));
+        out.extend(mark.then(|| "\u{3}".to_string()));
+    }
+    Ok(vec![Tensor::strings(&[&x.dims[..], &[width]].concat(), out).into()])
+}
+
+/// What matches in a text, and what lies around.
+fn matches<'a>(regex: &Regex, text: &'a [char]) -> (Vec<&'a [char]>, Vec<&'a [char]>) {
+    let (mut at, mut inside, mut around) = (0, Vec::new(), Vec::new());
+    while let Some((from, to)) = regex.find(text, at) {
+        inside.push(&text[from..to]);
+        around.push(&text[at..from]);
+        at = to;
+    }
+    around.push(&text[at..]);
+    (inside, around)
+}
+
 /// Operands x, starts of the grams of each length, columns, pool and optional weights; attributes: least length, greatest length,
 /// greatest skip; text: the mode: [TfIdfVectorizer](https://onnx.ai/onnx/operators/onnx__TfIdfVectorizer.html).
 pub(super) fn tf_idf(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {

@@ -85,7 +85,7 @@ fn several<T: Float>(scores: &mut [T], met: &mut [bool], base: &[T], how: &str) 
 }
 
 fn two<T: Float>(scores: &mut [T], met: &[bool], base: &[T], binary: &str, how: &str) -> i64 {
-    let second = met.get(1) == Some(&true);
+    let (first, second) = (met.first() == Some(&true), met.get(1) == Some(&true));
     let alone = scores.len() == 1;
     let score = match base {
         [_, b] if alone => scores[0].plus(*b),
@@ -110,13 +110,17 @@ fn two<T: Float>(scores: &mut [T], met: &[bool], base: &[T], binary: &str, how: 
     if alone {
         scores[0] = if how == "PROBIT" { probit(score) } else { score };
     } else if second || base.len() == 2 {
+        // A class that no tree scores has no score, whatever its base value.
+        for (s, _) in scores.iter_mut().zip([first, second]).filter(|(_, met)| !met) {
+            *s = T::ZERO;
+        }
         transform(scores, how);
     } else if how == "PROBIT" {
         (scores[0], scores[1]) = (probit(score), T::ZERO);
     } else {
         (scores[0], scores[1]) = match (binary, how) {
-            ("positive", _) => (T::ONE.minus(score), score),
             (_, "LOGISTIC") => (logistic(T::ZERO.minus(score)), logistic(score)),
+            ("positive", _) => (T::ONE.minus(score), score),
             _ => (T::ZERO.minus(score), score),
         };
     }
