@@ -56,7 +56,8 @@ impl Lists {
     /// The weights that each tree gives a row.
     fn walk(&self, x: &[f64]) -> Vec<Vec<(usize, f32)>> {
         let trees = self.trees.iter().max().map_or(0, |t| t + 1);
-        let at = |tree: i64, id: i64| (0..self.trees.len()).find(|n| self.trees[*n] == tree && self.nodes[*n] == id).expect("the node is there");
+        let at =
+            |tree: i64, id: i64| (0..self.trees.len()).find(|n| self.trees[*n] == tree && self.nodes[*n] == id).expect("the node is there");
         let one = |tree: i64| {
             let mut n = at(tree, 0);
             while self.modes[n] != "LEAF" {
@@ -196,7 +197,8 @@ fn two_classes_of_one_score() {
                 _ => [-y, y],
             });
         }
-        let found = c.run(l.node(t, "TreeEnsembleClassifier", "class", 2).attr("classlabels_int64s", [20i64, 30]).attr("post_transform", how));
+        let found =
+            c.run(l.node(t, "TreeEnsembleClassifier", "class", 2).attr("classlabels_int64s", [20i64, 30]).attr("post_transform", how));
         assert_eq!(tensor(&found[0]).slice::<i64>(), labels);
         near(tensor(&found[1]).slice(), &wanted);
     }
@@ -209,7 +211,8 @@ fn numbers_as_tensors_are_compared_in_double_precision() {
     let split = 1.0 + 2f64.powi(-40);
     let x = Tensor::new(&[2, 1], &[1.0f64, split + 2f64.powi(-40)]);
     let node = Node::new().input(x).op("TreeEnsembleRegressor", 1).attr("n_targets", 1).attr("nodes_treeids", [0i64; 3]);
-    let node = node.attr("nodes_nodeids", [0i64, 1, 2]).attr("nodes_featureids", [0i64; 3]).attr("nodes_modes", ["BRANCH_LEQ", "LEAF", "LEAF"]);
+    let node =
+        node.attr("nodes_nodeids", [0i64, 1, 2]).attr("nodes_featureids", [0i64; 3]).attr("nodes_modes", ["BRANCH_LEQ", "LEAF", "LEAF"]);
     let node = node.attr("nodes_values_as_tensor", Tensor::new(&[3], &[split, 0.0, 0.0])).attr("nodes_truenodeids", [1i64, 0, 0]);
     let node = node.attr("nodes_falsenodeids", [2i64, 0, 0]).attr("target_treeids", [0i64, 0]).attr("target_nodeids", [1i64, 2]);
     let node = node.attr("target_ids", [0i64, 0]).attr("target_weights_as_tensor", Tensor::new(&[2], &[3.0f64, 4.0]));
@@ -243,7 +246,7 @@ fn unsound_ensembles_are_refused() {
     ];
     for (l, wanted) in cases {
         let node = l.node(f32s(&[1, FEATURES], &[0.0; FEATURES]), "TreeEnsembleRegressor", "target", 1).attr("n_targets", 1);
-        let model = onnx::read(&node.m.build(), None, &Default::default()).expect("the file is read");
+        let model = onnx::read(&node.build(), None, &Default::default()).expect("the file is read");
         let found = import::import(&model, &Default::default()).expect_err(wanted).to_string();
         assert!(found.contains(wanted), "{found} for {wanted}");
     }

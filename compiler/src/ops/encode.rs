@@ -102,14 +102,11 @@ pub fn read_one_hot(r: &mut Reader<'_, '_>) -> Read {
             ints(&r.ints("cats_int64s")?.unwrap_or_default())
         }
     };
-    let at = places(&keys);
-    let found = match strict || keys.dtype == DType::Str {
-        true => look_up(r, x, &keys, &at, ints(&[-1]), strict)?[0],
-        false => x,
-    };
+    let (at, looked) = (places(&keys), strict || keys.dtype == DType::Str);
+    let found = if looked { look_up(r, x, &keys, &at, ints(&[-1]), strict)?[0] } else { x };
     let rank = r.rank(found)?;
     let found = r.unsqueeze(found, rank)?;
-    let categories = if found == x || keys.dtype == DType::I64 && !strict { r.tensor(keys) } else { r.tensor(at) };
+    let categories = r.tensor(if looked { at } else { keys });
     let same = r.pointwise("Equal", &[found, categories])?;
     Ok(vec![r.cast(same, DType::F32)?])
 }

@@ -94,13 +94,13 @@ fn probit(r: &mut Reader<'_, '_>, x: ValueId) -> Result<ValueId> {
     let product = r.mul(below, above)?;
     let log = r.pointwise("Log", &[product])?;
     let half = r.times(log, 0.5)?;
-    let v = r.plus(half, 2.0 / (3.14159 * 0.147))?;
+    let v = r.plus(half, 2.0 / (std::f64::consts::PI * 0.147))?;
     let (square, rest) = (r.mul(v, v)?, r.times(log, 1.0 / 0.147)?);
     let inner = r.sub(square, rest)?;
     let inner = r.pointwise("Sqrt", &[inner])?;
     let inner = r.sub(inner, v)?;
     let root = r.pointwise("Sqrt", &[inner])?;
-    let root = r.times(root, 1.41421356)?;
+    let root = r.times(root, std::f64::consts::SQRT_2)?;
     let (turned, zero) = (r.pointwise("Neg", &[root])?, r.scalar(0.0, r.dtype(x)));
     let low = r.pointwise("Less", &[x, zero])?;
     r.pointwise("Where", &[low, turned, root])
@@ -123,9 +123,9 @@ fn linear(r: &mut Reader<'_, '_>, x: ValueId, count: Option<usize>) -> Result<(V
     let intercepts = r.floats("intercepts")?.unwrap_or_default();
     let features = r.shape(x)?[1].as_int().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
     let known = count.or_else(|| Some(intercepts.len()).filter(|n| *n > 0)).or_else(|| Some(coefficients.len() / features?));
-    let count = known.filter(|n| *n > 0 && coefficients.len().is_multiple_of(*n)).ok_or_else(|| {
-        Diagnostic::new(format!("{} coefficients are no rows, one for each target", coefficients.len()))
-    })?;
+    let count = known
+        .filter(|n| *n > 0 && coefficients.len().is_multiple_of(*n))
+        .ok_or_else(|| Diagnostic::new(format!("{} coefficients are no rows, one for each target", coefficients.len())))?;
     let n = coefficients.len() / count;
     if features.is_some_and(|f| f != n) {
         return Err(Diagnostic::new(format!("coefficients for {n} features, found rows of {}", features.unwrap_or(0))));

@@ -85,7 +85,7 @@ fn tensor<'a>(r: &'a Reader<'_, '_>, name: &str) -> Result<Option<&'a Tensor>> {
 fn numbers(r: &Reader<'_, '_>, name: &str) -> Result<(Vec<f64>, bool)> {
     let as_tensor = format!("{name}_as_tensor");
     match (tensor(r, &as_tensor)?, r.floats(name)?) {
-        (Some(t), _) if t.len() > 0 => {
+        (Some(t), _) if !t.is_empty() => {
             let x = t.to_f64s().ok_or_else(|| Diagnostic::new(format!("attribute {as_tensor} holds {}, which are no numbers", t.dtype)))?;
             Ok((x, t.dtype == DType::F64))
         }

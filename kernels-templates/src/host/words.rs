@@ -28,7 +28,13 @@ fn order(a: &Tensor, i: usize, b: &Tensor, j: usize) -> Ordering {
             DType::F64 => 0x7ff0_0000_0000_0000,
             _ => return bits,
         };
-        if magnitude == 0 { 0 } else if magnitude > infinity { u128::MAX } else { bits }
+        if magnitude == 0 {
+            0
+        } else if magnitude > infinity {
+            u128::MAX
+        } else {
+            bits
+        }
     };
     key(a, i).cmp(&key(b, j))
 }

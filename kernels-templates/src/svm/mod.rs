@@ -18,20 +18,17 @@ crate::kernel_fn! {
             let (a, a_rest) = x.as_chunks::<LANES>();
             let (b, b_rest) = vector.as_chunks::<LANES>();
             for (a, b) in a.iter().zip(b) {
-                for i in 0..LANES {
-                    let d = a[i] - b[i];
-                    sums[i] += d * d;
+                for (s, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+                    *s += (a - b) * (a - b);
                 }
             }
-            for (i, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
-                let d = a - b;
-                sums[i] += d * d;
+            for (s, (a, b)) in sums.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+                *s += (a - b) * (a - b);
             }
             let mut width = LANES / 2;
             while width > 0 {
-                for i in 0..width {
-                    sums[i] += sums[i + width];
-                }
+                let (low, high) = sums.split_at_mut(width);
+                low.iter_mut().zip(high).for_each(|(a, b)| *a += *b);
                 width /= 2;
             }
             *out.add(v) = sums[0];
@@ -114,6 +111,7 @@ pub fn votes(
 
 /// Probabilities of classes that agree best with those of each pair:
 /// [Wu, Lin and Weng](https://www.csie.ntu.edu.tw/~cjlin/papers/svmprob/svmprob.pdf), their second method, in f32 and at most 100 rounds.
+#[allow(clippy::needless_range_loop, reason = "the formulas are written with indices")]
 fn probabilities(p: &mut [f32], decisions: &[f32], a: &[f32], b: &[f32]) {
     let n = p.len();
     let mut r = vec![0f32; n * n];

@@ -23,9 +23,9 @@ fn probit<T: Float>(x: T) -> T {
     let c = T::from_f64;
     let x = c(2.0).times(x).minus(T::ONE);
     let log = T::ONE.minus(x).times(T::ONE.plus(x)).ln();
-    let v = c(2.0 / (3.14159 * 0.147)).plus(c(0.5).times(log));
+    let v = c(2.0 / (core::f64::consts::PI * 0.147)).plus(c(0.5).times(log));
     let inner = v.times(v).minus(log.times(c(1.0 / 0.147))).sqrt().minus(v);
-    let root = inner.sqrt().times(c(1.41421356));
+    let root = inner.sqrt().times(c(core::f64::consts::SQRT_2));
     if x < T::ZERO { T::ZERO.minus(root) } else { root }
 }
 
@@ -55,7 +55,15 @@ fn transform<T: Float>(scores: &mut [T], how: &str) {
 /// several, of those that a tree or a base value has scored, and scores are transformed (`how` of [`TRANSFORMS`]). The standard says nothing
 /// of two classes of which one alone is scored: here, as in ONNX Runtime, the score is the second one's, the first one's is what is left to
 /// 1 where no weight is negative (`binary` of [`BINARY`]), so that 0.5 decides, and else its opposite, so that 0 does.
-pub fn classify<T: Float>(scores: Out<'_, T>, picked: Out<'_, i64>, x: In<'_, T>, base: In<'_, T>, classes: usize, binary: &str, how: &str) {
+pub fn classify<T: Float>(
+    scores: Out<'_, T>,
+    picked: Out<'_, i64>,
+    x: In<'_, T>,
+    base: In<'_, T>,
+    classes: usize,
+    binary: &str,
+    how: &str,
+) {
     let n = classes.max(1);
     let rows = scores.0.chunks_exact_mut(n).zip(x.0.chunks_exact(n));
     let mut met: Vec<bool> = Vec::with_capacity(n);

@@ -56,8 +56,7 @@ pub fn ensemble<T: Float>(
 ) -> Result<(), Fault> {
     let lost = || Fault::Domain("a tree refers to a node, a leaf or a target that is not there".to_string());
     let forest = Forest::of(forest.0).ok_or_else(lost)?;
-    let rows = out.0.len() / targets.max(1);
-    for (r, out) in out.0.chunks_exact_mut(targets.max(1)).enumerate().take(rows) {
+    for (r, out) in out.0.chunks_exact_mut(targets.max(1)).enumerate() {
         let row = &x.0[r * features..][..features];
         out.fill(T::from_f64(-0.0));
         for &root in forest.roots {
@@ -68,9 +67,9 @@ pub fn ensemble<T: Float>(
                     Next::Node(n) => n,
                 };
                 let node = forest.node(n).filter(|_| steps <= forest.nodes()).ok_or_else(lost)?;
-                let v = *row.get(node.feature).ok_or_else(|| {
-                    Fault::Domain(format!("a tree asks for feature {} of rows of {features}", node.feature))
-                })?;
+                let v = *row
+                    .get(node.feature)
+                    .ok_or_else(|| Fault::Domain(format!("a tree asks for feature {} of rows of {features}", node.feature)))?;
                 at = if forest.holds(&node, v).ok_or_else(lost)? { node.yes } else { node.no };
                 steps += 1;
             };

@@ -46,7 +46,7 @@ fn forest(r: &mut Random, trees: usize, most: usize, features: usize, targets: u
         let first = words.nodes.len();
         // Nodes from the last to the first: each leads to later ones, or to leaves, and some lead to the same.
         let count = r.below(most + 1);
-        let mut leaf = |r: &mut Random, words: &mut Words| {
+        let leaf = |r: &mut Random, words: &mut Words| {
             let weight = |r: &mut Random| f64::from((r.below(2001) as f32 - 1000.0) / 64.0);
             words.leaves.push(match form {
                 Form::Single => vec![(own, weight(r))],
@@ -56,7 +56,7 @@ fn forest(r: &mut Random, trees: usize, most: usize, features: usize, targets: u
             Next::Leaf(words.leaves.len() - 1)
         };
         for i in 0..count {
-            let mut branch = |r: &mut Random, words: &mut Words| match 2 * i + 1 {
+            let branch = |r: &mut Random, words: &mut Words| match 2 * i + 1 {
                 c if c < count => Next::Node(first + c + r.below(2).min(count - 1 - c)),
                 _ if i + 1 < count && r.below(3) == 0 => Next::Node(first + i + 1),
                 _ => leaf(r, words),

@@ -5,8 +5,8 @@
 //! their weights in the order of the trees, in the type of the elements, whatever walks together: results are bit-identical to
 //! [`ensemble`](super::ensemble).
 
-use super::pack::{COLUMN, Leaves, Packed, Split};
 use super::add;
+use super::pack::{COLUMN, Leaves, Packed, Split};
 use crate::isa::Isa;
 
 /// Walks at once.

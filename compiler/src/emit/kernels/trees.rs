@@ -13,7 +13,8 @@ impl Printer<'_> {
         let name = ident("k", n);
         let (rt, k) = (names::rt(), names::kernels());
         let bindings = self.bindings([rows, features].into_iter().chain(self.result_dims(step)));
-        let (forest, x, o) = (self.packed_as(forest, &quote!(u8)), self.pointer(*x, &quote!(u8), false), self.result(step.outputs[0], &quote!(u8)));
+        let (forest, x, o) =
+            (self.packed_as(forest, &quote!(u8)), self.pointer(*x, &quote!(u8), false), self.result(step.outputs[0], &quote!(u8)));
         let (rows, features) = (self.dim(rows), self.dim(features));
         let line = Literal::u32_unsuffixed(step.line as u32);
         quote! {
