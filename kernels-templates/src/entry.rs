@@ -345,7 +345,10 @@ entries! {
         offset_groups);
     linalg::det<T: Float>(out, x, batch, n);
     linalg::inverse<T: Float>(out, x, batch, n, scratch);
-    trees::ensemble<T: Float>(out, x, splits, weights, members, features, targets, nodes, tracks, leaf_targets, roots, aggregate);
+    trees::ensemble<T: Float>(out, x, forest, features, targets, aggregate);
+    trees::classify<T: Float>(scores, picked, x, base, classes, binary, how);
+    svm::distances<>(out, x, vectors, features, count);
+    svm::votes<>(scores, picked, kernel, coefficients, rho, prob_a, prob_b, counts);
     resize::resize<T: Float>(out, x, x_dims, out_dims, scales, roi, mode, coordinates, nearest, cubic, extrapolation, exclude);
     sort::top_k<T: Num>(values, indices, x, outer, axis, inner, k, largest);
     copy::pad<T: Bits>(out, x, value, x_dims, pads, mode);

@@ -36,6 +36,7 @@ pub mod softmax;
 pub mod sort;
 pub mod strips;
 pub mod support;
+pub mod svm;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 pub mod transpose;

@@ -1,10 +1,8 @@
 //! Compiled models against the reference evaluator: cases as folders, which the command compiles together and runs.
 
 use crate::command;
-use crate::models::tensor;
 use kiln::Value;
 use kiln_compiler::{eval::Evaluator, import, onnx};
-use prost::Message as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,7 +32,7 @@ pub fn write(dir: &Path, model: &[u8], sets: Vec<Vec<Value>>) {
         let outputs = expected(model, inputs.clone());
         for (kind, values) in [("input", inputs), ("output", outputs)] {
             for (i, v) in values.iter().enumerate() {
-                fs::write(set.join(format!("{kind}_{i}.pb")), tensor("", v.as_tensor().unwrap()).encode_to_vec()).unwrap();
+                fs::write(set.join(format!("{kind}_{i}.pb")), onnx::write_value("", v)).unwrap();
             }
         }
     }

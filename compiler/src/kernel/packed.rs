@@ -80,6 +80,17 @@ pub enum Recipe {
         /// Its columns.
         n: usize,
     },
+    /// An ensemble of trees as `kiln_kernels::trees::pack` packs it.
+    Trees {
+        /// Whether its numbers are f64.
+        double: bool,
+        /// Targets.
+        targets: usize,
+        /// Index into `kiln_kernels::trees::AGGREGATES`.
+        aggregate: i64,
+        /// Bytes of what is packed.
+        bytes: usize,
+    },
     /// Convolution weights as `pack_weights` of the method's kernel packs them.
     Conv {
         /// Input channels.

@@ -32,6 +32,7 @@ impl Kernel {
             Kernel::Rows { op: Row::LpNorm { .. }, .. } => "lp norm",
             Kernel::Rows { op: Row::Reduce(_), .. } => "reduce",
             Kernel::Rotary { .. } => "rotary",
+            Kernel::Trees { .. } => "trees",
             Kernel::Move { .. } => "copy",
             Kernel::Call(c) => c.entry,
             Kernel::Dims { .. } => "dims",
@@ -52,7 +53,7 @@ impl Kernel {
                 };
                 std::iter::once(codes).chain(scales).chain(zeros).chain(bias).collect()
             }
-            Kernel::GroupedGemm { b: weights, .. } => vec![weights],
+            Kernel::GroupedGemm { b: weights, .. } | Kernel::Trees { forest: weights, .. } => vec![weights],
             Kernel::Strips { .. } => self.parts().into_iter().flat_map(Kernel::packed).collect(),
             _ => Vec::new(),
         }
@@ -119,7 +120,7 @@ impl Kernel {
                 operands(epilogue);
             }
             Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Response { x, .. } | Kernel::Resize { x, .. } => *x = of(*x),
-            Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => *x = of(*x),
+            Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } | Kernel::Trees { x, .. } => *x = of(*x),
             Kernel::Attend { q, k, v, mask, .. } => {
                 [q, k, v].into_iter().chain(mask).for_each(|o| o.value = of(o.value));
             }
@@ -152,7 +153,7 @@ impl Kernel {
             Kernel::PixelNorm { x, scale, bias, .. } => [*x, *scale, *bias].into_iter().chain(tail()).collect(),
             Kernel::MatMul { a, b, .. } => [a.value, b.value].into_iter().chain(tail()).collect(),
             Kernel::Pool { x, .. } | Kernel::GlobalMean { x, .. } | Kernel::Response { x, .. } | Kernel::Resize { x, .. } => vec![*x],
-            Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } => vec![*x],
+            Kernel::Softmax { x, .. } | Kernel::Calibrate { x, .. } | Kernel::Trees { x, .. } => vec![*x],
             Kernel::Attend { q, k, v, mask, .. } => [q, k, v].into_iter().chain(mask).map(|o| o.value).collect(),
             Kernel::Rows { op, x, head, tail, .. } => {
                 let stages = head.iter().chain(tail).flat_map(|s| &s.operands).map(|o| o.value);

@@ -336,6 +336,21 @@ pub enum Kernel {
         /// Steps through the result, likewise.
         out: Vec<Stride>,
     },
+    /// Rows through the trees of an ensemble.
+    Trees {
+        /// The rows, one behind the other.
+        x: ValueId,
+        /// The ensemble.
+        forest: Packed,
+        /// Number of rows.
+        rows: Dim,
+        /// Elements of a row.
+        features: Dim,
+        /// Bytes of scratch of a worker.
+        scratch: usize,
+        /// Comparisons of a row, roughly.
+        steps: usize,
+    },
     /// Regions copied.
     Move {
         /// The regions.

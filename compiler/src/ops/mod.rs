@@ -16,6 +16,7 @@ pub mod deform_conv;
 pub mod det;
 pub mod dropout;
 pub mod einsum;
+pub mod encode;
 pub mod few_bits;
 mod formulas;
 pub mod gather;
@@ -52,6 +53,7 @@ pub mod softmax;
 pub mod sort;
 pub mod spatial;
 pub mod strings;
+pub mod svm;
 pub mod training;
 pub mod trees;
 
@@ -188,7 +190,10 @@ operators! {
     Recurrence: recurrent::Recurrence { cell in &["rnn", "gru", "lstm"], hidden, reverse };
     Det: det::Det {};
     Inverse: inverse::Inverse {};
-    TreeEnsemble: trees::TreeEnsemble { nodes, tracks, leaf_targets, roots, targets, aggregate };
+    TreeEnsemble: trees::TreeEnsemble { targets, aggregate };
+    TreeClassify: trees::TreeClassify { binary in &kiln_kernels::trees::BINARY, transform in &kiln_kernels::trees::TRANSFORMS };
+    SupportDistances: svm::SupportDistances {};
+    SupportVotes: svm::SupportVotes { counts };
     Host: host::Host { name in host::NAMES, ints, text, results };
     If: control::If {};
     Loop: control::Loop { carried, trip };
@@ -458,8 +463,23 @@ schemas! {
     "ai.onnx.ml" {
         "ArrayFeatureExtractor" 1 ml::read_feature_extractor;
         "Binarizer" 1 ml::read_binarizer;
-        "LabelEncoder" 2 ml::read_label_encoder;
+        "CastMap" 1 encode::read_cast_map;
+        "CategoryMapper" 1 encode::read_category_mapper;
+        "DictVectorizer" 1 encode::read_dict_vectorizer;
+        "FeatureVectorizer" 1 ml::read_feature_vectorizer;
+        "Imputer" 1 ml::read_imputer;
+        "LabelEncoder" 1 encode::read_label_encoder;
+        "LinearClassifier" 1 ml::read_linear_classifier;
+        "LinearRegressor" 1 ml::read_linear_regressor;
+        "Normalizer" 1 ml::read_normalizer;
+        "OneHotEncoder" 1 encode::read_one_hot;
+        "SVMClassifier" 1 svm::read_classifier;
+        "SVMRegressor" 1 svm::read_regressor;
+        "Scaler" 1 ml::read_scaler;
         "TreeEnsemble" 5 trees::read;
+        "TreeEnsembleClassifier" 1 trees::read_classifier;
+        "TreeEnsembleRegressor" 1 trees::read_regressor;
+        "ZipMap" 1 encode::read_zip_map;
     }
     "com.microsoft" {
         "Attention" 1 contrib_attention::read;
@@ -511,6 +531,7 @@ schemas! {
         "SkipGroupNorm" 1 contrib::read_skip_group_norm;
         "SkipLayerNormalization" 1 contrib::read_skip_norm;
         "SkipSimplifiedLayerNormalization" 1 contrib::read_skip_simplified_norm;
+        "Tokenizer" 1 strings::read_tokenizer;
         "TransposeMatMul" 1 contrib::read_matmul;
         "Trilu" 1 contrib::read_as_13;
         "Unique" 1 contrib::read_unique;

@@ -89,6 +89,24 @@ pub fn read_tf_idf(r: &mut Reader<'_, '_>) -> Read {
     host::call_with(r, "tf_idf", inputs, ints, vec![mode.to_string()], vec![Type::Tensor(DType::F32, shape)])
 }
 
+/// Reads ONNX Runtime's [Tokenizer](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.Tokenizer), which
+/// exports of text vectorizers hold.
+pub fn read_tokenizer(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let (mut shape, pattern) = (r.shape(x)?, r.str("tokenexp", "")?);
+    let separators = r.strs("separators")?.unwrap_or_default();
+    if r.dtype(x) != DType::Str || pattern.is_empty() == separators.is_empty() {
+        return Err(Diagnostic::new("Tokenizer needs strings, and either tokenexp or separators"));
+    }
+    if separators.len() > 1 && separators.iter().any(String::is_empty) {
+        return Err(Diagnostic::new("Tokenizer has an empty separator among others"));
+    }
+    let ints = vec![r.int("mark", 0)?, r.int("mincharnum", 1)?];
+    let text = [r.str("pad_value", "")?, pattern].into_iter().chain(separators).collect();
+    shape.push(r.b.fresh("tokens"));
+    host::call_with(r, "tokenize", vec![Some(x)], ints, text, vec![Type::Tensor(DType::Str, shape)])
+}
+
 /// Adds a conversion from or to strings.
 pub fn cast(r: &mut Reader<'_, '_>, x: ValueId, to: DType) -> Read {
     let shape = r.shape(x)?;

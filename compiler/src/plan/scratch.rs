@@ -41,6 +41,9 @@ fn floats(plan: &Plan, step: &KernelStep) -> Option<usize> {
     {
         return size(n).filter(|n| *n <= MOST).map(|n| n.max(BLOCK));
     }
+    if let Kernel::Trees { scratch, .. } = &step.kernel {
+        return Some(scratch.div_ceil(size_of::<f32>()));
+    }
     if let Kernel::Call(c) = &step.kernel {
         let bytes = c.args.iter().map(|a| match a {
             CallArg::Scratch(dtype, n) => size(n).filter(|n| *n <= MOST).map(|n| n * dtype.size()),

@@ -10,7 +10,7 @@ use kiln_kernels::gemm::narrow::{self, Coding};
 use kiln_kernels::igemm::{IntConv, IntDepthwise};
 use kiln_kernels::value::Tensor;
 use kiln_kernels::winograd::Winograd;
-use kiln_kernels::{gemm, igemm};
+use kiln_kernels::{gemm, igemm, trees};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -135,6 +135,7 @@ fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
         Recipe::Halves { k, n, .. } => return narrow::packed_len(*k, *n, Coding::Bf16),
         Recipe::Fixed { k, n } => return narrow::packed_len(*k, *n, Coding::Fixed),
         Recipe::Zeros { n } => n.next_multiple_of(gemm::PANEL),
+        Recipe::Trees { bytes, .. } => return *bytes,
         Recipe::IntConv { c, k, kernel, depthwise } => {
             let conv = int_geometry(*c, *k, *kernel);
             return match *depthwise {
@@ -217,6 +218,12 @@ fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
             narrow::pack_fixed(*k, *n, |col, row| w[row * n + col], &mut out);
             out
         }
+        Recipe::Trees { double, targets, aggregate, bytes } => {
+            // Selection has packed it once to know the bytes.
+            let made = trees::pack(t.slice(), *double, *targets, *aggregate).map_or(Vec::new(), |m| m.bytes);
+            assert_eq!(made.len(), *bytes, "an ensemble packs to the same bytes again; this is a bug");
+            made
+        }
         Recipe::Zeros { n } => igemm::pack_zeros(*n, t.bytes(), unsigned).into_iter().flat_map(i32::to_le_bytes).collect(),
         _ => bytes_of(&pack_floats(t, recipe)),
     }
@@ -232,6 +239,7 @@ fn pack_floats(t: &Tensor, recipe: &Recipe) -> Vec<f32> {
         | Recipe::IntGemm { .. }
         | Recipe::IntConv { .. }
         | Recipe::Zeros { .. }
+        | Recipe::Trees { .. }
         | Recipe::Codes { .. }
         | Recipe::Blocks { .. }
         | Recipe::Halves { .. }

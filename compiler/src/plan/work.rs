@@ -109,6 +109,7 @@ impl Plan {
             Kernel::Rows { op, rows, n, head, tail, .. } => rows.clone() * n.clone() * Dim::int(of_row(op)) + stage(head) + stage(tail),
             Kernel::PixelNorm { sizes, .. } => product(sizes) * Dim::int(7),
             Kernel::Rotary { .. } => out.clone() * Dim::int(3),
+            Kernel::Trees { rows, steps, .. } => rows.clone() * Dim::int(*steps as i64),
             Kernel::Calibrate { n, .. } => n.clone() * Dim::int(2),
             Kernel::Map { expr, dims, .. } => product(dims) * operations(expr),
             Kernel::Move { .. } | Kernel::Dims { .. } | Kernel::Host(_) => Dim::int(0),

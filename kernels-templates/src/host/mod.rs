@@ -2,6 +2,7 @@
 
 mod dynamic;
 mod fft;
+mod maps;
 mod random;
 mod regex;
 mod resize;
@@ -13,6 +14,8 @@ mod strings;
 mod tensor;
 mod twister;
 mod words;
+
+pub use words::{listed, sorted};
 
 use crate::fault::Fault;
 use crate::value::{Tensor, Value};
@@ -42,10 +45,12 @@ macro_rules! host {
 host! {
     "affine_grid" => spatial::affine_grid;
     "cast" => strings::cast;
+    "cast_map" => maps::cast;
     "center_crop_pad" => spatial::center_crop_pad;
     "col2im" => spatial::col2im;
     "compress" => tensor::compress;
     "concat_from_sequence" => sequence::concat;
+    "dict_vectorizer" => maps::vectorize;
     "dft" => signal::dft;
     "dropout" => random::dropout;
     "expand" => tensor::expand;
@@ -85,9 +90,11 @@ host! {
     "string_split" => words::split;
     "tf_idf" => words::tf_idf;
     "tile" => tensor::tile;
+    "tokenize" => words::tokenize;
     "top_k" => dynamic::top_k;
     "unique" => select::unique;
     "unsqueeze" => dynamic::unsqueeze;
+    "zip_map" => maps::zip;
 }
 
 /// Runs the function of that name.

@@ -366,7 +366,10 @@ impl Regex {
                 continue;
             }
             match &self.steps[s] {
-                Step::Match => found = true,
+                Step::Match => {
+                    found = true;
+                    states.push(s);
+                }
                 Step::Jump(to) => open.push(*to),
                 Step::Split(a, b) => open.extend([*b, *a]),
                 Step::Set(_) => states.push(s),
@@ -384,6 +387,38 @@ impl Regex {
             }
         }
         found
+    }
+    /// Where the first match from `start` on lies: the leftmost one, and of those the one that the pattern prefers. `None` where there is none, or
+    /// it is empty.
+    pub(super) fn find(&self, text: &[char], start: usize) -> Option<(usize, usize)> {
+        (start..text.len()).find_map(|from| self.end(text, from).filter(|end| *end > from).map(|end| (from, end)))
+    }
+    fn end(&self, text: &[char], from: usize) -> Option<usize> {
+        let (mut states, mut end) = (Vec::new(), None);
+        let mut seen = vec![false; self.steps.len()];
+        let before = |at: usize| at.checked_sub(1).map(|i| text[i]);
+        self.follow(0, before(from), text.get(from).copied(), &mut seen, &mut states);
+        let mut at = from;
+        while !states.is_empty() {
+            let mut next = Vec::new();
+            seen.fill(false);
+            for s in states {
+                match &self.steps[s] {
+                    // What stands behind is preferred less.
+                    Step::Match => {
+                        end = Some(at);
+                        break;
+                    }
+                    Step::Set(set) if text.get(at).is_some_and(|c| set.holds(*c)) => {
+                        self.follow(s + 1, before(at + 1), text.get(at + 1).copied(), &mut seen, &mut next);
+                    }
+                    _ => {}
+                }
+            }
+            states = next;
+            at += 1;
+        }
+        end
     }
     /// Whether the whole text matches.
     pub(super) fn is_full_match(&self, text: &str) -> bool {
@@ -410,6 +445,27 @@ impl Regex {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_match() {
+        let cases: [(&str, &str, &[&str]); 6] = [
+            ("[a-z]+", "ab 1cd,é e", &["ab", "cd", "e"]),
+            ("a|ab", "abab", &["a", "a"]),
+            ("ab|a", "abab", &["ab", "ab"]),
+            (r"\b\w\w+\b", "a bc def g", &["bc", "def"]),
+            ("x*", "axxb", &["xx"]),
+            ("^a", "aa", &["a"]),
+        ];
+        for (pattern, text, want) in cases {
+            let (regex, text) = (Regex::new(pattern).unwrap(), text.chars().collect::<Vec<_>>());
+            let (mut at, mut found) = (0, Vec::new());
+            while let Some((from, to)) = regex.find(&text, at) {
+                found.push(text[from..to].iter().collect::<String>());
+                at = to;
+            }
+            assert_eq!(found, want, "{pattern}");
+        }
+    }
 
     #[test]
     fn whole_strings_match() {

@@ -7,24 +7,59 @@ use crate::fault::Fault;
 use crate::value::{Tensor, Value};
 use alloc::string::{String, ToString};
 use alloc::{format, vec, vec::Vec};
+use core::cmp::Ordering;
 
-/// Whether element `i` of one tensor is element `j` of another of its type; NaN is itself.
-fn same(a: &Tensor, i: usize, b: &Tensor, j: usize) -> bool {
+/// The order of element `i` of one tensor and element `j` of another of its type: strings by their bytes, numbers by bits that are the same
+/// for equal ones, both zeros and all NaNs among them.
+fn order(a: &Tensor, i: usize, b: &Tensor, j: usize) -> Ordering {
     if a.dtype == DType::Str {
-        return a.as_strings()[i] == b.as_strings()[j];
+        return a.as_strings()[i].cmp(&b.as_strings()[j]);
     }
     let size = a.dtype.size();
-    let (x, y) = (&a.bytes()[i * size..][..size], &b.bytes()[j * size..][..size]);
-    // Floats that differ in bits may be equal zeros.
-    x == y || (a.dtype.is_float() && x.iter().chain(y).all(|b| b & 0x7f == 0))
+    let key = |t: &Tensor, i: usize| {
+        let mut bytes = [0; 16];
+        bytes[..size].copy_from_slice(&t.bytes()[i * size..][..size]);
+        let bits = u128::from_le_bytes(bytes);
+        let magnitude = bits & !(1 << (8 * size - 1));
+        let infinity = match t.dtype {
+            DType::F16 => 0x7c00,
+            DType::Bf16 => 0x7f80,
+            DType::F32 => 0x7f80_0000,
+            DType::F64 => 0x7ff0_0000_0000_0000,
+            _ => return bits,
+        };
+        if magnitude == 0 {
+            0
+        } else if magnitude > infinity {
+            u128::MAX
+        } else {
+            bits
+        }
+    };
+    key(a, i).cmp(&key(b, j))
 }
 
-/// Operands x, keys, values and a default: [LabelEncoder](https://onnx.ai/onnx/operators/onnx_aionnxml_LabelEncoder.html).
-pub(super) fn encode(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
+/// The places of keys in the order in which [`encode`] searches them, the first of equal ones alone.
+pub fn sorted(keys: &Tensor) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..keys.len()).collect();
+    places.sort_by(|a, b| order(keys, *a, keys, *b).then(a.cmp(b)));
+    places.dedup_by(|b, a| order(keys, *a, keys, *b) == Ordering::Equal);
+    places
+}
+
+/// Elements of a tensor at places, as a list.
+pub fn listed(t: &Tensor, places: &[usize]) -> Tensor {
+    pick(t, &[places.len()], places)
+}
+
+/// Operands x, keys as [`sorted`] has them, their values and a default; attribute: whether an element that is no key is a fault, instead of
+/// the default: [LabelEncoder](https://onnx.ai/onnx/operators/onnx_aionnxml_LabelEncoder.html).
+pub(super) fn encode(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
     let (x, keys, values, default) = (tensor(inputs, 0)?, tensor(inputs, 1)?, tensor(inputs, 2)?, tensor(inputs, 3)?);
     if x.dtype != keys.dtype || values.dtype != default.dtype || keys.len() != values.len() || default.len() != 1 {
         return Err(Fault::Domain("the table of LabelEncoder does not fit".into()));
     }
+    let strict = args.ints.first() == Some(&1);
     let (size, n) = (values.dtype.size(), keys.len());
     let mut all = values.clone();
     // The default stands behind the values.
@@ -34,8 +69,80 @@ pub(super) fn encode(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
     } else {
         all = Tensor { data: crate::value::Data::Bytes(crate::value::Bytes::copy_of(&[values.bytes(), default.bytes()].concat())), ..all };
     }
-    let from: Vec<usize> = (0..x.len()).map(|i| (0..n).find(|&k| same(x, i, keys, k)).unwrap_or(n)).collect();
+    let find = |i: usize| {
+        let at = places_before(n, |k| order(keys, k, x, i) == Ordering::Less);
+        match at < n && order(keys, at, x, i) == Ordering::Equal {
+            true => Ok(at),
+            false if strict => Err(Fault::Domain(format!("element {i} is none of the {n} categories"))),
+            false => Ok(n),
+        }
+    };
+    let from: Vec<usize> = (0..x.len()).map(find).collect::<Result<_, Fault>>()?;
     Ok(vec![pick(&all, &x.dims, &from).into()])
+}
+
+/// How many of `n` ordered places come before: those for which `before` holds.
+fn places_before(n: usize, before: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, n);
+    while low < high {
+        let mid = (low + high) / 2;
+        if before(mid) { low = mid + 1 } else { high = mid }
+    }
+    low
+}
+
+/// The tokens of each string, in a row of its own behind the axes of `x`: attributes whether rows begin and end with a mark, and how many
+/// characters a token has at least; text: what fills rows up, a pattern of tokens, and patterns of what separates them. Without a pattern of
+/// tokens strings are split by each separator in turn, and where that is a single empty one into characters: ONNX Runtime's
+/// [Tokenizer](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.Tokenizer).
+pub(super) fn tokenize(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
+    let x = tensor(inputs, 0)?;
+    let (mark, least) = (args.ints[0] != 0, args.ints[1]);
+    let (fill, pattern, separators) = (args.text[0], args.text[1], &args.text[2..]);
+    let regex = |p: &str| Regex::new(p).map_err(|e| Fault::Domain(format!("the pattern {p}: {e}")));
+    let tokens = if pattern.is_empty() { None } else { Some(regex(pattern)?) };
+    let by_character = tokens.is_none() && separators == [""];
+    let separators: Vec<Regex> =
+        if tokens.is_some() || by_character { vec![] } else { separators.iter().map(|s| regex(s)).collect::<Result<_, _>>()? };
+    let row = |text: &String| -> Vec<String> {
+        let text: Vec<char> = text.chars().collect();
+        if by_character {
+            return text.iter().map(|c| c.to_string()).collect();
+        }
+        let mut parts: Vec<&[char]> = vec![&text];
+        if let Some(regex) = &tokens {
+            (parts, _) = matches(regex, &text);
+        }
+        for s in &separators {
+            parts = parts.into_iter().flat_map(|part| matches(s, part).1).collect();
+        }
+        let long = |part: &&[char]| !part.is_empty() && part.len() as i64 >= least;
+        parts.into_iter().filter(long).map(|part| part.iter().collect()).collect()
+    };
+    let rows: Vec<Vec<String>> = x.as_strings().iter().map(row).collect();
+    let most = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = if most == 0 { 0 } else { most + 2 * usize::from(mark) };
+    let mut out = Vec::with_capacity(rows.len() * width);
+    for row in rows.into_iter().filter(|_| width > 0) {
+        let more = most - row.len();
+        out.extend(mark.then(|| "\u{2}".to_string()));
+        out.extend(row);
+        out.extend((0..more).map(|_| fill.to_string()));
+        out.extend(mark.then(|| "\u{3}".to_string()));
+    }
+    Ok(vec![Tensor::strings(&[&x.dims[..], &[width]].concat(), out).into()])
+}
+
+/// What matches in a text, and what lies around.
+fn matches<'a>(regex: &Regex, text: &'a [char]) -> (Vec<&'a [char]>, Vec<&'a [char]>) {
+    let (mut at, mut inside, mut around) = (0, Vec::new(), Vec::new());
+    while let Some((from, to)) = regex.find(text, at) {
+        inside.push(&text[from..to]);
+        around.push(&text[at..from]);
+        at = to;
+    }
+    around.push(&text[at..]);
+    (inside, around)
 }
 
 /// Operands x, starts of the grams of each length, columns, pool and optional weights; attributes: least length, greatest length,

@@ -1,71 +1,85 @@
-//! Ensembles of decision trees.
+//! Ensembles of decision trees: how graphs hold them, the plain walk, the labels and scores of classifiers, and the packed kernel.
 
-use crate::entry::{In, Ints, Out};
+mod classify;
+mod forest;
+mod pack;
+#[cfg(test)]
+mod tests;
+mod walk;
+#[cfg(target_arch = "x86_64")]
+mod x86_avx512;
+
+pub use classify::{BINARY, TRANSFORMS, classify};
+pub use forest::{Forest, MODES, Mode, Next, Node, Words};
+pub use pack::{COLUMN, MOST_BLOCKS, Made, Packed, pack};
+pub use walk::walk;
+
+use crate::entry::{In, Out};
 use crate::fault::Fault;
-use crate::num::Float;
-use alloc::{format, vec, vec::Vec};
+use crate::num::{Float, Num};
+use alloc::{format, string::ToString};
 
-/// [TreeEnsemble](https://onnx.ai/onnx/operators/onnx_aionnxml_TreeEnsemble.html) over rows of `features`. `nodes` holds six integers a
-/// node: feature, mode, true branch, whether that is a leaf, false branch, whether that is a leaf; `tracks` whether a missing value takes
-/// the true branch. `members` lists the sets of membership nodes, each ended by NaN. `aggregate` is 0 average, 1 sum, 2 min, 3 max.
+/// What becomes of the weights that the trees give a target.
+pub const AGGREGATES: [&str; 4] = ["AVERAGE", "SUM", "MIN", "MAX"];
+
+/// Whether a sum has met no weight yet: sums begin at -0, which no weight is and no sum of weights becomes.
+#[inline(always)]
+fn untouched<T: Num>(x: T) -> bool {
+    let x = x.to_f64();
+    x == 0.0 && x.is_sign_negative()
+}
+
+/// What a target's sum becomes by one more weight; `aggregate` is an index into [`AGGREGATES`].
+#[inline(always)]
+fn add<T: Num>(sum: T, weight: T, aggregate: i64) -> T {
+    match aggregate {
+        2 if !untouched(sum) && sum < weight => sum,
+        3 if !untouched(sum) && sum > weight => sum,
+        2 | 3 => weight,
+        _ => sum.plus(weight),
+    }
+}
+
+/// [TreeEnsemble](https://onnx.ai/onnx/operators/onnx_aionnxml_TreeEnsemble.html) over rows of `features`, tree by tree and node by
+/// node: `forest` is a [`Forest`], `aggregate` an index into [`AGGREGATES`]. Sums are taken in the order of the trees, in the type of the
+/// elements; a target that no tree gives a weight is -0, and no other is.
+///
+/// # Errors
+/// A tree refers to what is not there, runs in circles, or reads a feature that rows do not have.
 pub fn ensemble<T: Float>(
     out: Out<'_, T>,
     x: In<'_, T>,
-    splits: In<'_, T>,
-    weights: In<'_, T>,
-    members: Option<In<'_, T>>,
+    forest: In<'_, i64>,
     features: usize,
     targets: usize,
-    nodes: Ints<'_>,
-    tracks: Ints<'_>,
-    leaf_targets: Ints<'_>,
-    roots: Ints<'_>,
     aggregate: i64,
 ) -> Result<(), Fault> {
-    let count = nodes.0.len() / 6;
-    let lost = |i: i64| Fault::Domain(format!("a tree refers to node or leaf {i}, which is not there"));
-    // Where the set of each membership node starts.
-    let mut sets = vec![0; count];
-    let mut at = 0;
-    for (n, set) in sets.iter_mut().enumerate().filter(|(n, _)| nodes.0[6 * n + 1] == 6) {
-        *set = at;
-        let list = members.map_or(&[][..], |m| &m.0[at.min(m.0.len())..]);
-        at += list.iter().position(|v| v.nan()).ok_or_else(|| lost(n as i64))? + 1;
-    }
-    for (row, out) in x.0.chunks_exact(features.max(1)).zip(out.0.chunks_exact_mut(targets.max(1))) {
-        let mut sums: Vec<Option<f64>> = vec![None; targets];
-        for &root in roots.0 {
-            let (mut at, mut is_leaf, mut steps) = (root, count == 0, 0);
-            while !is_leaf {
-                let n = usize::try_from(at).ok().filter(|n| *n < count && steps <= count).ok_or_else(|| lost(at))?;
-                let [feature, mode, yes, yes_leaf, no, no_leaf] = nodes.0[6 * n..][..6] else { return Err(lost(at)) };
-                let v = *usize::try_from(feature).ok().and_then(|f| row.get(f)).ok_or_else(|| lost(feature))?;
-                let split = splits.0[n];
-                let holds = match mode {
-                    0 => v <= split,
-                    1 => v < split,
-                    2 => v >= split,
-                    3 => v > split,
-                    4 => v == split,
-                    5 => v != split,
-                    _ => members.is_some_and(|m| m.0[sets[n]..].iter().take_while(|s| !s.nan()).any(|s| *s == v)),
-                } || (v.nan() && tracks.0.get(n) == Some(&1));
-                (at, is_leaf) = if holds { (yes, yes_leaf != 0) } else { (no, no_leaf != 0) };
+    let lost = || Fault::Domain("a tree refers to a node, a leaf or a target that is not there".to_string());
+    let forest = Forest::of(forest.0).ok_or_else(lost)?;
+    for (r, out) in out.0.chunks_exact_mut(targets.max(1)).enumerate() {
+        let row = &x.0[r * features..][..features];
+        out.fill(T::from_f64(-0.0));
+        for &root in forest.roots {
+            let (mut at, mut steps) = (Next::of(root), 0);
+            let leaf = loop {
+                let n = match at {
+                    Next::Leaf(leaf) => break leaf,
+                    Next::Node(n) => n,
+                };
+                let node = forest.node(n).filter(|_| steps <= forest.nodes()).ok_or_else(lost)?;
+                let v = *row
+                    .get(node.feature)
+                    .ok_or_else(|| Fault::Domain(format!("a tree asks for feature {} of rows of {features}", node.feature)))?;
+                at = if forest.holds(&node, v).ok_or_else(lost)? { node.yes } else { node.no };
                 steps += 1;
+            };
+            for (target, weight) in forest.leaf(leaf).ok_or_else(lost)? {
+                let sum = out.get_mut(target).ok_or_else(lost)?;
+                *sum = add(*sum, T::from_f64(weight), aggregate);
             }
-            let leaf = usize::try_from(at).ok().filter(|l| *l < weights.0.len() && *l < leaf_targets.0.len()).ok_or_else(|| lost(at))?;
-            let to = usize::try_from(leaf_targets.0[leaf]).ok().filter(|t| *t < targets).ok_or_else(|| lost(leaf_targets.0[leaf]))?;
-            let weight = weights.0[leaf].to_f64();
-            sums[to] = Some(match (sums[to], aggregate) {
-                (None, _) => weight,
-                (Some(s), 2) => s.min(weight),
-                (Some(s), 3) => s.max(weight),
-                (Some(s), _) => s + weight,
-            });
         }
-        for (o, s) in out.iter_mut().zip(sums) {
-            let s = s.unwrap_or(0.0);
-            *o = T::from_f64(if aggregate == 0 { s / roots.0.len().max(1) as f64 } else { s });
+        if aggregate == 0 {
+            out.iter_mut().for_each(|o| *o = o.over(T::from_f64(forest.roots.len().max(1) as f64)));
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ mod rows;
 mod simple;
 mod strips;
 mod tiled;
+mod trees;
 
 use super::{Printer, dtype_path, element, int};
 use crate::ir::{Dim, ValueId};
@@ -191,6 +192,7 @@ impl Printer<'_> {
             Kernel::Softmax { dims, log, x } => self.softmax(n, step, dims, *log, *x),
             Kernel::Attend { .. } => self.attend(n, step),
             Kernel::Rotary { .. } => self.rotary(n, step),
+            Kernel::Trees { .. } => self.trees(n, step),
             Kernel::PixelNorm { .. } => self.pixel_norm(n, step),
             Kernel::Rows { .. } => self.rows(n, step),
             Kernel::Move { copies, dtype: DType::Str } => self.move_strings(n, step, copies),

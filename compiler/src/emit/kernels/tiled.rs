@@ -362,6 +362,10 @@ impl Printer<'_> {
             Kernel::PixelNorm { .. } => self.pixel_norm_scratch(step),
             Kernel::Rows { .. } => self.rows_scratch(step),
             Kernel::Call(c) => self.call_scratch(c),
+            Kernel::Trees { scratch, .. } => Some((vec![], {
+                let bytes = super::super::int(*scratch);
+                quote!(#bytes)
+            })),
             _ => None,
         }
     }

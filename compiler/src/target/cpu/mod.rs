@@ -10,6 +10,7 @@ mod rotary;
 pub mod rowwise;
 mod select;
 mod tiled;
+mod trees;
 mod winograd;
 
 pub use cost::{RATES, Rates, cost};

@@ -269,6 +269,7 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             selected(kernel, vec![(x, Layout::RowMajor)], dense())
         }
         Op::Attend(op) if f32 => super::attend::select(g, node, op, v, layouts),
+        Op::TreeEnsemble(op) => super::trees::select(g, node, op, v, layouts),
         Op::Rotary(op) if f32 => super::rotary::select(g, node, op, v, layouts),
         Op::Resize(r) => {
             if let Some(parts) = r.copies(g.shape(x), g.shape(out)) {
