@@ -5,7 +5,7 @@ use kiln_compiler::onnx::proto::TypeProto;
 use kiln_compiler::{import, onnx};
 use kiln_kernels::dtype::DType::{self, F32, F64, I32, I64, Str};
 use kiln_tests::compiled;
-use kiln_tests::models::{IntoAttribute, ModelBuilder, map_type, sequence_type, tensor_type, unranked_type};
+use kiln_tests::models::{IntoAttribute, ModelBuilder, SCALAR, map_type, sequence_type, tensor_type, unranked_type};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -17,6 +17,8 @@ struct Node {
     names: Vec<String>,
     inputs: Vec<Value>,
     outputs: usize,
+    /// Whether the first extent of the first input is open.
+    open: bool,
 }
 
 /// The name of an output.
@@ -37,12 +39,12 @@ fn type_of(v: &Value) -> TypeProto {
 
 impl Node {
     fn new() -> Node {
-        Node { m: ModelBuilder::new().opset(21).import("ai.onnx.ml", 5), names: vec![], inputs: vec![], outputs: 0 }
+        Node { m: ModelBuilder::new().opset(21).import("ai.onnx.ml", 5), names: vec![], inputs: vec![], outputs: 0, open: true }
     }
-    /// An input whose first extent is open, but for a second one.
+    /// An input.
     fn input(mut self, t: Tensor) -> Node {
         let name = format!("x{}", self.names.len());
-        let open = self.names.is_empty();
+        let open = self.open && self.names.is_empty();
         let dims = t.dims.iter().enumerate().map(|(i, d)| if open && i == 0 { "n".to_string() } else { d.to_string() });
         self.m = self.m.input(&name, t.dtype, dims.collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>());
         self.inputs.push(t.into());
@@ -136,7 +138,8 @@ fn rows_of_numbers() {
     near(&c.floats(rows().op("Normalizer", 1).attr("norm", "L2")), &[0.6, -0.8, 0.0, 0.0, -1.0 / 17f32.sqrt(), 4.0 / 17f32.sqrt()]);
     near(&c.floats(rows().op("Normalizer", 1).attr("norm", "L1")), &[3.0 / 7.0, -4.0 / 7.0, 0.0, 0.0, -0.2, 0.8]);
     near(&c.floats(rows().op("Normalizer", 1).attr("norm", "MAX")), &[1.0, -4.0 / 3.0, 0.0, 0.0, -0.25, 1.0]);
-    let wide = rows().input(Tensor::new(&[3, 1], &[7i64, 8, 9]));
+    let closed = Node { open: false, ..Node::new() };
+    let wide = closed.input(f32s(&[3, 2], &[3.0, -4.0, 0.0, 0.0, -1.0, 4.0])).input(Tensor::new(&[3, 1], &[7i64, 8, 9]));
     near(&c.floats(wide.op("FeatureVectorizer", 1).attr("inputdimensions", [1i64, 2])), &[3.0, 7.0, 0.0, 0.0, 8.0, 0.0, -1.0, 9.0, 0.0]);
     let picked =
         c.run(Node::new().input(strings(&[2, 2], &["a", "b", "c", "d"])).input(Tensor::new(&[1], &[1i64])).op("ArrayFeatureExtractor", 1));
@@ -294,7 +297,7 @@ fn maps() {
     assert_eq!(y[0], Value::Sequence(vec![row(0.25, 0.75), row(1.0, 0.0)]));
     let map = |key: DType, value: DType, x: Value| {
         let mut node = Node::new();
-        node.m = node.m.input_of("x0", map_type(key, tensor_type(value, [0i64; 0])));
+        node.m = node.m.input_of("x0", map_type(key, tensor_type(value, SCALAR)));
         node.names.push("x0".to_string());
         node.inputs.push(x);
         node

@@ -192,8 +192,8 @@ fn two_classes_of_one_score() {
             let y = l.sums(x, 1, "SUM")[0];
             labels.push(if y > if positive { 0.5 } else { 0.0 } { 30i64 } else { 20 });
             wanted.extend(match (positive, how) {
-                (true, _) => [1.0 - y, y],
                 (_, "LOGISTIC") => [logistic(-y), logistic(y)],
+                (true, _) => [1.0 - y, y],
                 _ => [-y, y],
             });
         }

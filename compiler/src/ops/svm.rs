@@ -10,20 +10,20 @@ use kiln_kernels::value::Tensor;
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
-/// Squared distances `[N, V]` of rows `[N, F]` to vectors `[V, F]`, of f32.
+/// Squared distances `[N, V]` of rows `[N, F]` to the columns of `[F, V]`, of f32.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SupportDistances {}
 
 impl Operator for SupportDistances {
     fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>> {
-        let ([n, f], [v, g]) = (cx.shape(0), cx.shape(1)) else { return Err(Diagnostic::new("SupportDistances needs two matrices")) };
+        let ([n, f], [g, v]) = (cx.shape(0), cx.shape(1)) else { return Err(Diagnostic::new("SupportDistances needs two matrices")) };
         if (0..2).any(|i| cx.dtype(i) != DType::F32) || f != g {
             return Err(Diagnostic::new(format!("SupportDistances of rows of {f} and {g} elements")));
         }
         Ok(vec![Fact::tensor(DType::F32, vec![n.clone(), v.clone()])])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
-        let extents = [cx.shape(0)[1].clone(), cx.shape(1)[0].clone()].map(CallArg::Dim);
+        let extents = cx.shape(1).iter().cloned().map(CallArg::Dim);
         Lowering::call("svm::distances", [], 2, extents)
     }
 }
@@ -81,13 +81,12 @@ fn kernel(r: &mut Reader<'_, '_>, x: ValueId, vectors: &[f32], count: usize) -> 
     if count * n != vectors.len() || r.shape(x)?[1].as_int().is_some_and(|f| f != n as i64) {
         return Err(Diagnostic::new(format!("{} numbers are no {count} support vectors for rows of {}", vectors.len(), r.shape(x)?[1])));
     }
+    let vectors = r.tensor(turned(vectors, n));
     if kind == "RBF" {
-        let vectors = r.tensor(Tensor::new(&[count, n], vectors));
         let d = r.emit(SupportDistances {}, &[x, vectors])?;
         let d = r.times(d, f64::from(-gamma))?;
         return r.pointwise("Exp", &[d]);
     }
-    let vectors = r.tensor(turned(vectors, n));
     let mut y = r.matmul(x, vectors)?;
     if kind != "LINEAR" {
         y = r.times(y, f64::from(gamma))?;

@@ -5,48 +5,46 @@ use crate::fault::Fault;
 use crate::isa::Isa;
 use alloc::{string::ToString, vec, vec::Vec};
 
-/// Sums of a row of squares that are taken side by side.
-const LANES: usize = 16;
+/// Vectors whose sums are taken side by side.
+const LANES: usize = 64;
 
 crate::kernel_fn! {
-    /// Squared distances of `n` elements of a row at `x` to `count` vectors.
-    fn to_vectors<A>(out: *mut f32, x: *const f32, vectors: *const f32, count: usize, n: usize) {
-        let x = core::slice::from_raw_parts(x, n);
-        for v in 0..count {
-            let vector = core::slice::from_raw_parts(vectors.add(v * n), n);
+    /// Squared distances of `rows` rows of `n` elements to `LANES` vectors, whose elements are `count` apart.
+    fn to_vectors<A>(out: *mut f32, x: *const f32, vectors: *const f32, rows: usize, n: usize, count: usize) {
+        for r in 0..rows {
+            let x = core::slice::from_raw_parts(x.add(r * n), n);
             let mut sums = [0f32; LANES];
-            let (a, a_rest) = x.as_chunks::<LANES>();
-            let (b, b_rest) = vector.as_chunks::<LANES>();
-            for (a, b) in a.iter().zip(b) {
-                for (s, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-                    *s += (a - b) * (a - b);
+            for (i, x) in x.iter().enumerate() {
+                let v = &*vectors.add(i * count).cast::<[f32; LANES]>();
+                for (s, v) in sums.iter_mut().zip(v) {
+                    *s += (x - v) * (x - v);
                 }
             }
-            for (s, (a, b)) in sums.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-                *s += (a - b) * (a - b);
-            }
-            let mut width = LANES / 2;
-            while width > 0 {
-                let (low, high) = sums.split_at_mut(width);
-                low.iter_mut().zip(high).for_each(|(a, b)| *a += *b);
-                width /= 2;
-            }
-            *out.add(v) = sums[0];
+            out.add(r * count).cast::<[f32; LANES]>().write_unaligned(sums);
         }
     }
 }
 
-/// Squared distances of each row of `x` to each of `vectors`, all of `features` elements; in sixteen sums a distance, so that it does not
-/// depend on the instruction set.
+/// Squared distances of each row of `x`, of `features` elements, to each column of `vectors`, of which there are `count`. Each is one sum in
+/// the order of the elements, so that it does not depend on the instruction set.
 pub fn distances(out: Out<'_, f32>, x: In<'_, f32>, vectors: In<'_, f32>, features: usize, count: usize) {
     if features == 0 || count == 0 {
         return out.0.fill(0.0);
     }
-    let isa = Isa::detect();
-    for (out, x) in out.0.chunks_exact_mut(count).zip(x.0.chunks_exact(features)) {
-        let vectors = &vectors.0[..count * features];
-        // SAFETY: the slices have `count`, `features` and `count * features` elements, and the machine has what was detected.
-        unsafe { to_vectors(isa, out.as_mut_ptr(), x.as_ptr(), vectors.as_ptr(), count, features) }
+    let (isa, rows, whole) = (Isa::detect(), out.0.len() / count, count / LANES * LANES);
+    let (x, vectors) = (&x.0[..rows * features], &vectors.0[..features * count]);
+    for first in (0..whole).step_by(LANES) {
+        // SAFETY: the slices have `rows` rows of `features` and `count` elements and as many columns, of which `LANES` lie behind `first`,
+        // and the machine has what was detected.
+        unsafe { to_vectors(isa, out.0.as_mut_ptr().add(first), x.as_ptr(), vectors.as_ptr().add(first), rows, features, count) }
+    }
+    for (out, x) in out.0.chunks_exact_mut(count).zip(x.chunks_exact(features)) {
+        out[whole..].fill(0.0);
+        for (x, v) in x.iter().zip(vectors.chunks_exact(count)) {
+            for (s, v) in out[whole..].iter_mut().zip(&v[whole..]) {
+                *s += (x - v) * (x - v);
+            }
+        }
     }
 }
 
@@ -164,7 +162,7 @@ mod tests {
     #[test]
     fn distances_are_sums_of_squares() {
         for features in [0, 1, 7, 16, 17, 50] {
-            for (rows, count) in [(0, 3), (1, 1), (4, 5), (2, 0)] {
+            for (rows, count) in [(0, 3), (1, 1), (4, 5), (2, 0), (3, 64), (2, 150)] {
                 let at = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 16.0;
                 let x: Vec<f32> = (0..rows * features).map(at).collect();
                 let v: Vec<f32> = (0..count * features).map(|i| at(i + 13)).collect();
@@ -172,8 +170,7 @@ mod tests {
                 distances(Out(&mut out), In(&x), In(&v), features, count);
                 for (i, o) in out.iter().enumerate() {
                     let (r, c) = (i / count, i % count);
-                    let want: f32 = (0..features).map(|f| (x[r * features + f] - v[c * features + f]).powi(2)).sum();
-                    // Sums of few bits are exact in any order.
+                    let want = (0..features).map(|f| (x[r * features + f] - v[f * count + c]).powi(2)).fold(0.0, |a, b| a + b);
                     assert_eq!(*o, want, "{rows} {count} {features}");
                 }
             }
