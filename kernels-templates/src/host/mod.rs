@@ -2,6 +2,7 @@
 
 mod dynamic;
 mod fft;
+mod image;
 mod random;
 mod regex;
 mod resize;
@@ -50,6 +51,7 @@ host! {
     "dropout" => random::dropout;
     "expand" => tensor::expand;
     "identity" => sequence::identity;
+    "image_decoder" => image::decode;
     "label_encoder" => words::encode;
     "max_unpool" => spatial::max_unpool;
     "mel_weights" => signal::mel_weights;
