@@ -23,6 +23,7 @@ pub mod gather;
 pub mod gradient;
 pub mod grid_sample;
 pub mod host;
+pub mod image;
 pub mod interleave;
 pub mod inverse;
 pub mod loss;
@@ -336,6 +337,7 @@ schemas! {
         "Hardmax" 1 softmax::read;
         "Identity" 1 pointwise::read_identity;
         "If" 1 control::read_if;
+        "ImageDecoder" 20 image::read;
         "InstanceNormalization" 1 norm::read_instance;
         "IsInf" 10 pointwise::read_is_inf;
         "IsNaN" 9 pointwise::read_unary;

@@ -2,6 +2,7 @@
 
 mod dynamic;
 mod fft;
+mod image;
 mod maps;
 mod random;
 mod regex;
@@ -55,6 +56,7 @@ host! {
     "dropout" => random::dropout;
     "expand" => tensor::expand;
     "identity" => sequence::identity;
+    "image_decoder" => image::decode;
     "label_encoder" => words::encode;
     "max_unpool" => spatial::max_unpool;
     "mel_weights" => signal::mel_weights;
