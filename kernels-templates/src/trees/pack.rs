@@ -192,8 +192,11 @@ impl<T: Split> Packer<'_, T> {
     }
 }
 
+/// Features that are read, and whether NaN is negative infinity there.
+type Columns = BTreeSet<(usize, bool)>;
+
 /// Least and greatest number of steps from a stage to a leaf, and the columns that are read; `None` when a walk would never end.
-fn measure<T: Split>(p: &Packer<'_, T>, roots: &[Stop], stages: usize) -> Option<(Vec<(u32, u32)>, BTreeSet<(usize, bool)>)> {
+fn measure<T: Split>(p: &Packer<'_, T>, roots: &[Stop], stages: usize) -> Option<(Vec<(u32, u32)>, Columns)> {
     let (mut spans, mut columns) = (vec![None; stages], BTreeSet::new());
     let mut open = vec![false; stages];
     for root in roots {
@@ -314,7 +317,7 @@ impl<'a> Packed<'a> {
         let (targets, trees, rows, entries) = (self.targets(), self.head[4] as usize, self.head[12] as usize, self.head[13] as usize);
         let start = self.bytes.len() - tail_bytes::<T>(self.head[2], targets, trees, rows, entries);
         let at = |offset: usize| start + offset.next_multiple_of(64);
-        fn read<'b, U>(bytes: &'b [u8], at: usize, len: usize) -> &'b [U] {
+        fn read<U>(bytes: &[u8], at: usize, len: usize) -> &[U] {
             let bytes = &bytes[at..][..len * size_of::<U>()];
             // SAFETY: as in `part`.
             unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), len) }

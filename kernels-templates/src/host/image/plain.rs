@@ -57,7 +57,7 @@ pub(super) fn bmp(data: &[u8]) -> Option<Picture> {
 pub(super) fn pnm(data: &[u8]) -> Option<Picture> {
     let kind = *data.get(1)?;
     let mut at = 2;
-    let mut number = |at: &mut usize| {
+    let number = |at: &mut usize| {
         loop {
             match data.get(*at)? {
                 b'#' => *at += data[*at..].iter().position(|b| *b == b'\n')?,
