@@ -17,6 +17,9 @@ fn look_up(r: &mut Reader<'_, '_>, x: ValueId, keys: &Tensor, values: &Tensor, d
         let (op, keys, count) = (&r.node.op_type, keys.len(), values.len());
         return Err(Diagnostic::new(format!("{op} has {keys} keys and {count} values, found elements of {found}")));
     }
+    if found.size() > 8 || found.bits() < 8 && found != DType::Str {
+        return Err(Diagnostic::new(format!("{} does not look up elements of {found}", r.node.op_type)));
+    }
     let order = sorted(keys);
     let ty = Type::Tensor(values.dtype, r.shape(x)?);
     let (keys, values) = (listed(keys, &order), listed(values, &order));

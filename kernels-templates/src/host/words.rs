@@ -7,43 +7,47 @@ use crate::fault::Fault;
 use crate::value::{Tensor, Value};
 use alloc::string::{String, ToString};
 use alloc::{format, vec, vec::Vec};
-use core::cmp::Ordering;
 
-/// The order of element `i` of one tensor and element `j` of another of its type: strings by their bytes, numbers by bits that are the same
-/// for equal ones, both zeros and all NaNs among them.
-fn order(a: &Tensor, i: usize, b: &Tensor, j: usize) -> Ordering {
-    if a.dtype == DType::Str {
-        return a.as_strings()[i].cmp(&b.as_strings()[j]);
-    }
-    let size = a.dtype.size();
-    let key = |t: &Tensor, i: usize| {
-        let mut bytes = [0; 16];
-        bytes[..size].copy_from_slice(&t.bytes()[i * size..][..size]);
-        let bits = u128::from_le_bytes(bytes);
-        let magnitude = bits & !(1 << (8 * size - 1));
-        let infinity = match t.dtype {
-            DType::F16 => 0x7c00,
-            DType::Bf16 => 0x7f80,
-            DType::F32 => 0x7f80_0000,
-            DType::F64 => 0x7ff0_0000_0000_0000,
-            _ => return bits,
-        };
-        if magnitude == 0 {
+/// Numbers as bits that are the same for equal ones, both zeros and all NaNs among them; nothing for strings.
+fn bits(t: &Tensor) -> Vec<u64> {
+    let size = t.dtype.size();
+    let (infinity, sign) = match t.dtype {
+        DType::F16 => (0x7c00, 1 << 15),
+        DType::Bf16 => (0x7f80, 1 << 15),
+        DType::F32 => (0x7f80_0000, 1 << 31),
+        DType::F64 => (0x7ff0_0000_0000_0000, 1 << 63),
+        _ => (u64::MAX, 0),
+    };
+    let one = |x: &[u8]| {
+        let mut bytes = [0; 8];
+        bytes[..size].copy_from_slice(x);
+        let bits = u64::from_le_bytes(bytes);
+        let magnitude = bits & !sign;
+        if magnitude > infinity {
+            u64::MAX
+        } else if magnitude == 0 {
             0
-        } else if magnitude > infinity {
-            u128::MAX
         } else {
             bits
         }
     };
-    key(a, i).cmp(&key(b, j))
+    if size == 0 || size > 8 { vec![] } else { t.bytes().chunks_exact(size).map(one).collect() }
 }
 
-/// The places of keys in the order in which [`encode`] searches them, the first of equal ones alone.
+/// The places of keys in the order in which [`encode`] searches them, strings by their bytes and numbers by their bits, the first of equal ones
+/// alone.
 pub fn sorted(keys: &Tensor) -> Vec<usize> {
     let mut places: Vec<usize> = (0..keys.len()).collect();
-    places.sort_by(|a, b| order(keys, *a, keys, *b).then(a.cmp(b)));
-    places.dedup_by(|b, a| order(keys, *a, keys, *b) == Ordering::Equal);
+    if keys.dtype == DType::Str {
+        let words = keys.as_strings();
+        places.sort_by(|a, b| words[*a].cmp(&words[*b]));
+        places.dedup_by(|b, a| words[*a] == words[*b]);
+    } else {
+        let bits = bits(keys);
+        places.retain(|i| *i < bits.len());
+        places.sort_by_key(|i| bits[*i]);
+        places.dedup_by_key(|i| bits[*i]);
+    }
     places
 }
 
@@ -69,26 +73,23 @@ pub(super) fn encode(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
     } else {
         all = Tensor { data: crate::value::Data::Bytes(crate::value::Bytes::copy_of(&[values.bytes(), default.bytes()].concat())), ..all };
     }
-    let find = |i: usize| {
-        let at = places_before(n, |k| order(keys, k, x, i) == Ordering::Less);
-        match at < n && order(keys, at, x, i) == Ordering::Equal {
-            true => Ok(at),
-            false if strict => Err(Fault::Domain(format!("element {i} is none of the {n} categories"))),
-            false => Ok(n),
+    let from: Vec<usize> = if x.dtype == DType::Str {
+        let words = keys.as_strings();
+        x.as_strings().iter().map(|x| words.binary_search(x).unwrap_or(n)).collect()
+    } else {
+        let (x, keys) = (bits(x), bits(keys));
+        let first = keys.first().copied().unwrap_or(0);
+        // Integers that follow one another are found by their distance.
+        if keys.iter().enumerate().all(|(i, k)| *k == first.wrapping_add(i as u64)) {
+            x.iter().map(|x| usize::try_from(x.wrapping_sub(first)).map_or(n, |at| at.min(n))).collect()
+        } else {
+            x.iter().map(|x| keys.binary_search(x).unwrap_or(n)).collect()
         }
     };
-    let from: Vec<usize> = (0..x.len()).map(find).collect::<Result<_, Fault>>()?;
-    Ok(vec![pick(&all, &x.dims, &from).into()])
-}
-
-/// How many of `n` ordered places come before: those for which `before` holds.
-fn places_before(n: usize, before: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (0, n);
-    while low < high {
-        let mid = (low + high) / 2;
-        if before(mid) { low = mid + 1 } else { high = mid }
+    if let Some(i) = from.iter().position(|at| strict && *at == n) {
+        return Err(Fault::Domain(format!("element {i} is none of the {n} categories")));
     }
-    low
+    Ok(vec![pick(&all, &x.dims, &from).into()])
 }
 
 /// The tokens of each string, in a row of its own behind the axes of `x`: attributes whether rows begin and end with a mark, and how many
