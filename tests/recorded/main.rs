@@ -55,7 +55,8 @@ fn check(case: &Json) -> Result<(), String> {
         names.push(name);
     }
     let expected = case["outputs"].as_array().unwrap();
-    let outputs: Vec<String> = expected.iter().enumerate().map(|(i, o)| if o.is_null() { String::new() } else { format!("y{i}") }).collect();
+    let outputs: Vec<String> =
+        expected.iter().enumerate().map(|(i, o)| if o.is_null() { String::new() } else { format!("y{i}") }).collect();
     let refs = |v: &[String]| v.iter().map(|s| s.to_string()).collect::<Vec<_>>();
     let (inputs, results) = (refs(&names), refs(&outputs));
     let (inputs, results): (Vec<&str>, Vec<&str>) = (inputs.iter().map(|s| &**s).collect(), results.iter().map(|s| &**s).collect());
@@ -170,9 +171,19 @@ fn scans_of_opset_8_end_at_the_length_of_each_sequence() {
         b.node("Add", &["s", "x"], &["t"]).node("Identity", &["t"], &["o"]).output("t").output("o")
     };
     // Sums of two sequences, of which the first ends after two of three steps; forward and from its end.
-    for (direction, states, sums) in [(0i64, [3.0f32, 15.0], [1.0f32, 3.0, 0.0, 4.0, 9.0, 15.0]), (1, [3.0, 15.0], [2.0, 3.0, 0.0, 6.0, 11.0, 15.0])] {
-        let m = ModelBuilder::new().opset(8).input("n", DType::I64, [2i64]).input("s0", DType::F32, [2i64, 1]).input("x", DType::F32, [2i64, 3, 1]);
-        let m = m.node("Scan", &["n", "s0", "x"], &["s", "o"]).attr("num_scan_inputs", 1i64).attr("directions", vec![direction]).attr("body", body());
+    for (direction, states, sums) in
+        [(0i64, [3.0f32, 15.0], [1.0f32, 3.0, 0.0, 4.0, 9.0, 15.0]), (1, [3.0, 15.0], [2.0, 3.0, 0.0, 6.0, 11.0, 15.0])]
+    {
+        let m = ModelBuilder::new().opset(8).input("n", DType::I64, [2i64]).input("s0", DType::F32, [2i64, 1]).input(
+            "x",
+            DType::F32,
+            [2i64, 3, 1],
+        );
+        let m = m
+            .node("Scan", &["n", "s0", "x"], &["s", "o"])
+            .attr("num_scan_inputs", 1i64)
+            .attr("directions", vec![direction])
+            .attr("body", body());
         let inputs: Vec<Value> = vec![
             Tensor::new(&[2], &[2i64, 3]).into(),
             Tensor::new(&[2, 1], &[0f32; 2]).into(),

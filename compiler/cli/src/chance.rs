@@ -199,7 +199,8 @@ fn shapes(found: &[Value], expected: &[Value]) -> Judgement {
     if found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| of(f).is_some() && of(f) == of(e)) {
         return Ok(());
     }
-    let list = |v: &[Value]| v.iter().map(|v| of(v).map_or("no tensor".into(), |(d, s)| format!("{d}{s:?}"))).collect::<Vec<_>>().join(", ");
+    let list =
+        |v: &[Value]| v.iter().map(|v| of(v).map_or("no tensor".into(), |(d, s)| format!("{d}{s:?}"))).collect::<Vec<_>>().join(", ");
     Err(format!("{}, expected {}", list(found), list(expected)))
 }
 
@@ -217,7 +218,11 @@ fn often(what: impl Fn() -> String, count: f64, of: f64, p: f64) -> Judgement {
     let (mean, sigma) = (of * p, (of * p * (1.0 - p)).max(0.0).sqrt());
     // A rare event has a longer tail than its deviation says; what has no chance never comes about.
     let slack = if p <= 0.0 || p >= 1.0 { 0.0 } else { SIGMAS };
-    if (count - mean).abs() <= SIGMAS * sigma + slack { Ok(()) } else { Err(format!("{} {count} times of {of}, expected {mean:.1}", what())) }
+    if (count - mean).abs() <= SIGMAS * sigma + slack {
+        Ok(())
+    } else {
+        Err(format!("{} {count} times of {of}, expected {mean:.1}", what()))
+    }
 }
 
 /// Whether values are of the law's range and, where `frequencies` says so, come as often as it says.
@@ -244,7 +249,10 @@ fn fits(law: &Law, draws: &[Vec<Value>], frequencies: bool) -> Judgement {
             }
             if draws.first().is_some_and(|d| d.len() > 1) {
                 let masks = elements(draws, 1)?;
-                let differ = found.iter().zip(&masks).any(|(f, m)| f.iter().zip(m).zip(x).any(|((y, m), x)| *x != 0.0 && (*y != 0.0) != (*m != 0.0)));
+                let differ = found
+                    .iter()
+                    .zip(&masks)
+                    .any(|(f, m)| f.iter().zip(m).zip(x).any(|((y, m), x)| *x != 0.0 && (*y != 0.0) != (*m != 0.0)));
                 if differ {
                     return Err("the mask does not say which elements were kept".into());
                 }
@@ -304,8 +312,13 @@ fn normal(z: f64) -> f64 {
 fn distributed(mut x: Vec<f64>, cdf: impl Fn(f64) -> f64) -> Judgement {
     x.sort_by(f64::total_cmp);
     let n = x.len() as f64;
-    let distance = x.iter().enumerate().map(|(i, x)| (cdf(*x) - i as f64 / n).abs().max((cdf(*x) - (i + 1) as f64 / n).abs())).fold(0.0, f64::max);
-    if distance * n.sqrt() <= DISTANCE { Ok(()) } else { Err(format!("{n} samples are {distance:.4} from the distribution they should have")) }
+    let distance =
+        x.iter().enumerate().map(|(i, x)| (cdf(*x) - i as f64 / n).abs().max((cdf(*x) - (i + 1) as f64 / n).abs())).fold(0.0, f64::max);
+    if distance * n.sqrt() <= DISTANCE {
+        Ok(())
+    } else {
+        Err(format!("{n} samples are {distance:.4} from the distribution they should have"))
+    }
 }
 
 #[cfg(test)]
@@ -339,7 +352,9 @@ mod tests {
         let picked = draws(6, |u, _| if u < 0.2 { 0.0 } else { 2.0 });
         assert_eq!(fits(&Law::Classes(vec![vec![0.2, 0.0, 0.8]; 2]), &picked, true), Ok(()));
         assert!(fits(&Law::Classes(vec![vec![0.2, 0.2, 0.6]; 2]), &picked, true).is_err());
-        assert!((normal(0.0) - 0.5).abs() < 1e-7 && (normal(1.0) - 0.841_344_746).abs() < 1e-6 && (normal(-3.0) - 0.001_349_898).abs() < 1e-6);
+        assert!(
+            (normal(0.0) - 0.5).abs() < 1e-7 && (normal(1.0) - 0.841_344_746).abs() < 1e-6 && (normal(-3.0) - 0.001_349_898).abs() < 1e-6
+        );
     }
 
     #[test]

@@ -162,16 +162,14 @@ pub fn read_matmul(r: &mut Reader<'_, '_>) -> Read {
     if alpha != 1.0 {
         y = r.times(y, alpha as f64)?;
     }
-    let parameters: Vec<f32> =
-        [r.float_opt("activation_alpha")?, r.float_opt("activation_beta")?].into_iter().map_while(|p| p).collect();
+    let parameters: Vec<f32> = [r.float_opt("activation_alpha")?, r.float_opt("activation_beta")?].into_iter().map_while(|p| p).collect();
     Ok(vec![named(r, y, &parameters)?])
 }
 
 /// Reads `FusedGemm`.
 pub fn read_gemm(r: &mut Reader<'_, '_>) -> Read {
     let y = matmul::read_gemm(r)?[0];
-    let parameters: Vec<f32> =
-        [r.float_opt("activation_alpha")?, r.float_opt("activation_beta")?].into_iter().map_while(|p| p).collect();
+    let parameters: Vec<f32> = [r.float_opt("activation_alpha")?, r.float_opt("activation_beta")?].into_iter().map_while(|p| p).collect();
     Ok(vec![named(r, y, &parameters)?])
 }
 
@@ -343,7 +341,9 @@ pub fn read_grid_sample(r: &mut Reader<'_, '_>) -> Read {
 /// Reads `Unique` of a list: its elements in the order of their first occurrence, which of them each element is, and how often it occurs.
 pub fn read_unique(r: &mut Reader<'_, '_>) -> Read {
     let x = r.ranked(0, 1)?;
-    let [y, _, inverse, counts] = super::host::unique(r, x, false, None)?[..] else { return Err(Diagnostic::new("Unique gives four results")) };
+    let [y, _, inverse, counts] = super::host::unique(r, x, false, None)?[..] else {
+        return Err(Diagnostic::new("Unique gives four results"));
+    };
     Ok(vec![y, inverse, counts])
 }
 
@@ -366,7 +366,9 @@ pub fn read_conv_transpose(r: &mut Reader<'_, '_>) -> Read {
     let axes = r.rank(x)?.saturating_sub(2);
     let pads = match pads {
         None => vec![Dim::int(0); 2 * axes],
-        Some(p) => r.dims(p).map(<[Dim]>::to_vec).ok_or_else(|| Diagnostic::new("the pads of ConvTransposeWithDynamicPads are computed"))?,
+        Some(p) => {
+            r.dims(p).map(<[Dim]>::to_vec).ok_or_else(|| Diagnostic::new("the pads of ConvTransposeWithDynamicPads are computed"))?
+        }
     };
     if pads.len() != 2 * axes {
         return Err(Diagnostic::new(format!("{} pads for {axes} axes", pads.len())));

@@ -155,7 +155,8 @@ pub fn read(r: &mut Reader<'_, '_>) -> Read {
         y = r.add(y, b)?;
     }
     if r.opt(6).is_some() {
-        return Err(Diagnostic::new("Attention with a past in one buffer of its own length is not supported").help("export without past_present_share_buffer"));
+        return Err(Diagnostic::new("Attention with a past in one buffer of its own length is not supported")
+            .help("export without past_present_share_buffer"));
     }
     projected(r, y, r.opt(3), r.opt(4), r.opt(5))
 }

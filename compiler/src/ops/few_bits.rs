@@ -278,12 +278,40 @@ pub fn read_matmul(r: &mut Reader<'_, '_>) -> Result<Vec<ValueId>, Diagnostic> {
 /// The numbers of the codes of four bits that MatMulBnb4 calls FP4 and NF4.
 const BNB4: [[f32; 16]; 2] = [
     [
-        0.0, 0.005_208_333_4, 0.666_666_7, 1.0, 0.333_333_34, 0.5, 0.166_666_67, 0.25, 0.0, -0.005_208_333_4, -0.666_666_7, -1.0,
-        -0.333_333_34, -0.5, -0.166_666_67, -0.25,
+        0.0,
+        0.005_208_333_4,
+        0.666_666_7,
+        1.0,
+        0.333_333_34,
+        0.5,
+        0.166_666_67,
+        0.25,
+        0.0,
+        -0.005_208_333_4,
+        -0.666_666_7,
+        -1.0,
+        -0.333_333_34,
+        -0.5,
+        -0.166_666_67,
+        -0.25,
     ],
     [
-        -1.0, -0.696_192_8, -0.525_073_05, -0.394_917_5, -0.284_441_38, -0.184_773_43, -0.091_050_04, 0.0, 0.079_580_3, 0.160_930_2,
-        0.246_112_3, 0.337_915_24, 0.440_709_83, 0.562_617, 0.722_956_84, 1.0,
+        -1.0,
+        -0.696_192_8,
+        -0.525_073_05,
+        -0.394_917_5,
+        -0.284_441_38,
+        -0.184_773_43,
+        -0.091_050_04,
+        0.0,
+        0.079_580_3,
+        0.160_930_2,
+        0.246_112_3,
+        0.337_915_24,
+        0.440_709_83,
+        0.562_617,
+        0.722_956_84,
+        1.0,
     ],
 ];
 
@@ -302,7 +330,11 @@ pub fn read_matmul_of_floats(r: &mut Reader<'_, '_>) -> Result<Vec<ValueId>, Dia
     };
     let count = n.saturating_mul(k);
     if codes.dtype != DType::U8 || codes.len() != count.div_ceil(2) || most.len() != count.div_ceil(block) {
-        return Err(Diagnostic::new(format!("weights of MatMulBnb4 for {count} elements are {} bytes and {} scales", codes.len(), most.len())));
+        return Err(Diagnostic::new(format!(
+            "weights of MatMulBnb4 for {count} elements are {} bytes and {} scales",
+            codes.len(),
+            most.len()
+        )));
     }
     let value = |i: usize| table[(codes.bytes()[i / 2] >> (4 * (1 - i % 2)) & 15) as usize] * most[i / block] as f32;
     let matrix: Vec<f32> = (0..count).map(|i| value(i / n + i % n * k)).collect();

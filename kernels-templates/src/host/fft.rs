@@ -87,10 +87,14 @@ impl<T: Real> Plan<T> {
             let left = n / (done * p);
             for k in 0..done {
                 for i in 0..left {
-                    self.butterfly(p, |b| x[i + left * (b + p * k)], |c, v| {
-                        // Element `c` of a pass is turned by its place in what is left.
-                        y[i + left * (k + done * c)] = if i == 0 || c == 0 { v } else { mul(v, self.roots[c * done * i]) };
-                    });
+                    self.butterfly(
+                        p,
+                        |b| x[i + left * (b + p * k)],
+                        |c, v| {
+                            // Element `c` of a pass is turned by its place in what is left.
+                            y[i + left * (k + done * c)] = if i == 0 || c == 0 { v } else { mul(v, self.roots[c * done * i]) };
+                        },
+                    );
                 }
             }
             core::mem::swap(&mut x, &mut y);

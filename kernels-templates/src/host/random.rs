@@ -91,11 +91,13 @@ pub(super) fn multinomial(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answ
             out.push(sums.partition_point(|s| *s <= at) as i64);
         }
     }
-    Ok(vec![match i32::try_from(code).ok().and_then(DType::from_onnx) {
-        Some(DType::I64) => Tensor::new(&dims, &out),
-        _ => Tensor::new(&dims, &out.iter().map(|c| *c as i32).collect::<Vec<_>>()),
-    }
-    .into()])
+    Ok(vec![
+        match i32::try_from(code).ok().and_then(DType::from_onnx) {
+            Some(DType::I64) => Tensor::new(&dims, &out),
+            _ => Tensor::new(&dims, &out.iter().map(|c| *c as i32).collect::<Vec<_>>()),
+        }
+        .into(),
+    ])
 }
 
 /// Operands x (f32 or f64), ratio and training flag; attribute: the seed, if there is one; results: x with elements dropped and the rest

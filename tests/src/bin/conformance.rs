@@ -164,7 +164,8 @@ fn exactness(errors: &BTreeMap<&str, Errors>) -> String {
         }
     }
     let drawn: Vec<String> = errors.values().flat_map(|e| &e.by_distribution).map(|c| format!("`{c}`")).collect();
-    let _ = writeln!(out, "\nBy distribution (type, shape, range, dependence on the seed, frequencies over 400 draws): {}.", drawn.join(", "));
+    let _ =
+        writeln!(out, "\nBy distribution (type, shape, range, dependence on the seed, frequencies over 400 draws): {}.", drawn.join(", "));
     out
 }
 

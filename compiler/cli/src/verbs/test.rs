@@ -56,7 +56,8 @@ impl Test {
         }
         let scratch = Scratch::new()?;
         let mut jobs: Vec<Case> = Vec::new();
-        let plans = all.iter().enumerate().map(|(i, c)| plan(c, &scratch.0.join(i.to_string()), &mut jobs)).collect::<Result<Vec<Plan>>>()?;
+        let plans =
+            all.iter().enumerate().map(|(i, c)| plan(c, &scratch.0.join(i.to_string()), &mut jobs)).collect::<Result<Vec<Plan>>>()?;
         let mut tally = Tally { json: self.json, ulp: self.ulp, ..Tally::default() };
         let mut next = 0;
         let mut waiting: Vec<Outcome> = Vec::new();

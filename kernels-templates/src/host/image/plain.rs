@@ -57,7 +57,7 @@ pub(super) fn bmp(data: &[u8]) -> Option<Picture> {
 pub(super) fn pnm(data: &[u8]) -> Option<Picture> {
     let kind = *data.get(1)?;
     let mut at = 2;
-    let mut number = |at: &mut usize| {
+    let number = |at: &mut usize| {
         loop {
             match data.get(*at)? {
                 b'#' => *at += data[*at..].iter().position(|b| *b == b'\n')?,
@@ -287,7 +287,12 @@ pub(super) fn tiff(data: &[u8]) -> Option<Picture> {
     let (bits, method, color) = (one(258, Some(1))?, one(259, Some(1))?, one(262, None)?);
     let (stored, rows, predictor) = (one(277, Some(1))?, one(278, Some(height))?.clamp(1, height.max(1)), one(317, Some(1))?);
     let channels = if matches!(color, 2 | 3) { 3 } else { 1 };
-    if one(284, Some(1))? != 1 || color > 3 || predictor > 2 || (predictor == 2 && bits != 8) || stored < channels.min(if color == 3 { 1 } else { 3 }) {
+    if one(284, Some(1))? != 1
+        || color > 3
+        || predictor > 2
+        || (predictor == 2 && bits != 8)
+        || stored < channels.min(if color == 3 { 1 } else { 3 })
+    {
         return None;
     }
     let mut pixels = Vec::with_capacity(room(width, height, channels)?);
