@@ -199,6 +199,11 @@ pub fn read_binary(r: &mut Reader<'_, '_>) -> Read {
 pub fn read_pow(r: &mut Reader<'_, '_>) -> Read {
     let (a, b) = (r.input(0)?, r.input(1)?);
     let b = legacy_operand(r, a, b)?;
+    Ok(vec![raised(r, a, b)?])
+}
+
+/// `a` to the power of `b`, in the type of `a`.
+pub(super) fn raised(r: &mut Reader<'_, '_>, a: ValueId, b: ValueId) -> Result<ValueId, Diagnostic> {
     let mut e = Expr::default();
     let (ta, tb) = (r.dtype(a), r.dtype(b));
     if let Some(t) = [ta, tb].into_iter().find(|t| !computes(*t)) {
@@ -211,7 +216,7 @@ pub fn read_pow(r: &mut Reader<'_, '_>) -> Read {
     let p = e.bin(B::Pow, x, y);
     let p = e.cast(p, ta);
     e.results.push(p);
-    Ok(vec![r.emit(Pointwise { name: "Pow", expr: e }, &[a, b])?])
+    r.emit(Pointwise { name: "Pow", expr: e }, &[a, b])
 }
 
 /// Reads `Mod`, in Python's or C's sense.
