@@ -202,7 +202,7 @@ pub fn read_pow(r: &mut Reader<'_, '_>) -> Read {
     Ok(vec![power(r, a, b)?])
 }
 
-/// a to the power of b, in the type of a.
+/// `a` to the power of `b`, in the type of `a`.
 pub fn power(r: &mut Reader<'_, '_>, a: ValueId, b: ValueId) -> Result<ValueId, Diagnostic> {
     let mut e = Expr::default();
     let (ta, tb) = (r.dtype(a), r.dtype(b));

@@ -133,7 +133,7 @@ fn order(r: &Reader<'_, '_>) -> Result<f64, Diagnostic> {
 fn power(r: &mut Reader<'_, '_>, x: ValueId, p: f64) -> Result<ValueId, Diagnostic> {
     let y = r.pointwise("Abs", &[x])?;
     let p = r.scalar(p, r.dtype(x));
-    r.pointwise("Pow", &[y, p])
+    super::pointwise::power(r, y, p)
 }
 
 /// Reads `LpPool`: whole orders up to 8 have a kernel, others are a mean of powers.

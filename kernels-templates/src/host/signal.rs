@@ -53,8 +53,8 @@ pub(super) fn dft(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
     let mut dims = x.dims.clone();
     (dims[axis], dims[rank - 1]) = (bins, results);
     let mut out = vec![0.0; dims.iter().product()];
-    // Whole spectra of f32 are made in f32; halves of them, which stand for real signals, in f64.
-    let short = (x.dtype == DType::F32 && !onesided).then(|| Plan::<f32>::new(n, inverse));
+    // Complex numbers of f32 are transformed in f32; real signals, and halves of spectra that stand for them, in f64.
+    let short = (x.dtype == DType::F32 && parts == 2 && !onesided).then(|| Plan::<f32>::new(n, inverse));
     let plan = Plan::<f64>::new(n, inverse);
     for o in 0..outer {
         for i in 0..inner {
