@@ -23,7 +23,7 @@ fn behind(rw: &Rewriter<'_>, v: ValueId) -> Option<ValueId> {
 }
 
 /// A zero point of i8, or the absent one of a scale, as that of values 128 above.
-fn power(rw: &mut Rewriter<'_>, zero: Option<ValueId>, scale: ValueId) -> Option<ValueId> {
+fn raised(rw: &mut Rewriter<'_>, zero: Option<ValueId>, scale: ValueId) -> Option<ValueId> {
     let t = match zero {
         Some(z) => {
             let t = rw.constant(z).filter(|t| t.dtype == DType::I8)?;
@@ -43,7 +43,7 @@ fn quantize(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     if !matches!(&rw.node(n).op, Op::Pointwise(p) if *p == whole) {
         return None;
     }
-    let zero = power(rw, zero, scale)?;
+    let zero = raised(rw, zero, scale)?;
     let q = rw.add(quantizer(rw.dtype(x), rw.dtype(scale), Some(DType::U8), DType::U8).ok()?, &[x, scale, zero])?;
     Some(vec![rw.add(unsigned(DType::U8), &[q])?])
 }
@@ -56,7 +56,7 @@ fn dequantize(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
         return None;
     }
     let q = behind(rw, x)?;
-    let zero = power(rw, zero, scale)?;
+    let zero = raised(rw, zero, scale)?;
     let op = dequantizer(DType::U8, rw.dtype(scale), Some(DType::U8), out);
     Some(vec![rw.add(op, &[q, scale, zero])?])
 }
