@@ -194,16 +194,19 @@ impl Tally {
 
 /// How many cases have which largest error.
 fn table(errors: &BTreeMap<String, Option<u64>>) -> String {
-    let classes: [(&str, fn(Option<u64>) -> bool); 7] = [
-        ("no floats: exact", |e| e.is_none()),
-        ("0", |e| e == Some(0)),
-        ("1", |e| e == Some(1)),
-        ("2 to 4", |e| matches!(e, Some(2..=4))),
-        ("5 to 16", |e| matches!(e, Some(5..=16))),
-        ("17 to 256", |e| matches!(e, Some(17..=256))),
-        ("more", |e| matches!(e, Some(257..))),
-    ];
-    let rows = classes.iter().map(|(name, holds)| format!("{name:>18}  {:>5}\n", errors.values().filter(|e| holds(**e)).count()));
+    let class = |e: &Option<u64>| match e {
+        None => 0,
+        Some(0) => 1,
+        Some(1) => 2,
+        Some(2..=4) => 3,
+        Some(5..=16) => 4,
+        Some(17..=256) => 5,
+        Some(257..) => 6,
+    };
+    let names = ["no floats: exact", "0", "1", "2 to 4", "5 to 16", "17 to 256", "more"];
+    let mut counts = [0usize; 7];
+    errors.values().for_each(|e| counts[class(e)] += 1);
+    let rows = names.iter().zip(counts).map(|(name, n)| format!("{name:>18}  {n:>5}\n"));
     format!("       largest ulp  cases\n{}", rows.collect::<String>())
 }
 
