@@ -262,3 +262,46 @@ pub(super) fn full_match(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answe
     let out: Vec<u8> = x.as_strings().iter().map(|s| regex.is_full_match(s) as u8).collect();
     Ok(vec![Tensor::with_dtype(DType::Bool, &x.dims, &out).into()])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(x: &[&str]) -> Tensor {
+        Tensor::strings(&[x.len()], x.iter().map(|s| s.to_string()).collect())
+    }
+
+    #[test]
+    fn tokens_fill_rows() {
+        let x = Value::from(words(&["ab cd e", "", "x1-y"]));
+        let go =
+            |ints: &[i64], text: &[&str]| match tokenize(&[Some(&x)], HostArgs { ints, text }).expect("the patterns are sound").remove(0) {
+                Value::Tensor(t) => t,
+                other => panic!("{other:?}"),
+            };
+        let y = go(&[0, 1], &["#", "[a-z0-9]+"]);
+        assert_eq!((&y.dims[..], y.as_strings()), (&[3, 3][..], words(&["ab", "cd", "e", "#", "#", "#", "x1", "y", "#"]).as_strings()));
+        let y = go(&[1, 2], &["#", "", " ", "-"]);
+        let (a, b) = ("\u{2}", "\u{3}");
+        assert_eq!(y.as_strings(), words(&[a, "ab", "cd", b, a, "#", "#", b, a, "x1", "#", b]).as_strings());
+        assert_eq!(go(&[0, 1], &["", "", ""]).dims, [3, 7]);
+        assert_eq!(go(&[1, 9], &["#", "", " "]).dims, [3, 0]);
+    }
+
+    #[test]
+    fn elements_are_found_among_keys() {
+        let go = |x: Tensor, keys: Tensor| {
+            let order = sorted(&keys);
+            let values = Tensor::new(&[keys.len()], &(0..keys.len() as i64).collect::<Vec<_>>());
+            let inputs = [x, listed(&keys, &order), listed(&values, &order), Tensor::new(&[1], &[-1i64])].map(Value::from);
+            let found = encode(&[0, 1, 2, 3].map(|i| Some(&inputs[i])), HostArgs { ints: &[0], text: &[] }).expect("the table fits");
+            found[0].as_tensor().expect("a tensor").slice::<i64>().to_vec()
+        };
+        let x = Tensor::new(&[5], &[-0.0, f32::from_bits(0x7fc0_1234), 2.5, f32::INFINITY, 1.0]);
+        assert_eq!(go(x, Tensor::new(&[5], &[0.0, f32::NAN, 2.5, 2.5, f32::INFINITY])), [0, 1, 2, 4, -1]);
+        assert_eq!(go(Tensor::new(&[5], &[-2i64, 3, -1, 0, 9]), Tensor::new(&[4], &[-2i64, -1, 0, 1])), [0, -1, 1, 2, -1]);
+        assert_eq!(go(Tensor::new(&[3], &[7i32, 5, 6]), Tensor::new(&[2], &[5i32, 6])), [-1, 0, 1]);
+        assert_eq!(go(words(&["b", "z"]), words(&["c", "b", "b"])), [1, -1]);
+        assert_eq!(go(Tensor::new(&[1], &[1i64]), Tensor::new::<i64>(&[0], &[])), [-1]);
+    }
+}
