@@ -34,7 +34,7 @@ fn numbers(t: &Tensor) -> Vec<f64> {
 fn run(model: &[u8], inputs: Vec<Value>) -> Result<Vec<Value>, String> {
     let model = onnx::read(model, None, &Default::default()).map_err(|e| e.to_string())?;
     let graph = import::import(&model, &Default::default()).map_err(|e| e.to_string())?;
-    Evaluator::new(&graph, inputs).and_then(|mut e| e.run())
+    Evaluator::new(&graph, inputs).and_then(|mut e| e.run()).map_err(|e| format!("{e:?}"))
 }
 
 /// Runs a case; tells what is wrong.
