@@ -136,7 +136,8 @@ fn seeds_repeat_and_their_absence_does_not() {
 #[test]
 fn draws_have_the_type_and_the_range_they_should() {
     let like = Tensor::new(&[4, 250], &[0i64; 1000]);
-    let [u, _] = twice("RandomUniformLike", std::slice::from_ref(&like), |m| m.attr("dtype", 10i64).attr("low", -1.0f32).attr("high", 3.0f32));
+    let [u, _] =
+        twice("RandomUniformLike", std::slice::from_ref(&like), |m| m.attr("dtype", 10i64).attr("low", -1.0f32).attr("high", 3.0f32));
     assert_eq!((u.dtype, &u.dims[..]), (DType::F16, &[4, 250][..]));
     assert!(numbers(&u).iter().all(|x| (-1.0..3.0).contains(x)));
     let [n, _] = twice("RandomNormalLike", &[like], |m| m.attr("dtype", 11i64).attr("mean", 10.0f32).attr("scale", 0.5f32));

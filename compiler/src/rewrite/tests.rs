@@ -167,7 +167,8 @@ impl Case {
         };
         out.into_iter().for_each(|v| self.hand_out(v));
     }
-    fn hand_out(&mut self, v: ValueId) {
+    /// Makes a value an output as it is: read as f64, a step of 16 bits would count as an error.
+    pub(super) fn hand_out(&mut self, v: ValueId) {
         self.g.body.outputs.push(v);
         self.g.outputs.push(Port { name: String::new(), field: String::new(), optional: false });
     }

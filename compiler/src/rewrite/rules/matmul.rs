@@ -204,7 +204,7 @@ pub(in crate::rewrite) mod tests {
             let p = c.op(Pointwise::cast(half, DType::F32), &[stored]);
             let y = c.op(MatMul, &[p, v]);
             let y = c.op(Pointwise::cast(DType::F32, half), &[y]);
-            c.output(y);
+            c.hand_out(y);
         }),
     ];
 }
