@@ -34,7 +34,7 @@ fn bits(t: &Tensor) -> Vec<u64> {
     if size == 0 || size > 8 { vec![] } else { t.bytes().chunks_exact(size).map(one).collect() }
 }
 
-/// The places of keys in the order in which [`encode`] searches them, strings by their bytes and numbers by their bits, the first of equal ones
+/// The places of keys in the order in which `encode` searches them, strings by their bytes and numbers by their bits, the first of equal ones
 /// alone.
 pub fn sorted(keys: &Tensor) -> Vec<usize> {
     let mut places: Vec<usize> = (0..keys.len()).collect();
