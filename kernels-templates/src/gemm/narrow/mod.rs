@@ -5,7 +5,7 @@
 //! rows, which reads every weight once, moves 2 to 24 bits for each instead of 32.
 //!
 //! Up to [`FEW`] rows meet 16-bit floats in registers, by the same multiply-adds as panels of f32, and with the same bits. So they meet
-//! fixed point, whose steps, powers of two, scale the sums. Error: a weight is off by at most 2^-23 of the largest of its column, and what
+//! fixed point, scaled by the steps of its columns, powers of two. Error: a weight is off by at most 2^-23 of the largest of its column, and what
 //! fits in 23 bits under that one, as zeros, signs and small integers do, is exact; over a column that is about what f32 loses when it
 //! rounds each sum. An infinity times a weight that became zero is a NaN. They meet integers of few bits by digits: the elements of a row that share a block are brought to 24 bits behind the point and written with three signed
 //! digits of base 256, whose products with the integers, and with the zero points, AVX512-VNNI or AVX2 sum exactly in i32; f32 comes back

@@ -154,8 +154,7 @@ unsafe fn strip<S: Widen<C>, C: Stored, const R: usize, const NV: usize>(g: &Gem
     // SAFETY: rows and panels are inside of the part that the caller vouches for.
     unsafe {
         let mut sums = [[S::zero(); NV]; R];
-        // Integers are scaled, and the bias added, when they are summed.
-        if C::HEAD == 0 && !part.bias.is_null() {
+        if !part.bias.is_null() {
             for j in 0..NV {
                 let bias = S::start(part.bias.add(col + j * S::W));
                 for row in &mut sums {
@@ -165,11 +164,19 @@ unsafe fn strip<S: Widen<C>, C: Stored, const R: usize, const NV: usize>(g: &Gem
         }
         let weights = part.weights.codes.add(col / PANEL * panel);
         let a = part.a.add(row * g.a_row);
+        let mut scales = [S::zero(); NV];
+        for (j, scale) in scales.iter_mut().enumerate().filter(|_| C::HEAD > 0) {
+            *scale = S::load(weights.add(j / per * panel).cast::<f32>().add(j % per * S::W));
+        }
         for p in 0..g.k {
             let mut w = [S::zero(); NV];
             for (j, w) in w.iter_mut().enumerate() {
                 let at = weights.add(j / per * panel + C::HEAD + p * C::ROW);
                 *w = S::widen(at, j % per * S::W);
+                // Before they are summed: sums of whole numbers would overflow where those of weights do not.
+                if C::HEAD > 0 {
+                    *w = S::mul_add(*w, scales[j], S::zero());
+                }
                 if j % per == 0 {
                     prefetch(at.wrapping_add(AHEAD).cast());
                 }
@@ -183,15 +190,10 @@ unsafe fn strip<S: Widen<C>, C: Stored, const R: usize, const NV: usize>(g: &Gem
         }
         for (r, sums) in sums.iter().enumerate() {
             for (j, sum) in sums.iter().enumerate() {
-                let (mut sum, at) = (*sum, col + j * S::W);
-                if C::HEAD > 0 {
-                    let scale = S::load(weights.add(j / per * panel).cast::<f32>().add(j % per * S::W));
-                    let bias = if part.bias.is_null() { S::zero() } else { S::start(part.bias.add(at)) };
-                    sum = S::mul_add(sum, scale, bias);
-                }
+                let at = col + j * S::W;
                 if at < part.cols {
                     let to = part.out.add((row + r) * g.ldc + at);
-                    finish_some::<S>(sum, (part.cols - at).min(S::W), part.finish.at(part.row + row + r, part.col + at), to);
+                    finish_some::<S>(*sum, (part.cols - at).min(S::W), part.finish.at(part.row + row + r, part.col + at), to);
                 }
             }
         }
