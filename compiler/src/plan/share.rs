@@ -23,7 +23,7 @@ pub(super) struct Panels {
 /// The constants that only Gathers along their first axis read, and whose transpose is packed for a product.
 pub(super) fn tables(g: &mut Graph, accuracy: Accuracy) -> BTreeMap<ValueId, Panels> {
     let nodes = g.live_nodes();
-    let factors: Vec<Packed> = nodes.iter().filter_map(|n| factor(g, *n, accuracy)).collect();
+    let factors: Vec<Factor> = nodes.iter().filter_map(|n| factor(g, *n)).collect();
     let uses = g.uses();
     let mut lookups: BTreeMap<ValueId, usize> = BTreeMap::new();
     for n in &nodes {
@@ -40,7 +40,10 @@ pub(super) fn tables(g: &mut Graph, accuracy: Accuracy) -> BTreeMap<ValueId, Pan
             continue;
         }
         let transposed = |w: ValueId| g[w].constant.as_ref().is_some_and(|w| is_transpose(t, w));
-        let Some(packed) = factors.iter().find(|p| transposed(p.value)).cloned() else { continue };
+        let Some(Factor { w, k, n, rows }) = factors.iter().find(|f| transposed(f.w)) else { continue };
+        let Some(constant) = g[*w].constant.as_ref() else { continue };
+        let short = cpu::shortened(constant, rows, (*k, *n), accuracy);
+        let packed = Packed { value: *w, recipe: short.map_or(Recipe::Gemm { k: *k, n: *n }, |(_, recipe)| recipe) };
         let (dtype, shape) = match packed.recipe {
             Recipe::Gemm { k, n } => (DType::F32, vec![n.div_ceil(PANEL), k, PANEL]),
             Recipe::Fixed { k, n } => (DType::U8, vec![narrow::packed_len(k, n, Coding::Fixed)]),
@@ -53,16 +56,21 @@ pub(super) fn tables(g: &mut Graph, accuracy: Accuracy) -> BTreeMap<ValueId, Pan
     out
 }
 
-/// The right side of a product that is packed at compile time.
-fn factor(g: &Graph, n: NodeId, accuracy: Accuracy) -> Option<Packed> {
+/// The right side of a product that is packed at compile time, `k` by `n`, and how many rows meet it.
+struct Factor {
+    w: ValueId,
+    k: usize,
+    n: usize,
+    rows: Dim,
+}
+
+fn factor(g: &Graph, n: NodeId) -> Option<Factor> {
     let node = &g[n];
     if !matches!(node.op, Op::MatMul(_)) || !cpu::packs(g, node) {
         return None;
     }
     let (k, n) = cpu::constant_right(g, node)?;
-    let (x, w) = (node.inputs[0]?, node.inputs[1]?);
-    let short = cpu::shortened(g[w].constant.as_ref()?, &cpu::rows(g, x), (k, n), accuracy);
-    Some(Packed { value: w, recipe: short.map_or(Recipe::Gemm { k, n }, |(_, recipe)| recipe) })
+    Some(Factor { w: node.inputs[1]?, k, n, rows: cpu::rows(g, node.inputs[0]?) })
 }
 
 fn is_transpose(a: &Tensor, b: &Tensor) -> bool {

@@ -122,9 +122,11 @@ impl Scheduler {
         }
     }
     /// [`Self::in_place`] of kernels that add bytes to the bytes that sums become: each is read, and never again, just before its sum is
-    /// written.
+    /// written. Depthwise kernels are left out: nothing says that they hand each sum on only once.
     fn over_addend(&self, kernel: &Kernel, out: ValueId) -> Option<usize> {
-        let (Kernel::IntConv { epilogue: Some(e), .. } | Kernel::IntGemm { epilogue: Some(e), .. }) = kernel else { return None };
+        let (Kernel::IntConv { depthwise: None, epilogue: Some(e), .. } | Kernel::IntGemm { epilogue: Some(e), .. }) = kernel else {
+            return None;
+        };
         let to = e.first.as_ref().filter(|to| to.value == out && e.stored.is_empty())?;
         let requantized = Requantized::of(e).filter(|r| r.table.is_none())?;
         let added = &e.operands[requantized.add?.operand];

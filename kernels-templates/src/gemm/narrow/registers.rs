@@ -284,7 +284,7 @@ macro_rules! entries {
                         Coding::F16 => rows_of::<F16>(g, part),
                         Coding::Bf16 => rows_of::<Bf16>(g, part),
                         Coding::Fixed => rows_of::<Fixed>(g, part),
-                        Coding::Blocks { .. } => {}
+                        Coding::Blocks { .. } => unreachable!("integers in blocks have kernels of their own; this is a bug")
                     }
                 }
             }
@@ -297,7 +297,7 @@ macro_rules! entries {
                         Coding::F16 => widen_of::<F16>(k, panel, to),
                         Coding::Bf16 => widen_of::<Bf16>(k, panel, to),
                         Coding::Fixed => widen_of::<Fixed>(k, panel, to),
-                        Coding::Blocks { .. } => {}
+                        Coding::Blocks { .. } => unreachable!("integers in blocks have kernels of their own; this is a bug")
                     }
                 }
             }

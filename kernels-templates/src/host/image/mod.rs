@@ -36,7 +36,6 @@ pub(super) fn decode(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
         [b'B', b'M', ..] => ("BMP", plain::bmp(data)),
         [b'P', b'1'..=b'6', ..] => ("PNM", plain::pnm(data)),
         [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => ("TIFF", plain::tiff(data)),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => ("WebP", None),
         _ => return Err(Fault::Domain("the image is of no format that is known: BMP, JPEG, PNG, PNM, TIFF".into())),
     };
     let p = found.ok_or_else(|| Fault::Domain(format!("the {kind} image is damaged, or of a form that is not read")))?;
