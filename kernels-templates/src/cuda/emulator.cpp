@@ -1,0 +1,446 @@
+// The emulator: blocks one after the other, a fibre for every thread, and the checks that a GPU does not make.
+//
+// Kernels that were compiled with `-fsanitize=thread` (and linked without its library) report every access to the functions at the end:
+// two threads that meet in shared memory without a barrier between them, and accesses outside of device memory, become errors.
+#include "emulator.h"
+#include "emulator_host.h"
+
+#include <algorithm>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <vector>
+#include <sys/mman.h>
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace kiln::emu {
+
+Thread* kiln_emu_thread = nullptr;
+Index kiln_emu_block, kiln_emu_block_dim, kiln_emu_grid_dim;
+unsigned char* kiln_emu_shared = nullptr;
+
+namespace {
+
+constexpr size_t STACK = 64 * 1024;
+constexpr unsigned WARP = 32;
+
+enum class State : uint8_t { Ready, AtBarrier, Meeting, Done };
+
+struct Copy {
+    unsigned char* to;
+    const unsigned char* from;
+    unsigned bytes, valid;
+};
+
+#if defined(__x86_64__)
+// What a fibre needs to go on: its stack pointer. The callee-saved registers lie on its stack.
+struct Context {
+    void* stack = nullptr;
+};
+extern "C" void kiln_emu_switch(void** from, void* to);
+asm(R"(
+.text
+.type kiln_emu_switch,@function
+kiln_emu_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp,(%rdi)
+    movq %rsi,%rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size kiln_emu_switch,.-kiln_emu_switch
+)");
+void change(Context& from, Context& to) { kiln_emu_switch(&from.stack, to.stack); }
+void prepare(Context& c, unsigned char* stack, void (*entry)()) {
+    // Six registers, the address to return to, and the word that a call would have left, which also keeps the stack aligned.
+    void** top = reinterpret_cast<void**>(stack + STACK) - 1;
+    *top = nullptr;
+    *--top = reinterpret_cast<void*>(entry);
+    for (int i = 0; i < 6; i++) *--top = nullptr;
+    c.stack = top;
+}
+#else
+struct Context {
+    ucontext_t at;
+};
+void change(Context& from, Context& to) { swapcontext(&from.at, &to.at); }
+void prepare(Context& c, unsigned char* stack, void (*entry)()) {
+    getcontext(&c.at);
+    c.at.uc_stack.ss_sp = stack;
+    c.at.uc_stack.ss_size = STACK;
+    c.at.uc_link = nullptr;
+    makecontext(&c.at, entry, 0);
+}
+#endif
+
+struct Fibre : Thread {
+    Context context;
+    State state;
+    // Asynchronous copies not yet carried out, and how many of them each group commits.
+    std::vector<Copy> copies;
+    std::vector<size_t> groups;
+};
+
+struct Warp {
+    unsigned live = 0, arrived = 0, op = 0;
+    void* lanes[WARP];
+};
+
+// What is known of a byte of shared memory: who wrote and who read it last, and when.
+struct Cell {
+    uint32_t written = 0, read = 0;
+    uint16_t writer = 0, reader = 0;
+    bool many = false;
+};
+
+struct Machine {
+    std::vector<Fibre> fibres;
+    std::vector<Warp> warps;
+    std::vector<uint64_t> ready;
+    Context outside;
+    unsigned count = 0, live = 0, waiting = 0;
+    void (*body)(const void*) = nullptr;
+    const void* argument = nullptr;
+    Order order = Order::Forward;
+    uint64_t random = 1;
+    bool failed = false;
+    // Since which barrier: accesses of two threads in one epoch are not ordered.
+    uint32_t epoch = 1;
+    std::vector<Cell> cells;
+    size_t shared = 0;
+    std::map<uintptr_t, size_t> memory;
+    std::vector<uintptr_t> reported;
+    uint64_t conflicts = 0;
+    unsigned char* stacks = nullptr;
+    size_t stacks_bytes = 0;
+    char message[512] = "";
+};
+Machine m;
+
+Fibre& self() { return *static_cast<Fibre*>(kiln_emu_thread); }
+
+void note(const char* format, ...) {
+    char text[400];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    m.failed = true;
+    if (m.message[0]) return;
+    const Index& b = kiln_emu_block;
+    int thread = kiln_emu_thread ? int(kiln_emu_thread->linear) : -1;
+    snprintf(m.message, sizeof m.message, "%s, in block (%u, %u, %u), thread %d", text, b.x, b.y, b.z, thread);
+}
+
+// Ends the launch: nothing that the other threads would do still counts.
+[[noreturn]] void stop() {
+    Context nowhere;
+    change(nowhere, m.outside);
+    __builtin_unreachable();
+}
+
+uint64_t next_random() {
+    m.random ^= m.random << 13;
+    m.random ^= m.random >> 7;
+    m.random ^= m.random << 17;
+    return m.random;
+}
+
+void set_ready(unsigned i) {
+    m.fibres[i].state = State::Ready;
+    m.ready[i / 64] |= uint64_t(1) << (i % 64);
+}
+void clear_ready(unsigned i, State s) {
+    m.fibres[i].state = s;
+    m.ready[i / 64] &= ~(uint64_t(1) << (i % 64));
+}
+
+// The first ready thread at or behind `from`, around the end; -1 where none is.
+int ready_from(unsigned from) {
+    unsigned words = unsigned(m.ready.size()), w = from / 64;
+    uint64_t bits = m.ready[w] & (~uint64_t(0) << (from % 64));
+    for (unsigned k = 0; k <= words; k++) {
+        if (bits) return int(w * 64 + unsigned(__builtin_ctzll(bits)));
+        w = (w + 1) % words;
+        bits = m.ready[w];
+    }
+    return -1;
+}
+int pick() {
+    switch (m.order) {
+        case Order::Reverse:
+            for (int w = int(m.ready.size()) - 1; w >= 0; w--)
+                if (m.ready[w]) return w * 64 + 63 - __builtin_clzll(m.ready[w]);
+            return -1;
+        case Order::Random:
+            return ready_from(unsigned(next_random() % m.count));
+        default: {
+            unsigned next = kiln_emu_thread ? kiln_emu_thread->linear + 1 : 0;
+            return ready_from(next < m.count ? next : 0);
+        }
+    }
+}
+
+// Goes on with another thread; this one is not ready, or is again.
+void yield() {
+    int next = pick();
+    if (next < 0) {
+        note("no thread can go on: not all threads of the block, or lanes of a warp, reach the same barrier");
+        stop();
+    }
+    Fibre &from = self(), &to = m.fibres[unsigned(next)];
+    if (&from == &to) return;
+    kiln_emu_thread = &to;
+    change(from.context, to.context);
+}
+
+void release_barrier() {
+    m.waiting = 0;
+    m.epoch++;
+    for (unsigned i = 0; i < m.count; i++)
+        if (m.fibres[i].state == State::AtBarrier) set_ready(i);
+}
+
+void enter() {
+    m.body(m.argument);
+    Fibre& f = self();
+    if (!f.copies.empty() && !m.failed) note("a thread ended before it waited for its asynchronous copies");
+    clear_ready(f.linear, State::Done);
+    m.live--;
+    Warp& w = m.warps[f.linear / WARP];
+    w.live--;
+    if (w.arrived > 0) {
+        note("a lane ended while others of its warp wait for it");
+        stop();
+    }
+    if (m.live == 0) stop();
+    if (m.waiting > 0) {
+        note("a thread ended while others wait for it at a barrier");
+        stop();
+    }
+    yield();
+    __builtin_unreachable();
+}
+
+void report(const char* what, uintptr_t at, unsigned other, const void* instruction) {
+    uintptr_t key = reinterpret_cast<uintptr_t>(instruction);
+    if (std::find(m.reported.begin(), m.reported.end(), key) != m.reported.end()) return;
+    m.reported.push_back(key);
+    note("%s at byte %zu of shared memory with thread %u", what, size_t(at - reinterpret_cast<uintptr_t>(kiln_emu_shared)), other);
+}
+
+void access_shared(uintptr_t at, size_t bytes, bool write, const void* instruction) {
+    auto me = uint16_t(kiln_emu_thread->linear);
+    size_t first = at - reinterpret_cast<uintptr_t>(kiln_emu_shared);
+    for (size_t i = first; i < std::min(first + bytes, m.cells.size()); i++) {
+        Cell& c = m.cells[i];
+        if (write) {
+            if (c.written == m.epoch && c.writer != me) report("two threads write", at, c.writer, instruction);
+            if (c.read == m.epoch && (c.many || c.reader != me)) report("a thread writes what another reads", at, c.reader, instruction);
+            c.written = m.epoch;
+            c.writer = me;
+        } else {
+            if (c.written == m.epoch && c.writer != me) report("a thread reads what another writes", at, c.writer, instruction);
+            c.many = c.read == m.epoch && (c.many || c.reader != me);
+            c.read = m.epoch;
+            c.reader = me;
+        }
+    }
+}
+
+void access(uintptr_t at, size_t bytes, bool write, const void* instruction) {
+    if (!kiln_emu_thread || bytes == 0) return;
+    if (at - reinterpret_cast<uintptr_t>(kiln_emu_shared) < m.shared) return access_shared(at, bytes, write, instruction);
+    // A thread's own stack, and the constants of the module, are not the memory of the device.
+    if (!in_device_space(reinterpret_cast<const void*>(at))) return;
+    auto next = m.memory.upper_bound(at);
+    if (next != m.memory.begin()) {
+        auto inside = std::prev(next);
+        if (at + bytes <= inside->first + inside->second) return;
+    }
+    note("%zu bytes are %s outside of device memory", bytes, write ? "written" : "read");
+}
+
+}  // namespace
+
+void set_order(Order order, uint64_t seed) {
+    m.order = order;
+    m.random = seed * 0x9e3779b97f4a7c15ull | 1;
+}
+const char* failure() { return m.failed ? m.message : nullptr; }
+void forget_failure() {
+    m.failed = false;
+    m.message[0] = 0;
+    m.reported.clear();
+}
+uint64_t bank_conflicts() { return m.conflicts; }
+void add_memory(const void* at, size_t bytes) { m.memory[reinterpret_cast<uintptr_t>(at)] = bytes; }
+void remove_memory(const void* at) { m.memory.erase(reinterpret_cast<uintptr_t>(at)); }
+
+extern "C" {
+
+void kiln_emu_barrier() {
+    unsigned me = self().linear;
+    m.waiting++;
+    clear_ready(me, State::AtBarrier);
+    if (m.waiting == m.live) release_barrier();
+    yield();
+}
+
+void kiln_emu_meet(unsigned op, void* argument, void (*f)(void**)) {
+    unsigned me = self().linear, first = me / WARP * WARP;
+    Warp& w = m.warps[me / WARP];
+    if (w.live != WARP) {
+        note("an operation of a warp of which %u lanes are there", w.live);
+        stop();
+    }
+    if (w.arrived == 0) w.op = op;
+    if (w.op != op) {
+        note("lanes of a warp meet in different operations");
+        stop();
+    }
+    w.lanes[me % WARP] = argument;
+    if (++w.arrived < WARP) {
+        clear_ready(me, State::Meeting);
+        return yield();
+    }
+    w.arrived = 0;
+    f(w.lanes);
+    for (unsigned i = first; i < first + WARP; i++)
+        if (m.fibres[i].state == State::Meeting) set_ready(i);
+}
+
+void kiln_emu_access(const void* at, size_t bytes, bool write) {
+    // Nothing checks accesses where the kernel's own are not reported.
+    if (!m.cells.empty()) access(reinterpret_cast<uintptr_t>(at), bytes, write, __builtin_return_address(0));
+}
+
+void kiln_emu_copy(void* to, const void* from, unsigned bytes, unsigned valid) {
+    if (reinterpret_cast<uintptr_t>(to) % bytes || (valid && reinterpret_cast<uintptr_t>(from) % bytes)) {
+        note("an asynchronous copy of %u bytes is not aligned to them", bytes);
+        stop();
+    }
+    kiln_emu_access(to, bytes, true);
+    kiln_emu_access(from, valid, false);
+    std::memset(to, 0xff, bytes);
+    self().copies.push_back({static_cast<unsigned char*>(to), static_cast<const unsigned char*>(from), bytes, valid});
+}
+void kiln_emu_commit() { self().groups.push_back(self().copies.size()); }
+void kiln_emu_wait(unsigned pending) {
+    Fibre& f = self();
+    if (f.groups.size() <= pending) return;
+    size_t done = f.groups.size() - pending, copies = f.groups[done - 1];
+    for (size_t i = 0; i < copies; i++) {
+        const Copy& c = f.copies[i];
+        std::memcpy(c.to, c.from, c.valid);
+        std::memset(c.to + c.valid, 0, c.bytes - c.valid);
+    }
+    f.copies.erase(f.copies.begin(), f.copies.begin() + long(copies));
+    f.groups.erase(f.groups.begin(), f.groups.begin() + long(done));
+    for (size_t& g : f.groups) g -= copies;
+}
+
+void kiln_emu_conflicts(const void* const* rows, unsigned count) {
+    // Eight rows of 16 bytes fill the 32 banks once.
+    for (unsigned i = 0; i < count; i += 8) {
+        unsigned most = 0, banks[8] = {};
+        for (unsigned r = i; r < std::min(i + 8, count); r++)
+            most = std::max(most, ++banks[reinterpret_cast<uintptr_t>(rows[r]) / 16 % 8]);
+        m.conflicts += most - 1;
+    }
+}
+
+bool kiln_emu_launch(Index grid, Index block, size_t shared, void (*body)(const void*), const void* argument) {
+    m.count = block.x * block.y * block.z;
+    m.fibres.resize(m.count);
+    m.ready.assign((m.count + 63) / 64, 0);
+    m.warps.resize((m.count + WARP - 1) / WARP);
+    m.body = body;
+    m.argument = argument;
+    kiln_emu_block_dim = block;
+    kiln_emu_grid_dim = grid;
+    if (m.stacks_bytes < STACK * m.count) {
+        if (m.stacks) munmap(m.stacks, m.stacks_bytes);
+        m.stacks_bytes = STACK * m.count;
+        void* at = mmap(nullptr, m.stacks_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        m.stacks = at == MAP_FAILED ? nullptr : static_cast<unsigned char*>(at);
+        if (!m.stacks) {
+            m.stacks_bytes = 0;
+            note("no memory for the stacks of %u threads", m.count);
+            return false;
+        }
+    }
+    std::vector<unsigned char> memory(shared + 1024);
+    auto start = (reinterpret_cast<uintptr_t>(memory.data()) + 1023) / 1024 * 1024;
+    kiln_emu_shared = reinterpret_cast<unsigned char*>(start);
+    m.shared = shared;
+    bool checked = checks_accesses();
+    m.cells.assign(checked ? std::max<size_t>(shared, 1) : 0, Cell());
+    m.epoch = 1;
+    for (unsigned z = 0; z < grid.z && !m.failed; z++)
+        for (unsigned y = 0; y < grid.y && !m.failed; y++)
+            for (unsigned x = 0; x < grid.x && !m.failed; x++) {
+                kiln_emu_block = {x, y, z};
+                m.live = m.count;
+                m.waiting = 0;
+                m.epoch++;
+                std::memset(kiln_emu_shared, 0xff, shared);
+                for (unsigned w = 0; w < m.warps.size(); w++) {
+                    m.warps[w].live = std::min(WARP, m.count - w * WARP);
+                    m.warps[w].arrived = 0;
+                }
+                for (unsigned i = 0; i < m.count; i++) {
+                    Fibre& f = m.fibres[i];
+                    f.linear = i;
+                    f.index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
+                    f.copies.clear();
+                    f.groups.clear();
+                    prepare(f.context, m.stacks + STACK * i, enter);
+                    set_ready(i);
+                }
+                kiln_emu_thread = nullptr;
+                Fibre& first = m.fibres[unsigned(pick())];
+                kiln_emu_thread = &first;
+                change(m.outside, first.context);
+            }
+    kiln_emu_thread = nullptr;
+    kiln_emu_shared = nullptr;
+    m.shared = 0;
+    return !m.failed;
+}
+
+// What code compiled with -fsanitize=thread calls.
+#define KILN_ACCESS(name, bytes, write)                                                                        \
+    void __tsan_##name(void* at) { access(reinterpret_cast<uintptr_t>(at), bytes, write, __builtin_return_address(0)); }
+#define KILN_ACCESSES(bytes)                 \
+    KILN_ACCESS(read##bytes, bytes, false)   \
+    KILN_ACCESS(write##bytes, bytes, true)   \
+    KILN_ACCESS(unaligned_read##bytes, bytes, false) \
+    KILN_ACCESS(unaligned_write##bytes, bytes, true)
+KILN_ACCESSES(1)
+KILN_ACCESSES(2)
+KILN_ACCESSES(4)
+KILN_ACCESSES(8)
+KILN_ACCESSES(16)
+void __tsan_read_range(void* at, size_t n) { access(reinterpret_cast<uintptr_t>(at), n, false, __builtin_return_address(0)); }
+void __tsan_write_range(void* at, size_t n) { access(reinterpret_cast<uintptr_t>(at), n, true, __builtin_return_address(0)); }
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_init() {}
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_read(void**) {}
+}
+
+}  // namespace kiln::emu

@@ -1,0 +1,26 @@
+// What the programs around the emulator see of it: the stand-in driver, and tests of kernels.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace kiln::emu {
+
+// In which order threads run between barriers.
+enum class Order { Forward, Reverse, Random };
+
+void set_order(Order order, uint64_t seed);
+// What a kernel did that it must not; null where none did.
+const char* failure();
+void forget_failure();
+// Passes over the banks of shared memory that matrix loads took beyond the least.
+uint64_t bank_conflicts();
+// Memory that kernels may touch.
+void add_memory(const void* at, size_t bytes);
+void remove_memory(const void* at);
+
+// Given by the program around: whether an address lies where device memory is handed out, and whether kernels report their accesses.
+bool in_device_space(const void* at);
+bool checks_accesses();
+
+}  // namespace kiln::emu

@@ -1,0 +1,405 @@
+// What a GPU's threads do that C++ has no words for: matrix units, asynchronous copies, exchange between lanes. The only file with PTX.
+//
+// Every primitive has two forms: instructions for nvcc, and the emulator's for a host compiler (`emulator.h`).
+#pragma once
+
+#if defined(KILN_EMULATE)
+#include "emulator.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cstdint>
+#define KILN_PLAIN
+#define KILN_EXPORT(name)
+#endif
+
+#define KILN_DEVICE __device__ __forceinline__
+#if defined(KILN_EMULATE)
+#define KILN_UNROLL
+#else
+#define KILN_UNROLL _Pragma("unroll")
+#endif
+
+namespace kiln {
+
+// ---- Elements ----
+
+#if defined(KILN_EMULATE)
+struct half {
+    _Float16 bits;
+};
+struct bf16 {
+    uint16_t bits;
+};
+#else
+using half = __half;
+using bf16 = __nv_bfloat16;
+#endif
+
+// A float of tf32: an f32 of which matrix units read 10 bits of the mantissa.
+struct tf32 {
+    float value;
+};
+// Bytes of two kinds in one product: unsigned on the left, signed on the right.
+struct u8s8 {
+    uint8_t value;
+};
+
+// The value of an element as it is computed with: 16-bit floats as f32, bool as bool, others as they are.
+template <class T>
+KILN_DEVICE T widen(T x) {
+    return x;
+}
+#if defined(KILN_EMULATE)
+KILN_DEVICE float widen(half x) { return float(x.bits); }
+KILN_DEVICE float widen(bf16 x) {
+    uint32_t bits = uint32_t(x.bits) << 16;
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
+}
+#else
+KILN_DEVICE float widen(half x) { return __half2float(x); }
+KILN_DEVICE float widen(bf16 x) { return __bfloat162float(x); }
+#endif
+
+// The element that stores a value; floats are rounded to the nearest, ties to even.
+template <class T>
+struct Narrow {
+    template <class F>
+    static KILN_DEVICE T of(F x) {
+        return T(x);
+    }
+};
+#if defined(KILN_EMULATE)
+template <>
+struct Narrow<half> {
+    static KILN_DEVICE half of(float x) { return {_Float16(x)}; }
+};
+template <>
+struct Narrow<bf16> {
+    static KILN_DEVICE bf16 of(float x) {
+        uint32_t bits;
+        std::memcpy(&bits, &x, 4);
+        if (x != x) return {uint16_t(bits >> 16 | 0x40)};
+        return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+    }
+};
+#else
+template <>
+struct Narrow<half> {
+    static KILN_DEVICE half of(float x) { return __float2half_rn(x); }
+};
+template <>
+struct Narrow<bf16> {
+    static KILN_DEVICE bf16 of(float x) { return __float2bfloat16_rn(x); }
+};
+#endif
+template <>
+struct Narrow<tf32> {
+    static KILN_DEVICE tf32 of(float x) {
+#if defined(KILN_EMULATE)
+        uint32_t bits;
+        std::memcpy(&bits, &x, 4);
+        if (x == x) bits += 0x1000;  // To the nearest, ties away from zero, as `cvt.rna`.
+        bits &= 0xffffe000u;
+        std::memcpy(&x, &bits, 4);
+        return {x};
+#else
+        uint32_t bits;
+        asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+        return {__uint_as_float(bits)};
+#endif
+    }
+};
+KILN_DEVICE float widen(tf32 x) { return x.value; }
+KILN_DEVICE uint8_t widen(u8s8 x) { return x.value; }
+template <>
+struct Narrow<u8s8> {
+    static KILN_DEVICE u8s8 of(uint8_t x) { return {x}; }
+};
+template <class T>
+KILN_DEVICE T narrow(float x) {
+    return Narrow<T>::of(x);
+}
+
+// The least value of a type.
+template <class T>
+struct Least {
+    static KILN_DEVICE T value() { return T(0); }
+};
+template <>
+struct Least<float> {
+    static KILN_DEVICE float value() { return -INFINITY; }
+};
+
+// Neighbours in memory, read and written by one instruction. They begin at a multiple of their size, or of 16 bytes.
+template <class T, int V>
+struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) Vec {
+    T at[V];
+};
+template <int V, class T>
+KILN_DEVICE Vec<T, V> load(const T* p) {
+    return *reinterpret_cast<const Vec<T, V>*>(p);
+}
+template <int V, class T>
+KILN_DEVICE void store(T* p, const Vec<T, V>& x) {
+    *reinterpret_cast<Vec<T, V>*>(p) = x;
+}
+
+// ---- Threads of a block ----
+
+// Shared memory, of as many bytes as the launch says.
+#if defined(KILN_EMULATE)
+KILN_DEVICE unsigned char* shared_memory() { return emu::kiln_emu_shared; }
+KILN_DEVICE void barrier() { emu::kiln_emu_barrier(); }
+// What lanes of a warp wrote to shared memory is there for all of them.
+KILN_DEVICE void warp_barrier() {
+    emu::kiln_emu_meet(3, nullptr, [](void**) {});
+}
+#else
+extern __shared__ __align__(1024) unsigned char kiln_shared[];
+KILN_DEVICE unsigned char* shared_memory() { return kiln_shared; }
+KILN_DEVICE void barrier() { __syncthreads(); }
+KILN_DEVICE void warp_barrier() { __syncwarp(); }
+#endif
+
+#if defined(KILN_EMULATE)
+namespace emu {
+struct Exchange {
+    float value, result;
+    int from;
+};
+KILN_PLAIN inline void exchange(void** lanes) {
+    for (int i = 0; i < 32; i++) {
+        auto* x = static_cast<Exchange*>(lanes[i]);
+        x->result = static_cast<Exchange*>(lanes[x->from & 31])->value;
+    }
+}
+}  // namespace emu
+// The value of the lane whose number differs from this one's in the bits of `mask`.
+KILN_DEVICE float shuffle_xor(float x, int mask) {
+    emu::Exchange e{x, 0, int(emu::kiln_emu_thread->linear & 31) ^ mask};
+    emu::kiln_emu_meet(1, &e, emu::exchange);
+    return e.result;
+}
+#else
+KILN_DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+#endif
+
+// The order of writes to global memory as other blocks see them; and a counter that blocks share, with the value before.
+#if defined(KILN_EMULATE)
+KILN_DEVICE void fence() {}
+KILN_DEVICE unsigned count_up(unsigned* at) { return (*at)++; }
+#else
+KILN_DEVICE void fence() { __threadfence(); }
+KILN_DEVICE unsigned count_up(unsigned* at) { return atomicAdd(at, 1u); }
+#endif
+
+// ---- Asynchronous copies from global to shared memory (sm_80) ----
+
+#if defined(KILN_EMULATE)
+// Copies 16 bytes; zeros instead where `inside` does not hold.
+KILN_DEVICE void copy16(void* to, const void* from, bool inside) { emu::kiln_emu_copy(to, from, 16, inside ? 16 : 0); }
+KILN_DEVICE void copy_commit() { emu::kiln_emu_commit(); }
+// Waits until at most `N` committed groups are under way.
+template <int N>
+KILN_DEVICE void copy_wait() {
+    emu::kiln_emu_wait(N);
+}
+#else
+KILN_DEVICE uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
+KILN_DEVICE void copy16(void* to, const void* from, bool inside) {
+    int valid = inside ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid) : "memory");
+}
+KILN_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N>
+KILN_DEVICE void copy_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+#endif
+
+// ---- Matrix units: fragments of 16 x 32 bytes by 8 x 32 bytes (sm_80) ----
+
+// What sums of products of a type are kept in.
+template <class T>
+struct Sum {
+    using Type = float;
+};
+template <>
+struct Sum<u8s8> {
+    using Type = int32_t;
+};
+
+#if defined(KILN_EMULATE)
+namespace emu {
+struct MatrixLoad {
+    uint32_t* to;
+    const void* row;
+};
+KILN_PLAIN inline void load_matrices(void** lanes) {
+    const void* rows[32];
+    for (int i = 0; i < 32; i++) rows[i] = static_cast<MatrixLoad*>(lanes[i])->row;
+    kiln_emu_conflicts(rows, 32);
+    for (int m = 0; m < 4; m++)
+        for (int lane = 0; lane < 32; lane++)
+            std::memcpy(static_cast<MatrixLoad*>(lanes[lane])->to + m, static_cast<const char*>(rows[m * 8 + lane / 4]) + lane % 4 * 4, 4);
+}
+template <class T>
+struct Element;
+template <>
+struct Element<half> {
+    static constexpr int PER_WORD = 2;
+    static KILN_PLAIN float left(uint32_t w, int e) {
+        half h;
+        uint16_t bits = uint16_t(w >> (16 * e));
+        std::memcpy(&h, &bits, 2);
+        return float(h.bits);
+    }
+    static KILN_PLAIN float right(uint32_t w, int e) { return left(w, e); }
+};
+template <>
+struct Element<bf16> {
+    static constexpr int PER_WORD = 2;
+    static KILN_PLAIN float left(uint32_t w, int e) {
+        uint32_t bits = e ? w & 0xffff0000u : w << 16;
+        float out;
+        std::memcpy(&out, &bits, 4);
+        return out;
+    }
+    static KILN_PLAIN float right(uint32_t w, int e) { return left(w, e); }
+};
+template <>
+struct Element<tf32> {
+    static constexpr int PER_WORD = 1;
+    static KILN_PLAIN float left(uint32_t w, int) {
+        w &= 0xffffe000u;
+        float out;
+        std::memcpy(&out, &w, 4);
+        return out;
+    }
+    static KILN_PLAIN float right(uint32_t w, int e) { return left(w, e); }
+};
+template <>
+struct Element<u8s8> {
+    static constexpr int PER_WORD = 4;
+    static KILN_PLAIN int32_t left(uint32_t w, int e) { return uint8_t(w >> (8 * e)); }
+    static KILN_PLAIN int32_t right(uint32_t w, int e) { return int8_t(w >> (8 * e)); }
+};
+template <class T, int MI, int NI>
+struct Product {
+    typename Sum<T>::Type (*c)[NI][4];
+    const uint32_t (*a)[4];
+    const uint32_t (*b)[2];
+};
+// All products of a warp at once. Words of a lane: row or column `lane / 4`, and of the 32 bytes of depth word `lane % 4` and the one
+// four words behind; the left side has its rows 8 to 15 in the odd words (PTX ISA, "Matrix Fragments for mma.m16n8k16").
+template <class T, int MI, int NI>
+KILN_PLAIN inline void multiply(void** lanes) {
+    using S = typename Sum<T>::Type;
+    using E = Element<T>;
+    constexpr int P = E::PER_WORD, K = 8 * P;
+    S right[NI][K][8];
+    for (int n = 0; n < NI; n++)
+        for (int lane = 0; lane < 32; lane++) {
+            auto& x = *static_cast<Product<T, MI, NI>*>(lanes[lane]);
+            for (int half_ = 0; half_ < 2; half_++)
+                for (int e = 0; e < P; e++) right[n][(lane % 4 + 4 * half_) * P + e][lane / 4] = E::right(x.b[n][half_], e);
+        }
+    for (int m = 0; m < MI; m++) {
+        S left[16][K];
+        for (int lane = 0; lane < 32; lane++) {
+            auto& x = *static_cast<Product<T, MI, NI>*>(lanes[lane]);
+            for (int w = 0; w < 4; w++)
+                for (int e = 0; e < P; e++) left[lane / 4 + w % 2 * 8][(lane % 4 + w / 2 * 4) * P + e] = E::left(x.a[m][w], e);
+        }
+        for (int n = 0; n < NI; n++) {
+            S sums[16][8];
+            for (int lane = 0; lane < 32; lane++) {
+                auto& c = static_cast<Product<T, MI, NI>*>(lanes[lane])->c[m][n];
+                for (int w = 0; w < 4; w++) sums[lane / 4 + w / 2 * 8][lane % 4 * 2 + w % 2] = c[w];
+            }
+            for (int i = 0; i < 16; i++)
+                for (int k = 0; k < K; k++)
+                    for (int j = 0; j < 8; j++) sums[i][j] += left[i][k] * right[n][k][j];
+            for (int lane = 0; lane < 32; lane++) {
+                auto& c = static_cast<Product<T, MI, NI>*>(lanes[lane])->c[m][n];
+                for (int w = 0; w < 4; w++) c[w] = sums[lane / 4 + w / 2 * 8][lane % 4 * 2 + w % 2];
+            }
+        }
+    }
+}
+}  // namespace emu
+// Four matrices of 8 rows of 16 bytes; the lane's `row` is row `lane % 8` of matrix `lane / 8`. A lane gets word `lane % 4` of row `lane / 4`.
+KILN_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
+    emu::kiln_emu_access(row, 16, false);
+    emu::MatrixLoad x{to, row};
+    emu::kiln_emu_meet(2, &x, emu::load_matrices);
+}
+// Adds to `c` the products of the fragments: `MI` of 16 rows, `NI` of 8 columns.
+template <class T, int MI, int NI>
+KILN_DEVICE void multiply_add(typename Sum<T>::Type (&c)[MI][NI][4], const uint32_t (&a)[MI][4], const uint32_t (&b)[NI][2]) {
+    emu::Product<T, MI, NI> x{c, a, b};
+    emu::kiln_emu_meet(16 + MI * 64 + NI, &x, emu::multiply<T, MI, NI>);
+}
+#else
+KILN_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row)));
+}
+#define KILN_MMA(type, shape, words, sum)                                                                                    \
+    KILN_DEVICE void multiply_add_one(type, Sum<type>::Type(&c)[4], const uint32_t(&a)[4], const uint32_t(&b)[2]) {            \
+        asm volatile("mma.sync.aligned." shape ".row.col." words " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                     : "+" sum(c[0]), "+" sum(c[1]), "+" sum(c[2]), "+" sum(c[3])                                             \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                                     \
+    }
+KILN_MMA(half, "m16n8k16", "f32.f16.f16.f32", "f")
+KILN_MMA(bf16, "m16n8k16", "f32.bf16.bf16.f32", "f")
+KILN_MMA(tf32, "m16n8k8", "f32.tf32.tf32.f32", "f")
+KILN_MMA(u8s8, "m16n8k32", "s32.u8.s8.s32", "r")
+#undef KILN_MMA
+template <class T, int MI, int NI>
+KILN_DEVICE void multiply_add(typename Sum<T>::Type (&c)[MI][NI][4], const uint32_t (&a)[MI][4], const uint32_t (&b)[NI][2]) {
+    KILN_UNROLL
+    for (int m = 0; m < MI; m++)
+        KILN_UNROLL
+        for (int n = 0; n < NI; n++) multiply_add_one(T(), c[m][n], a[m], b[n]);
+}
+#endif
+
+// ---- Sums and maxima of a warp and of a block ----
+
+struct Add {
+    static KILN_DEVICE float none() { return 0.0f; }
+    static KILN_DEVICE float of(float a, float b) { return a + b; }
+};
+// The greater; NaN where either is.
+struct Greatest {
+    static KILN_DEVICE float none() { return -INFINITY; }
+    static KILN_DEVICE float of(float a, float b) { return a != a || b != b ? a + b : a > b ? a : b; }
+};
+
+template <class F>
+KILN_DEVICE float over_warp(float x) {
+    KILN_UNROLL
+    for (int mask = 16; mask > 0; mask /= 2) x = F::of(x, shuffle_xor(x, mask));
+    return x;
+}
+// Over all threads of a block, whose number is a multiple of 32; every thread gets the result. `room` holds a float for each warp, and
+// nobody may still read it from before.
+template <class F>
+KILN_DEVICE float over_block(float x, float* room) {
+    x = over_warp<F>(x);
+    int warps = int(blockDim.x) / 32, warp = int(threadIdx.x) / 32;
+    if (warps == 1) return x;
+    if (threadIdx.x % 32 == 0) room[warp] = x;
+    barrier();
+    float all = F::none();
+    for (int i = 0; i < warps; i++) all = F::of(all, room[i]);
+    barrier();
+    return all;
+}
+
+}  // namespace kiln

@@ -1,0 +1,268 @@
+// Matrix products by tiles: operands stream through shared memory in stages, sums stay in registers, a functor takes them from there.
+//
+// C[m][n] = sum over k of A[m][k] B[n][k]. Both operands come through loaders, which say where 16 bytes of depth of a row lie; so a
+// convolution is a product whose loader walks the windows of an image. A block computes BM x BN sums; where the depth is split among
+// blocks, the last one of a tile adds their sums in order, so the bits do not depend on which one that is.
+#pragma once
+#include "prims.cuh"
+
+namespace kiln {
+
+// Where chunk `chunk` of a row of `CHUNKS` lies, in chunks of 16 bytes: eight rows of one chunk fall on all 32 banks.
+template <int CHUNKS>
+KILN_DEVICE int swizzled(int row, int chunk) {
+    static_assert(CHUNKS == 4 || CHUNKS == 8, "a row of a tile has 64 or 128 bytes");
+    return row * CHUNKS + (chunk ^ (CHUNKS == 8 ? row & 7 : row >> 1 & 3));
+}
+
+// ---- Loaders: `Row row(i)` finds a row once, `at(row, k)` its element k and the STEP - 1 behind it; null stands for zeros ----
+
+// A matrix in memory. G: `rows`, `depth`, and the steps `by_row` and `by_depth` in elements.
+template <class S, int STEP_, class G>
+struct Matrix {
+    using Source = S;
+    static constexpr int STEP = STEP_;
+    const S* x;
+    G g;
+    using Row = const S*;
+    KILN_DEVICE Row row(int i) const { return i < int(g.rows) ? x + (long long)i * g.by_row : nullptr; }
+    KILN_DEVICE const S* at(Row r, int k) const { return r && k < int(g.depth) ? r + (long long)k * g.by_depth : nullptr; }
+};
+
+// ---- Units: what a block does with two tiles in shared memory ----
+
+// Matrix units. C: `Type`, `BM`, `BN`, `CHUNKS`, and the part `WM` x `WN` of a warp.
+template <class C>
+struct Units {
+    using T = typename C::Type;
+    using S = typename Sum<T>::Type;
+    static constexpr int THREADS = (C::BM / C::WM) * (C::BN / C::WN) * 32, MI = C::WM / 16, NI = C::WN / 8, V = 2;
+    static_assert(C::BM % C::WM == 0 && C::BN % C::WN == 0 && C::WM % 16 == 0 && C::WN % 16 == 0, "warps tile the block");
+    S sums[MI][NI][4];
+    int lane, row, col;
+
+    KILN_DEVICE Units() {
+        int warp = int(threadIdx.x) / 32;
+        lane = int(threadIdx.x) % 32;
+        row = warp / (C::BN / C::WN) * C::WM;
+        col = warp % (C::BN / C::WN) * C::WN;
+        KILN_UNROLL
+        for (int i = 0; i < MI; i++)
+            KILN_UNROLL
+            for (int j = 0; j < NI; j++)
+                KILN_UNROLL
+                for (int w = 0; w < 4; w++) sums[i][j][w] = 0;
+    }
+    KILN_DEVICE void step(const T* a, const T* b) {
+        constexpr int PER = 16 / sizeof(T);
+        KILN_UNROLL
+        for (int c = 0; c < C::CHUNKS; c += 2) {
+            uint32_t left[MI][4], right[NI][2];
+            KILN_UNROLL
+            for (int i = 0; i < MI; i++)
+                load_matrices(left[i], a + swizzled<C::CHUNKS>(row + i * 16 + lane % 16, c + lane / 16) * PER);
+            KILN_UNROLL
+            for (int j = 0; j < NI; j += 2) {
+                uint32_t both[4];
+                load_matrices(both, b + swizzled<C::CHUNKS>(col + j * 8 + lane % 8 + lane / 16 * 8, c + lane / 8 % 2) * PER);
+                right[j][0] = both[0];
+                right[j][1] = both[1];
+                right[j + 1][0] = both[2];
+                right[j + 1][1] = both[3];
+            }
+            multiply_add<T>(sums, left, right);
+        }
+    }
+    // Hands out the sums, `V` neighbours of a row at a time.
+    template <class F>
+    KILN_DEVICE void each(F f) {
+        KILN_UNROLL
+        for (int i = 0; i < MI; i++)
+            KILN_UNROLL
+            for (int j = 0; j < NI; j++)
+                KILN_UNROLL
+                for (int h = 0; h < 2; h++) {
+                    S(&v)[2] = reinterpret_cast<S(&)[2]>(sums[i][j][h * 2]);
+                    f(row + i * 16 + h * 8 + lane / 4, col + j * 8 + lane % 4 * 2, v);
+                }
+    }
+};
+
+// Multiply-adds of f32, in the order of the depth. C: `Type` float, `BM`, `BN`, `CHUNKS`; threads stand 16 x 16.
+template <class C>
+struct Scalars {
+    using S = float;
+    static constexpr int THREADS = 256, TM = C::BM / 16, TN = C::BN / 16, V = 1;
+    float sums[TM][TN];
+    int ty, tx;
+
+    KILN_DEVICE Scalars() {
+        ty = int(threadIdx.x) / 16;
+        tx = int(threadIdx.x) % 16;
+        KILN_UNROLL
+        for (int i = 0; i < TM; i++)
+            KILN_UNROLL
+            for (int j = 0; j < TN; j++) sums[i][j] = 0;
+    }
+    KILN_DEVICE void step(const float* a, const float* b) {
+        KILN_UNROLL
+        for (int c = 0; c < C::CHUNKS; c++) {
+            Vec<float, 4> left[TM], right[TN];
+            KILN_UNROLL
+            for (int i = 0; i < TM; i++) left[i] = load<4>(a + swizzled<C::CHUNKS>(ty + i * 16, c) * 4);
+            KILN_UNROLL
+            for (int j = 0; j < TN; j++) right[j] = load<4>(b + swizzled<C::CHUNKS>(tx + j * 16, c) * 4);
+            KILN_UNROLL
+            for (int e = 0; e < 4; e++)
+                KILN_UNROLL
+                for (int i = 0; i < TM; i++)
+                    KILN_UNROLL
+                    for (int j = 0; j < TN; j++) sums[i][j] = fmaf(left[i].at[e], right[j].at[e], sums[i][j]);
+        }
+    }
+    template <class F>
+    KILN_DEVICE void each(F f) {
+        KILN_UNROLL
+        for (int i = 0; i < TM; i++)
+            KILN_UNROLL
+            for (int j = 0; j < TN; j++) {
+                float(&v)[1] = reinterpret_cast<float(&)[1]>(sums[i][j]);
+                f(ty + i * 16, tx + j * 16, v);
+            }
+    }
+};
+
+// The units of a configuration: matrix units, but for f32.
+template <class T, class C>
+struct UnitsOf {
+    using Type = Units<C>;
+};
+template <class C>
+struct UnitsOf<float, C> {
+    using Type = Scalars<C>;
+};
+
+// ---- The product ----
+
+// Which blocks compute a product: `split` of `splits` along the depth, whose sums meet in `partial` (splits x m x n of them), with a
+// counter for each tile that begins and ends as zero.
+struct Split {
+    int at, of;
+    void* partial;
+    unsigned* counters;
+};
+
+// The rows of a loader that a thread brings to shared memory, chunk after chunk.
+template <class C, class L, int ROWS, int THREADS>
+struct Feed {
+    using T = typename C::Type;
+    static constexpr int PER = 16 / sizeof(T), COUNT = (ROWS * C::CHUNKS + THREADS - 1) / THREADS;
+    typename L::Row rows[COUNT];
+
+    KILN_DEVICE Feed(const L& loader, int first) {
+        KILN_UNROLL
+        for (int i = 0; i < COUNT; i++) rows[i] = loader.row(first + (int(threadIdx.x) + i * THREADS) / C::CHUNKS);
+    }
+    // Brings the depth from chunk `chunk` on to a tile.
+    KILN_DEVICE void bring(const L& loader, int chunk, T* tile) const {
+        KILN_UNROLL
+        for (int i = 0; i < COUNT; i++) {
+            int id = int(threadIdx.x) + i * THREADS, r = id / C::CHUNKS, c = id % C::CHUNKS;
+            if (ROWS * C::CHUNKS % THREADS != 0 && r >= ROWS) break;
+            T* to = tile + swizzled<C::CHUNKS>(r, c) * PER;
+            int k = (chunk + c) * PER;
+            if constexpr (L::STEP == PER) {
+                const typename L::Source* p = loader.at(rows[i], k);
+                copy16(to, p ? (const void*)p : (const void*)loader.x, p != nullptr);
+            } else {
+                Vec<T, PER> v;
+                KILN_UNROLL
+                for (int e = 0; e < PER; e++) {
+                    const typename L::Source* p = loader.at(rows[i], k + e);
+                    v.at[e] = Narrow<T>::of(p ? widen(*p) : decltype(widen(*p))(0));
+                }
+                store<PER>(to, v);
+            }
+        }
+    }
+};
+
+// C: `Type`, `BM`, `BN`, `CHUNKS` (of 16 bytes, the depth of a stage), `STAGES`, and for matrix units `WM`, `WN`. The functor `e` takes
+// (row, column, sums of V neighbours); its `VEC` says how many neighbours it may be given: 2 only where `n` is even.
+template <class C, class A, class B, class E>
+KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int depth, Split split) {
+    using T = typename C::Type;
+    using U = typename UnitsOf<T, C>::Type;
+    constexpr int PER = 16 / sizeof(T), TILE_A = C::BM * C::CHUNKS * PER, TILE_B = C::BN * C::CHUNKS * PER;
+    T* tiles = reinterpret_cast<T*>(shared_memory());
+    const int m0 = int(blockIdx.x) * C::BM, n0 = int(blockIdx.y) * C::BN;
+    const int steps = ((depth + PER - 1) / PER + C::CHUNKS - 1) / C::CHUNKS;
+    const int from = int((long long)steps * split.at / split.of), to = int((long long)steps * (split.at + 1) / split.of);
+
+    U units;
+    Feed<C, A, C::BM, U::THREADS> left(a, m0);
+    Feed<C, B, C::BN, U::THREADS> right(b, n0);
+    auto bring = [&](int s) {
+        if (s < to) {
+            T* at = tiles + (s - from) % C::STAGES * (TILE_A + TILE_B);
+            left.bring(a, s * C::CHUNKS, at);
+            right.bring(b, s * C::CHUNKS, at + TILE_A);
+        }
+        copy_commit();
+    };
+    KILN_UNROLL
+    for (int s = 0; s < C::STAGES - 1; s++) bring(from + s);
+    for (int s = from; s < to; s++) {
+        copy_wait<C::STAGES - 2>();
+        barrier();
+        // The stage that all threads have left behind with this barrier is filled again.
+        bring(s + C::STAGES - 1);
+        const T* at = tiles + (s - from) % C::STAGES * (TILE_A + TILE_B);
+        units.step(at, at + TILE_A);
+    }
+    copy_wait<0>();
+
+    using S = typename U::S;
+    auto finish = [&](int row, int col, S(&v)[U::V]) {
+        if (row >= m || col >= n) return;
+        if constexpr (U::V == 2 && E::VEC >= 2) {
+            e(row, col, v);
+        } else {
+            KILN_UNROLL
+            for (int i = 0; i < U::V; i++)
+                if (col + i < n) e(row, col + i, reinterpret_cast<S(&)[1]>(v[i]));
+        }
+    };
+    if (split.of == 1) {
+        units.each([&](int r, int c, S(&v)[U::V]) { finish(m0 + r, n0 + c, v); });
+        return;
+    }
+    S* partial = static_cast<S*>(split.partial);
+    const long long all = (long long)m * n;
+    units.each([&](int r, int c, S(&v)[U::V]) {
+        KILN_UNROLL
+        for (int i = 0; i < U::V; i++)
+            if (m0 + r < m && n0 + c + i < n) partial[split.at * all + (long long)(m0 + r) * n + n0 + c + i] = v[i];
+    });
+    fence();
+    barrier();
+    unsigned* last = reinterpret_cast<unsigned*>(shared_memory());
+    unsigned* counter = split.counters + blockIdx.y * gridDim.x + blockIdx.x;
+    if (threadIdx.x == 0) *last = count_up(counter);
+    barrier();
+    if (*last != unsigned(split.of - 1)) return;
+    fence();
+    if (threadIdx.x == 0) *counter = 0;
+    units.each([&](int r, int c, S(&v)[U::V]) {
+        KILN_UNROLL
+        for (int i = 0; i < U::V; i++) {
+            if (m0 + r >= m || n0 + c + i >= n) continue;
+            S sum = 0;
+            for (int s = 0; s < split.of; s++) sum += partial[s * all + (long long)(m0 + r) * n + n0 + c + i];
+            v[i] = sum;
+        }
+        finish(m0 + r, n0 + c, v);
+    });
+}
+
+}  // namespace kiln
