@@ -6,10 +6,10 @@ use crate::import::{self, Dims};
 use crate::ir::{Graph, print};
 use crate::onnx::{self, Limits};
 use crate::pipeline::{self, Ablation};
-use crate::plan::{self, Arena, Notes, Plan};
+use crate::plan::{self, Arena, Notes, On, Plan, Settings};
 use crate::rewrite::{self, Event, Explored, Miss};
 use crate::state::{self, Pairing, States};
-use crate::target::{Accuracy, Tune};
+use crate::target::{Accuracy, Cuda, Tune};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -34,13 +34,17 @@ pub struct Options {
     pub tune: Tune,
     /// What an instance keeps between runs.
     pub state: Pairing,
+    /// The GPU to compile for, beside the CPU.
+    pub cuda: Option<Cuda>,
 }
 
 /// A compiled model.
 #[derive(Debug)]
 pub struct Output {
-    /// The plan, with the graph it computes.
+    /// The plan for the CPU, with the graph it computes.
     pub plan: Plan,
+    /// The plan for a GPU, where one was asked for.
+    pub device: Option<Plan>,
     /// What was found and decided.
     pub report: Report,
     /// Data files beside the model, the one of measured methods too; a rebuild is due when one changes.
@@ -128,7 +132,12 @@ pub fn compile(options: &Options) -> Result<Output> {
     let start = Instant::now();
     let tuning = options.tune.read(&options.model).map_err(named)?;
     data_files.extend(options.tune.path(&options.model));
-    let mut plan = plan::schedule_tuned(graph, options.without, options.accuracy, states, tuning);
+    let settings = Settings { without: options.without, accuracy: options.accuracy, tuning, cuda: None };
+    let device = match options.cuda {
+        Some(cuda) => Some(for_gpu(&graph, &states, &settings, cuda).map_err(named)?),
+        None => None,
+    };
+    let mut plan = plan::schedule_with(graph, states, settings);
     if options.tune.locked {
         locked(&plan).map_err(named)?;
     }
@@ -143,7 +152,33 @@ pub fn compile(options: &Options) -> Result<Output> {
         (report.arena_bytes, report.arena_bound_bytes) = (Some(bytes), Some(bound));
     }
     report.scratch_bytes_per_thread = plan.scratch_bytes();
-    Ok(Output { plan, report, data_files, dump })
+    Ok(Output { plan, device, report, data_files, dump })
+}
+
+/// The plan for a GPU of a graph that is also planned for the CPU.
+fn for_gpu(g: &Graph, states: &States, settings: &Settings, cuda: Cuda) -> Result<Plan> {
+    if !states.pairs.is_empty() {
+        let d = Diagnostic::new("a model that keeps state in its instance runs on the CPU alone");
+        return Err(d.help("leave `state` out, and hand the cache over as inputs and outputs").into());
+    }
+    let plan = plan::schedule_with(g.clone(), states.clone(), Settings { cuda: Some(cuda.precision), ..settings.clone() });
+    if cuda.strict {
+        let refused = plan.kernels().into_iter().filter_map(|k| match k.on {
+            On::Cpu(why) => Some((k, why)),
+            On::Gpu => None,
+        });
+        let items: Vec<Diagnostic> = refused
+            .map(|(k, why)| {
+                let d = Diagnostic::new(format!("the GPU does not compute this `{}`: {why}", k.kernel.name()));
+                let d = d.help("without `strict` the CPU computes it, with copies to it and back");
+                k.origins.first().map_or(d.clone(), |o| d.at(plan.graph.origins[*o].clone()))
+            })
+            .collect();
+        if !items.is_empty() {
+            return Err(Diagnostics { file: String::new(), items });
+        }
+    }
+    Ok(plan)
 }
 
 /// Refuses kernels whose method was not measured.
@@ -211,7 +246,18 @@ impl Output {
     /// # Errors
     /// Ports whose fields would have one name.
     pub fn rust(&self, names: &Names) -> Result<String> {
-        emit::rust(&self.plan, names)
+        emit::rust(&self.plan, self.device.as_ref(), names)
+    }
+    /// The CUDA source of the plan for a GPU, where there is one.
+    pub fn cuda(&self) -> Option<String> {
+        self.device.as_ref().map(emit::cuda)
+    }
+    /// Writes the file of the weights of the plan for a GPU; nothing where there is none.
+    ///
+    /// # Errors
+    /// What the writer reports.
+    pub fn write_device_weights(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        self.device.as_ref().map_or(Ok(()), |plan| plan.weights.write(&plan.graph, out))
     }
     /// Writes the weights file.
     ///

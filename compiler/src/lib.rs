@@ -23,4 +23,4 @@ pub mod target;
 pub use builder::{Build, names_of};
 pub use compile::{Options, Output, compile};
 pub use state::Pairing;
-pub use target::{Accuracy, Tune};
+pub use target::{Accuracy, Cuda, Precision, Tune};

@@ -5,6 +5,7 @@ extern crate alloc;
 pub mod attention;
 pub mod conv;
 pub mod copy;
+pub mod cuda;
 pub mod depthwise;
 pub mod dtype;
 pub mod entry;

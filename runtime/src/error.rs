@@ -106,6 +106,8 @@ pub enum Fail {
     Panicked,
     /// A buffer could not be had.
     Memory(usize),
+    /// The device failed.
+    Device(String),
 }
 
 impl Fail {
@@ -121,6 +123,7 @@ impl Fail {
             }
             Fail::Panicked => Error::Poisoned,
             Fail::Memory(bytes) => Error::Memory { bytes },
+            Fail::Device(message) => Error::Device { message },
         }
     }
 }

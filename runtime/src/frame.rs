@@ -1,5 +1,6 @@
 //! `Frame`: what the kernels of one run see of an instance — memory by offset, symbols, slots and threads.
 
+use crate::cuda::Machine;
 use crate::error::Fail;
 use crate::memory::{ALIGN, Region};
 use crate::profile::Recorder;
@@ -29,6 +30,7 @@ pub struct Frame<'r> {
     pub(crate) scratch: *mut u8,
     pub(crate) scratch_stride: usize,
     pub(crate) recorder: Option<&'r mut Recorder>,
+    pub(crate) machine: Option<&'r mut Machine>,
 }
 
 /// A pointer that workers may share: the plan gives every task its own part of what is written.
@@ -84,6 +86,57 @@ impl Frame<'_> {
     #[inline(always)]
     pub fn input<T>(&self, i: usize) -> *const T {
         self.inputs[i].cast()
+    }
+    /// Where a buffer of an open arena begins.
+    pub fn offset(&self, i: usize) -> usize {
+        self.offsets[i]
+    }
+    /// The arena of the device at an offset in bytes, as its address there.
+    pub fn device_arena(&self, offset: usize) -> u64 {
+        self.machine.as_ref().map_or(0, |m| m.arena() + offset as u64)
+    }
+    /// A buffer of an open arena on the device.
+    pub fn device_buffer(&self, i: usize) -> u64 {
+        self.device_arena(self.offsets[i])
+    }
+    /// The weights on the device at an offset in bytes.
+    pub fn device_weight(&self, offset: usize) -> u64 {
+        self.machine.as_ref().map_or(0, |m| m.weights() + offset as u64)
+    }
+    /// The elements of an input on the device.
+    pub fn device_input(&self, i: usize) -> u64 {
+        self.machine.as_ref().map_or(0, |m| m.input(i))
+    }
+    /// Memory that kernels share, at an offset in bytes.
+    pub fn device_scratch(&self, offset: usize) -> u64 {
+        self.machine.as_ref().map_or(0, |m| m.scratch() + offset as u64)
+    }
+    /// Where kernels report faults.
+    pub fn device_fault(&self) -> u64 {
+        self.machine.as_ref().map_or(0, |m| m.fault())
+    }
+    /// Launches kernel `i` of the device.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn launch(&mut self, i: usize, grid: [usize; 3], threads: usize, shared: usize, args: &[u64]) -> Result<(), Fail> {
+        self.machine.as_mut().map_or(Ok(()), |m| m.launch(i, grid, threads, shared, args))
+    }
+    /// Brings ranges of the arena from the device, and waits for all that was launched.
+    ///
+    /// # Errors
+    /// The driver's, and faults that kernels reported.
+    pub fn fetch(&mut self, ranges: &[(usize, usize)]) -> Result<(), Fail> {
+        let host = self.arena;
+        self.machine.as_mut().map_or(Ok(()), |m| m.fetch(host, ranges))
+    }
+    /// Brings ranges of the arena to the device.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn send(&mut self, ranges: &[(usize, usize)]) -> Result<(), Fail> {
+        let host = self.arena;
+        self.machine.as_mut().map_or(Ok(()), |m| m.send(host, ranges))
     }
     /// The value of a symbol as an extent.
     #[inline(always)]

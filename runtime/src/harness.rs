@@ -4,7 +4,7 @@
 //! value; outputs are written to a temporary name and renamed, so that a reader never sees half of them.
 
 use crate::model::Model;
-use crate::options::{Options, Weights};
+use crate::options::{Device, Options, Weights};
 use crate::profile::{Event, Profile, json};
 use crate::threads::Threads;
 use kiln_kernels::isa::Isa;
@@ -49,6 +49,12 @@ impl Job {
         let mut out = Options::default();
         if let Some(n) = self.number("threads")? {
             out = out.threads(Threads::new((n as usize).max(1)));
+        }
+        match self.text("device") {
+            None => {}
+            Some("cpu") => out = out.device(Device::Cpu),
+            Some("cuda") => out = out.device(Device::Cuda(0)),
+            Some(other) => return Err(format!("there is no device {other}")),
         }
         if let Some(name) = self.text("isa") {
             out = out.isa(Isa::from_name(name).ok_or(format!("there is no instruction set {name}"))?);

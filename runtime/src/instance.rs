@@ -1,10 +1,11 @@
 //! `Instance`: a compiled model with its memory, and how a run goes: inputs checked, symbols bound, memory placed, steps run.
 
+use crate::cuda::{Machine, Shared, Wanted};
 use crate::error::{Error, Fail, Result};
 use crate::frame::Frame;
 use crate::loaded::Loaded;
 use crate::memory::{ALIGN, Region, place};
-use crate::options::Options;
+use crate::options::{Device, Options, Weights};
 use crate::profile::Recorder;
 use crate::spec::{ArenaSpec, OutPlace, Port, PortDim, PortKind, Spec};
 use crate::state::{Kept, State, StateMut};
@@ -34,6 +35,8 @@ pub struct Instance {
     staged: Vec<Option<Region>>,
     recorder: Option<Box<Recorder>>,
     pub(crate) kept: Kept,
+    machine: Option<Machine>,
+    why: String,
     poisoned: bool,
 }
 
@@ -46,17 +49,17 @@ unsafe impl Sync for Instance {}
 static NOTHING: Value = Value::Sequence(Vec::new());
 
 /// What a model runs on, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceInfo {
-    /// `cpu`.
-    pub device: &'static str,
+    /// `cpu`, or the name of the GPU.
+    pub device: String,
     /// The instruction set in use.
     pub isa: Isa,
     /// Workers.
     pub threads: usize,
     /// Why it is this device.
-    pub why: &'static str,
+    pub why: String,
 }
 
 /// An input: the elements of a dense tensor with its extents, or any value.
@@ -85,8 +88,30 @@ impl Instance {
     pub fn new(spec: &'static Spec, options: &Options) -> Result<Instance> {
         let threads = options.threads.clone().unwrap_or_default();
         let isa = Isa::detect().capped(spec.isa).capped(options.isa.unwrap_or(Isa::Amx));
+        let (wanted, must) = match options.device {
+            Device::Cpu => (None, false),
+            Device::Auto => (spec.device.map(|_| Wanted::Ordinal(0)), false),
+            Device::Cuda(i) => (Some(Wanted::Ordinal(i)), true),
+            Device::CudaUuid(uuid) => (Some(Wanted::Uuid(uuid)), true),
+        };
+        let mut why = match options.device {
+            Device::Cpu => "it was asked for".to_string(),
+            _ => "the model was compiled for the CPU alone".into(),
+        };
+        if let Some(wanted) = wanted {
+            match on_device(spec, wanted, &threads, isa) {
+                Ok(mut out) => {
+                    out.recorder = options.profile.as_ref().map(|p| Box::new(Recorder::new(p, out.spec, out.threads.workers())));
+                    out.why = if must { "it was asked for".into() } else { "it is the first GPU".into() };
+                    return Ok(out);
+                }
+                Err(e) if must => return Err(e),
+                Err(e) => why = e.to_string(),
+            }
+        }
         let weights = Loaded::new(spec, &options.weights, isa, &threads)?;
         let mut out = Instance::with_shared(spec, Arc::new(weights), threads, isa)?;
+        out.why = why;
         out.recorder = options.profile.as_ref().map(|p| Box::new(Recorder::new(p, spec, out.threads.workers())));
         Ok(out)
     }
@@ -114,6 +139,8 @@ impl Instance {
             staged: Vec::new(),
             recorder: None,
             kept: Kept::new(&spec.state)?,
+            machine: None,
+            why: String::new(),
             poisoned: false,
         };
         // Closed and bounded models get all their memory here; open ones when they see their first extents.
@@ -129,6 +156,8 @@ impl Instance {
     pub fn fork(&self) -> Result<Instance> {
         let mut out = Instance::with_shared(self.spec, self.weights.clone(), self.threads.clone(), self.isa)?;
         out.recorder = self.recorder.as_ref().map(|r| Box::new(Recorder::new(r.profile(), self.spec, self.threads.workers())));
+        out.machine = self.machine.as_ref().map(|m| Machine::new(m.shared().clone())).transpose()?;
+        out.why.clone_from(&self.why);
         Ok(out)
     }
     /// What the model says of itself.
@@ -192,6 +221,10 @@ impl Instance {
         self.bind(inputs)?;
         let rows = self.kept.grown(&self.spec.state, &self.syms)?;
         self.fit()?;
+        if let Some(m) = &mut self.machine {
+            let inputs: Vec<(*const u8, usize)> = inputs.iter().map(extent).collect();
+            m.begin(&self.syms, self.arena.len(), &inputs)?;
+        }
         let active = self.threads.enter();
         if let Some(r) = &mut self.recorder {
             r.begin();
@@ -212,6 +245,7 @@ impl Instance {
             region: &mut self.scratch,
             scratch_stride: self.scratch_stride,
             recorder: self.recorder.as_deref_mut(),
+            machine: self.machine.as_mut(),
         };
         // A panic is a bug of a kernel; the caller gets an error all the same, and the instance is not used again.
         // SAFETY: `spec` made this instance, and `fit` gave it the memory that the specification asks for.
@@ -222,6 +256,9 @@ impl Instance {
             r.end();
         }
         let result = result.unwrap_or(Err(Fail::Panicked));
+        if let Some(m) = &mut self.machine {
+            m.end(result.is_err());
+        }
         result.map_err(|f| {
             self.poisoned |= matches!(f, Fail::Panicked);
             f.into_error(self.spec.nodes)
@@ -373,7 +410,8 @@ impl Instance {
     }
     /// What the instance runs on.
     pub fn device(&self) -> DeviceInfo {
-        DeviceInfo { device: "cpu", isa: self.isa, threads: self.threads.workers(), why: "the model was compiled for the CPU" }
+        let device = self.machine.as_ref().map_or("cpu".to_string(), |m| m.shared().name.clone());
+        DeviceInfo { device, isa: self.isa, threads: self.threads.workers(), why: self.why.clone() }
     }
     /// Memory of the instance for an input of closed extents, to be filled before a run on it.
     ///
@@ -423,6 +461,25 @@ impl Instance {
                 unsafe { Frame::tensor(self.output_ptr(i), dtype, &dims) }
             }
         }
+    }
+}
+
+/// An instance on a GPU.
+fn on_device(spec: &'static Spec, wanted: Wanted, threads: &Threads, isa: Isa) -> Result<Instance> {
+    let device = spec.device.ok_or_else(|| Error::Device { message: "the model was not compiled for a GPU".into() })?;
+    let weights = Arc::new(Loaded::new(device.spec, &Weights::Default, isa.capped(Isa::Avx512), threads)?);
+    let shared = Shared::new(device, wanted, weights.start())?;
+    let mut out = Instance::with_shared(device.spec, weights, threads.clone(), isa)?;
+    out.machine = Some(Machine::new(Arc::new(shared))?);
+    Ok(out)
+}
+
+/// The first byte of an input, and its bytes.
+fn extent(input: &Input<'_>) -> (*const u8, usize) {
+    match input {
+        Input::Tensor { data, dtype, dims } => (*data, (dims.iter().product::<usize>() * dtype.bits()).div_ceil(8)),
+        Input::Value(Value::Tensor(t)) => (t.bytes().as_ptr(), t.bytes().len()),
+        Input::Value(_) | Input::Absent => (std::ptr::null(), 0),
     }
 }
 

@@ -18,6 +18,7 @@
 //! }
 //! ```
 
+mod cuda;
 mod error;
 mod frame;
 #[cfg(feature = "harness")]
@@ -42,7 +43,7 @@ pub use kiln_kernels::value::{Tensor, Value};
 #[cfg(feature = "macros")]
 pub use kiln_macros::model;
 pub use model::Model;
-pub use options::{Options, Weights};
+pub use options::{Device, Options, Weights};
 pub use profile::{Event, Profile, Share};
 pub use spec::{Port, PortDim, PortKind, Work};
 pub use state::{State, StateMut};

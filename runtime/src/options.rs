@@ -17,6 +17,24 @@ pub struct Options {
     pub isa: Option<Isa>,
     /// Where runs are recorded, step by step; by default they are not.
     pub profile: Option<Profile>,
+    /// What the model runs on.
+    pub device: Device,
+}
+
+/// What a model runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Device {
+    /// The first GPU where the model was compiled for one and there is one, else the CPU. [`Instance::device`](crate::Instance::device)
+    /// says which it is, and why.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of that number, as `CUDA_VISIBLE_DEVICES` leaves them; an error where it cannot be used.
+    Cuda(usize),
+    /// The GPU, or the slice of one (MIG), of that UUID.
+    CudaUuid([u8; 16]),
 }
 
 /// Where the weights of a model are.
@@ -45,6 +63,11 @@ impl Options {
     /// Uses no better instruction set than this.
     pub fn isa(mut self, isa: Isa) -> Self {
         self.isa = Some(isa);
+        self
+    }
+    /// Runs on this device.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
         self
     }
     /// Records runs there, also those of forks.

@@ -1,6 +1,7 @@
 //! What generated code uses: not for people, and not stable.
 
 pub use crate::__single_input as single_input;
+pub use crate::cuda::DeviceSpec;
 pub use crate::error::Fail;
 pub use crate::frame::{Frame, Shared};
 pub use crate::instance::{Input, Instance};
@@ -23,7 +24,7 @@ use kiln_kernels::value::{Tensor, Value};
 pub type Done = Result<(), Fail>;
 
 /// The version of the contract between generated code and this runtime.
-const ABI: u32 = 2;
+const ABI: u32 = 3;
 
 /// Stops the build when generated code was made for another runtime.
 pub const fn abi(wanted: u32, _compiler: &'static str) {

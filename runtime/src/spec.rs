@@ -1,5 +1,6 @@
 //! What generated code says of its model: ports, symbols, memory and the function that runs it.
 
+use crate::cuda::DeviceSpec;
 use crate::error::Fail;
 use crate::frame::Frame;
 use crate::memory::Life;
@@ -196,4 +197,6 @@ pub struct Spec {
     pub nodes: &'static [&'static str],
     /// The kernels in the order of their steps.
     pub kernels: &'static [Kernel],
+    /// The same model for a GPU, where it was compiled for one too.
+    pub device: Option<&'static DeviceSpec>,
 }

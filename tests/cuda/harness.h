@@ -98,7 +98,8 @@ void caught(const char* name, kiln::emu::Index grid, unsigned threads, size_t sh
         times += message || wrong();
     }
     kiln::emu::forget_failure();
-    if (times < 3) fail("caught in " + std::to_string(times) + " of 3 orders");
+    // Without reports of accesses, a race shows where the order of threads makes the result wrong.
+    if (times < (kiln::emu::checks_accesses() ? 3 : 2)) fail("caught in " + std::to_string(times) + " of 3 orders");
     else std::printf("caught %s: %s\n", name, why.c_str());
 }
 

@@ -4,7 +4,8 @@ use crate::failure::{Failure, Result};
 use crate::verbs;
 use clap::{Args, Parser, Subcommand};
 use kiln_compiler::import::{Dims, Extent};
-use kiln_compiler::{Accuracy, Options, Pairing, Tune};
+use kiln_compiler::target::cuda::toolchain::Machine;
+use kiln_compiler::{Accuracy, Cuda, Options, Pairing, Precision, Tune};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,9 +52,11 @@ pub(crate) struct ModelArgs {
     /// Set the shape of an input, also where the model closes it; `?` keeps an axis.
     #[arg(long = "shape", value_name = "INPUT=1x3x224x224")]
     shapes: Vec<String>,
-    /// The machine to compile for.
-    #[arg(long, default_value = "cpu", value_name = "cpu|cuda")]
+    /// The machine to compile for: the CPU alone, or a GPU beside it.
+    #[arg(long, default_value = "cpu", value_name = "cpu|cuda", value_parser = ["cpu", "cuda"])]
     target: String,
+    #[command(flatten)]
+    gpu: GpuArgs,
     /// Which algorithms may compute results: direct ones alone (`exact`), also those whose error stays near theirs, or with weights of few rows rounded to bf16 (`fast`).
     #[arg(long, default_value = "standard", value_name = "exact|standard|fast", value_parser = accuracy)]
     pub(crate) accuracy: Accuracy,
@@ -69,6 +72,35 @@ pub(crate) struct ModelArgs {
     /// How many rows a state may have that grows with every run.
     #[arg(long, value_name = "ROWS", requires = "states")]
     capacity: Option<usize>,
+}
+
+/// Choices about a GPU.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct GpuArgs {
+    /// What a GPU computes products in; by default f32, or with `--accuracy fast` f16.
+    #[arg(long, value_name = "f32|tf32|f16|bf16", value_parser = precision)]
+    precision: Option<Precision>,
+    /// Refuse what the GPU has no kernel for, rather than have the CPU compute it.
+    #[arg(long)]
+    strict: bool,
+    /// Run the GPU's kernels on this machine's CPU, by the emulator: slow, and without a GPU.
+    #[arg(long)]
+    pub(crate) emulate: bool,
+    /// Have the emulator check every access to memory.
+    #[arg(long, requires = "emulate")]
+    check: bool,
+}
+
+impl GpuArgs {
+    /// What is compiled for a GPU.
+    pub(crate) fn cuda(&self, accuracy: Accuracy) -> Cuda {
+        let precision = self.precision.unwrap_or(if accuracy == Accuracy::Fast { Precision::F16 } else { Precision::F32 });
+        Cuda { precision, strict: self.strict }
+    }
+    /// Where kernels run.
+    pub(crate) fn machine(&self) -> Machine {
+        if self.emulate { Machine::Emulator { checked: self.check } } else { Machine::Gpu }
+    }
 }
 
 /// Choices about how a model runs.
@@ -105,11 +137,6 @@ impl RunArgs {
 impl ModelArgs {
     /// What the flags say of dimensions.
     pub(crate) fn parsed(&self) -> Result<Dims> {
-        match self.target.as_str() {
-            "cpu" => {}
-            "cuda" => return Err(Failure::Usage("--target cuda: this version of kiln compiles for cpu alone".into())),
-            other => return Err(Failure::Usage(format!("--target {other}: expected cpu or cuda"))),
-        }
         let mut out = Dims::default();
         for text in &self.dims {
             let wrong = || Failure::Usage(format!("--dim {text}: expected NAME=SIZE or NAME=LEAST..MOST"));
@@ -130,6 +157,16 @@ impl ModelArgs {
                 return Err(Failure::Usage(format!("--shape {name} is given twice")));
             }
         }
+        Ok(out)
+    }
+    /// What is compiled for a GPU, and where its kernels run; none where the CPU alone is compiled for.
+    pub(crate) fn gpu(&self) -> Option<(Cuda, Machine)> {
+        (self.target == "cuda" || self.gpu.emulate).then(|| (self.gpu.cuda(self.accuracy), self.gpu.machine()))
+    }
+    /// The arguments of a job that runs the model so.
+    pub(crate) fn job(&self, how: &RunArgs) -> Result<Vec<String>> {
+        let mut out = how.job()?;
+        out.extend(self.gpu().map(|_| "device=cuda".to_string()));
         Ok(out)
     }
     /// Where measured methods come from.
@@ -155,9 +192,14 @@ impl ModelArgs {
             accuracy: self.accuracy,
             state: self.state()?,
             tune: self.methods(),
+            cuda: self.gpu().map(|(cuda, _)| cuda),
             ..Options::default()
         })
     }
+}
+
+fn precision(name: &str) -> std::result::Result<Precision, String> {
+    Precision::from_name(name).ok_or_else(|| format!("expected one of {}", Precision::NAMES.join(", ")))
 }
 
 fn accuracy(name: &str) -> std::result::Result<Accuracy, String> {

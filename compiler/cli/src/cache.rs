@@ -52,7 +52,8 @@ pub(crate) fn key(model: &Path, ready: &Ready) -> Result<String> {
     for path in [&compiler, &model.to_path_buf()].into_iter().chain(&ready.data_files).chain(&methods) {
         hash_file(path, &mut h)?;
     }
-    h.write(format!("{:?} {:?} {:?} {:?} {:?}", ready.dims, ready.without, ready.accuracy, ready.tune, ready.state).as_bytes());
+    let choices = (&ready.dims, ready.without, ready.accuracy, &ready.tune, &ready.state, ready.gpu);
+    h.write(format!("{choices:?}").as_bytes());
     Ok(format!("{:016x}", h.finish()))
 }
 

@@ -1,6 +1,7 @@
 //! Why a command ends without success, and the exit status that says so.
 
 use kiln_compiler::diagnostics::Diagnostics;
+use kiln_compiler::target::cuda::toolchain::Failed;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -43,6 +44,15 @@ impl Failure {
 impl From<Diagnostics> for Failure {
     fn from(d: Diagnostics) -> Failure {
         Failure::Fault(d.to_string())
+    }
+}
+
+impl From<Failed> for Failure {
+    fn from(f: Failed) -> Failure {
+        match f {
+            Failed::Missing(text) => Failure::Tool(text),
+            Failed::Refused(text) => Failure::Fault(text),
+        }
     }
 }
 

@@ -31,7 +31,15 @@ pub(crate) fn load(path: &Path) -> Result<Vec<Value>> {
 }
 
 fn start(program: &Path, args: &[String]) -> Result<Output> {
-    let output = Command::new(program).args(args).output().at(program)?;
+    let mut command = Command::new(program);
+    // The emulator's driver, where the program was made for it.
+    if let Some(dir) = program.parent().filter(|d| d.join("libcuda.so.1").is_file()) {
+        command.env("LD_LIBRARY_PATH", dir);
+    }
+    let output = command.args(args).output().at(program)?;
+    if output.status.success() {
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    }
     if output.status.success() {
         return Ok(output);
     }

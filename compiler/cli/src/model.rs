@@ -9,8 +9,10 @@ use crate::package::{self, toml};
 use kiln_compiler::import::Dims;
 use kiln_compiler::onnx::{self, Limits, ValueInfo};
 use kiln_compiler::pipeline::Ablation;
+use kiln_compiler::plan::{Arena, On, Plan};
 use kiln_compiler::rewrite::Explored;
-use kiln_compiler::{Accuracy, Tune};
+use kiln_compiler::target::cuda::toolchain::Machine;
+use kiln_compiler::{Accuracy, Cuda, Tune};
 use kiln_compiler::{Options, Output, Pairing, compile};
 use kiln_kernels::value::Value;
 use serde_json::{Value as Json, json};
@@ -48,6 +50,8 @@ pub(crate) struct Ready {
     pub(crate) state: Pairing,
     /// Files beside the model.
     pub(crate) data_files: Vec<PathBuf>,
+    /// What is compiled for a GPU, and where its kernels run.
+    pub(crate) gpu: Option<(Cuda, Machine)>,
 }
 
 /// Reads a model and its inputs; inputs are random where none are given.
@@ -80,7 +84,7 @@ pub(crate) fn ready(args: &ModelArgs, inputs: &InputArgs) -> Result<Ready> {
         return Err(Failure::Fault(text));
     }
     let (without, accuracy, tune) = (Ablation::Nothing, args.accuracy, args.methods());
-    Ok(Ready { outputs: model.graph.outputs, values, dims, without, accuracy, tune, state, data_files: model.data_files })
+    Ok(Ready { outputs: model.graph.outputs, values, dims, without, accuracy, tune, state, data_files: model.data_files, gpu: args.gpu() })
 }
 
 /// A program around a compiled model.
@@ -118,19 +122,25 @@ pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
         return Ok(Built { binary, report });
     }
     let output = compile_guarded(&options(args, ready)?)?;
-    let built = build_program(&output, &key, &dir)?;
+    let built = build_program(&output, &key, &dir, ready.gpu.map_or(Machine::Gpu, |(_, machine)| machine))?;
     data::replace(&report, built.report.to_string().as_bytes())?;
     Ok(built)
 }
 
-/// Builds a program around an output, in a folder of its own.
-pub(crate) fn build_program(output: &Output, key: &str, dir: &Path) -> Result<Built> {
-    let start = Instant::now();
+/// Builds a program around an output, in a folder of its own; kernels for a GPU are compiled for `machine`.
+pub(crate) fn build_program(output: &Output, key: &str, dir: &Path, machine: Machine) -> Result<Built> {
     let src = dir.join("src");
     fs::create_dir_all(&src).at(&src)?;
-    let text = package::source(output, "Net");
+    let start = Instant::now();
+    let kernels = package::write_kernels(output, dir, machine)?;
+    let compiled = start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    let text = package::source(output, "Net", kernels);
     let emit = start.elapsed().as_secs_f64();
     let mut report = report(output, &text, emit);
+    if kernels.is_some() {
+        (report["gpu"]["image_bytes"], report["gpu"]["compile_seconds"]) = (json!(kernels), json!(compiled));
+    }
     package::write_weights(output, &dir.join("weights.bin"))?;
     data::replace(&src.join("model.rs"), text.as_bytes())?;
     let main = "//! A compiled model as a program.\n\n#[allow(unused, missing_docs)]\nmod model;\n\nfn main() -> std::process::ExitCode {\n    kiln::harness::main::<model::Net>()\n}\n";
@@ -161,7 +171,9 @@ pub(crate) fn build_program(output: &Output, key: &str, dir: &Path) -> Result<Bu
             }
         }
     }
-    let _ = fs::remove_file(dir.join("weights.bin"));
+    for name in ["weights.bin", package::DEVICE_WEIGHTS] {
+        let _ = fs::remove_file(dir.join(name));
+    }
     report["binary_bytes"] = json!(fs::metadata(&binary).at(&binary)?.len());
     Ok(Built { binary, report })
 }
@@ -210,8 +222,25 @@ pub(crate) fn report(o: &Output, source: &str, emit: f64) -> Json {
         },
         "seconds": { "read": s.read, "rewrite": s.rewrite, "plan": s.plan, "emit": emit, "total": s.read + s.rewrite + s.plan + emit },
         "peak_rss_bytes": peak_rss(),
+        "gpu": o.device.as_ref().map(gpu_report),
         "inputs": o.plan.inputs().map(|(_, p)| p.name.clone()).collect::<Vec<_>>(),
         "outputs": o.plan.outputs().map(|(_, p)| p.name.clone()).collect::<Vec<_>>(),
+    })
+}
+
+/// What became of a model for a GPU: kernels launched, and what is left to the CPU, with the reasons.
+fn gpu_report(plan: &Plan) -> Json {
+    let steps = plan.kernels();
+    let left = steps.iter().filter_map(|k| match k.on {
+        On::Cpu(why) => Some(json!({ "kernel": k.kernel.name(), "node": plan.lines.get(k.line), "why": why })),
+        On::Gpu => None,
+    });
+    json!({
+        "precision": plan.device.as_ref().map(|d| d.precision.name()),
+        "kernels": steps.iter().filter(|k| k.on == On::Gpu).count(),
+        "on_cpu": left.collect::<Vec<_>>(),
+        "weights_bytes": plan.weights.bytes,
+        "arena_bytes": if let Arena::Fixed { bytes, .. } = plan.arena { Some(bytes) } else { None },
     })
 }
 

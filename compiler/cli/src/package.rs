@@ -2,7 +2,8 @@
 
 use crate::failure::{At, Failure, Result};
 use kiln_compiler::Output;
-use kiln_compiler::emit::{Interface, Names, WeightsAt};
+use kiln_compiler::emit::{DeviceFiles, Interface, Names, WeightsAt};
+use kiln_compiler::target::cuda::toolchain::{self, Machine};
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::Hasher;
@@ -112,11 +113,35 @@ pub(crate) fn write_weights(output: &Output, path: &Path) -> Result<()> {
 /// The head of a generated file: what lints it need not pass.
 pub(crate) const ALLOW: &str = "#![allow(unused, clippy::all, clippy::undocumented_unsafe_blocks, missing_docs, unreachable_pub)]\n\n";
 
-/// The source of a model whose weights lie beside its crate's manifest.
-pub(crate) fn source(output: &Output, model: &str) -> String {
-    let weights = WeightsAt::Embedded("concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/weights.bin\")".into());
+/// The file of the weights of a plan for a GPU.
+pub(crate) const DEVICE_WEIGHTS: &str = "weights-gpu.bin";
+/// The folder of kernels for a GPU, and the file of them compiled.
+const KERNELS: &str = "kernels";
+const IMAGE: &str = "kernels/kernels.fatbin";
+
+/// Writes and compiles the kernels of a model for a GPU, where it has some, with its weights beside them; gives the bytes of the compiled
+/// kernels.
+pub(crate) fn write_kernels(output: &Output, dir: &Path, machine: Machine) -> Result<Option<usize>> {
+    let Some(source) = output.cuda() else { return Ok(None) };
+    let (kernels, image) = (dir.join(KERNELS), dir.join(IMAGE));
+    toolchain::write(&source, &kernels)?;
+    toolchain::compile(&kernels, machine, &image)?;
+    if matches!(machine, Machine::Emulator { .. }) {
+        // Programs look for the driver beside them first.
+        toolchain::emulator(dir)?;
+    }
+    let path = dir.join(DEVICE_WEIGHTS);
+    let mut file = BufWriter::new(fs::File::create(&path).at(&path)?);
+    output.write_device_weights(&mut file).and_then(|()| file.flush()).at(&path)?;
+    Ok(Some(fs::metadata(&image).at(&image)?.len() as usize))
+}
+
+/// The source of a model whose weights lie beside its crate's manifest; `kernels` are the bytes of those for a GPU.
+pub(crate) fn source(output: &Output, model: &str, kernels: Option<usize>) -> String {
+    let beside = |name: &str| format!("concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/{name}\")");
     // The command needs no fields, so ports that would share a name are told apart by numbers.
-    let names = Names::new(model, weights).interface(Interface::Numbered);
+    let mut names = Names::new(model, WeightsAt::Embedded(beside("weights.bin"))).interface(Interface::Numbered);
+    names.device = kernels.map(|image_bytes| DeviceFiles { weights: beside(DEVICE_WEIGHTS), image: beside(IMAGE), image_bytes });
     output.rust(&names).unwrap_or_else(|d| format!("compile_error!({:?});", d.to_string()))
 }
 

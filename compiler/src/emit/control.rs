@@ -2,16 +2,17 @@
 
 use super::{Printer, ident, int, names};
 use crate::ir::{Dim, ValueId, product};
-use crate::plan::{Check, KernelStep, LoopStep, Place, Step, Transfer};
+use crate::plan::{Arena, Check, KernelStep, LoopStep, On, Place, Step, Transfer};
 use proc_macro2::{Literal, TokenStream};
 use quote::quote;
+use std::collections::BTreeSet;
 
 /// The `run` function of the model.
 pub(super) fn run(p: &Printer<'_>) -> TokenStream {
     let rt = names::rt();
     let mut next = 0;
     let constants = p.string_constants();
-    let steps = p.steps(&p.plan.steps, &mut next);
+    let steps = p.block(&p.plan.steps, &mut next);
     quote! {
         fn run(f: &mut #rt::Frame<'_>) -> #rt::Done {
             #constants
@@ -31,6 +32,99 @@ impl Printer<'_> {
             Some(quote!(f.set_slot(#k, #rt::strings(&[#(#dims),*], &[#(#text),*]));))
         });
         quote!(#(#each)*)
+    }
+
+    /// The steps of the model's own block. In a plan for a GPU, what the CPU computes is surrounded by copies, and the results are brought
+    /// at the end.
+    fn block(&self, steps: &[Step], next: &mut usize) -> TokenStream {
+        if self.plan.device.is_none() {
+            return self.steps(steps, next);
+        }
+        let each = steps.iter().map(|s| {
+            let code = self.steps(std::slice::from_ref(s), next);
+            if matches!(s, Step::Kernel(k) if k.on == On::Gpu) {
+                return code;
+            }
+            let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
+            self.buffers_of(s, &mut read, &mut written);
+            // A part of a buffer is written beside others that must stay.
+            read.extend(&written);
+            let (read, written) = (self.ranges(&read), self.ranges(&written));
+            quote!(f.fetch(#read)?; #code f.send(#written)?;)
+        });
+        let each: Vec<TokenStream> = each.collect();
+        let results = self.plan.outputs().filter_map(|(v, _)| self.buffer_of(v)).collect();
+        let results = self.ranges(&results);
+        quote!(#(#each)* f.fetch(#results)?;)
+    }
+    fn buffer_of(&self, v: ValueId) -> Option<usize> {
+        match self.plan.places.get(&v) {
+            Some(Place::Buffer(b)) => Some(*b),
+            _ => None,
+        }
+    }
+    /// The buffers that a step of the CPU reads, and those that it writes.
+    fn buffers_of(&self, s: &Step, read: &mut BTreeSet<usize>, written: &mut BTreeSet<usize>) {
+        let of = |v: &ValueId| self.buffer_of(*v);
+        match s {
+            Step::Kernel(k) => {
+                read.extend(k.inputs.iter().flatten().chain(&k.kernel.values()).filter_map(of));
+                written.extend(k.outputs.iter().filter_map(of));
+            }
+            Step::If { cond, branches, results, .. } => {
+                read.extend(of(cond));
+                branches.iter().flatten().for_each(|s| self.buffers_of(s, read, written));
+                results.iter().flatten().for_each(|t| {
+                    read.extend(of(&t.from));
+                    written.extend(of(&t.to));
+                });
+            }
+            Step::Loop(l) => {
+                read.extend(l.trips.iter().chain(&l.cond).chain([&l.conds.1]).filter_map(of));
+                written.extend([&l.iteration, &l.conds.0].into_iter().filter_map(of));
+                l.body.iter().for_each(|s| self.buffers_of(s, read, written));
+                l.enter.iter().chain(&l.next).chain(&l.stacks).for_each(|t| {
+                    read.extend(of(&t.from));
+                    written.extend(of(&t.to));
+                });
+            }
+        }
+    }
+    /// Where buffers lie, and their bytes.
+    fn ranges(&self, buffers: &BTreeSet<usize>) -> TokenStream {
+        let dims: Vec<&Dim> = buffers.iter().map(|b| &self.plan.buffers[*b].bytes).collect();
+        let bindings = self.bindings(dims.iter().copied());
+        let each = buffers.iter().zip(&dims).map(|(b, bytes)| {
+            let bytes = self.dim(bytes);
+            let at = match &self.plan.arena {
+                Arena::Fixed { offsets, .. } => {
+                    let o = int(offsets[*b] as usize);
+                    quote!(#o)
+                }
+                Arena::Open => {
+                    let b = int(*b);
+                    quote!(f.offset(#b))
+                }
+            };
+            quote!((#at, #bytes))
+        });
+        quote!(&{ #bindings [#(#each),*] })
+    }
+    /// Whether inputs are read by steps of the GPU, one by one.
+    pub(super) fn uploads(&self) -> Vec<bool> {
+        let mut out = vec![false; self.plan.inputs().count()];
+        for k in self.plan.kernels().into_iter().filter(|k| k.on == On::Gpu) {
+            for v in k.inputs.iter().flatten().chain(&k.kernel.values()) {
+                if let Some(Place::Input(i)) = self.plan.places.get(v) {
+                    out[*i] = true;
+                }
+            }
+        }
+        out
+    }
+    /// Whether every run does the same: no step decides which others run.
+    pub(super) fn replays(&self) -> bool {
+        self.plan.steps.iter().all(|s| matches!(s, Step::Kernel(_)))
     }
 
     fn steps(&self, steps: &[Step], next: &mut usize) -> TokenStream {

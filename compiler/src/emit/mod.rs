@@ -2,6 +2,8 @@
 
 mod api;
 mod control;
+mod cuda;
+mod device;
 mod expr;
 mod kernels;
 mod map;
@@ -34,6 +36,8 @@ pub struct Names {
     pub visibility: String,
     /// Where the weights are.
     pub weights: WeightsAt,
+    /// Where the weights and the kernels of a plan for a GPU are.
+    pub device: Option<DeviceFiles>,
     /// Field names that the user chose, by ONNX name of the port.
     pub fields: BTreeMap<String, String>,
     /// What is made of the ports.
@@ -51,10 +55,21 @@ pub enum Interface {
     Dynamic,
 }
 
+/// Where generated code finds what a GPU needs, as expressions that `global_asm!` takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceFiles {
+    /// The packed constants.
+    pub weights: String,
+    /// The compiled kernels.
+    pub image: String,
+    /// Bytes of the compiled kernels.
+    pub image_bytes: usize,
+}
+
 impl Names {
     /// Names for a public struct.
     pub fn new(model: impl Into<String>, weights: WeightsAt) -> Names {
-        Names { model: model.into(), visibility: "pub".into(), weights, fields: BTreeMap::new(), interface: Interface::Typed }
+        Names { model: model.into(), visibility: "pub".into(), weights, device: None, fields: BTreeMap::new(), interface: Interface::Typed }
     }
     /// The same with another interface.
     pub fn interface(mut self, interface: Interface) -> Names {
@@ -63,16 +78,17 @@ impl Names {
     }
 }
 
-/// The Rust source of a plan: a private module, and the model's types named from it.
+/// The Rust source of a plan: a private module, and the model's types named from it. Beside it may stand the plan for a GPU.
 ///
 /// # Errors
 /// Two ports whose fields would have one name, with the lines to write to tell them apart.
-pub fn rust(plan: &Plan, names: &Names) -> Result<String> {
+pub fn rust(plan: &Plan, device: Option<&Plan>, names: &Names) -> Result<String> {
     let p = Printer { plan };
     let (functions, kernels) = kernels::functions(&p);
     let run = control::run(&p);
-    let tables = tables::tables(&p, names, &kernels);
+    let tables = tables::tables(&p, names, &kernels, device.is_some());
     let api = api::api(&p, names)?;
+    let device = device.map(|plan| device::module(plan, names));
     Ok(module(
         names,
         &quote! {
@@ -80,9 +96,15 @@ pub fn rust(plan: &Plan, names: &Names) -> Result<String> {
             #tables
             #run
             #(#functions)*
+            #device
         },
         &api::exported(&p, names),
     ))
+}
+
+/// The CUDA source of a plan for a GPU.
+pub fn cuda(plan: &Plan) -> String {
+    device::source(plan)
 }
 
 /// The types that a caller sees, as source without bodies: what `kiln inspect --api` prints.
@@ -103,7 +125,7 @@ pub fn signatures(plan: &Plan, names: &Names) -> Result<String> {
 pub fn skeleton(plan: &Plan, names: &Names) -> Result<String> {
     let p = Printer { plan };
     let given = Names { weights: WeightsAt::Given, ..names.clone() };
-    let tables = tables::tables(&p, &given, &[]);
+    let tables = tables::tables(&p, &given, &[], false);
     let api = api::api(&p, names)?;
     let rt = self::names::rt();
     let run = quote! {

@@ -7,12 +7,32 @@ use crate::plan::{Arena, Place};
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::quote;
 
-/// Everything before the functions.
-pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStream {
+/// Everything before the functions. `device` says whether a plan for a GPU stands beside this one.
+pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed], device: bool) -> TokenStream {
     let rt = names::rt();
-    let g = &p.plan.graph;
     let abi = Literal::u32_unsuffixed(ABI);
     let version = env!("CARGO_PKG_VERSION");
+    let model = Ident::new(&n.model, Span::call_site());
+    let device = if device { quote!(Some(&device::DEVICE)) } else { quote!(None) };
+    let spec = spec(p, &n.model, &n.weights, kernels, &device);
+    quote! {
+        const _: () = #rt::abi(#abi, #version);
+
+        impl #rt::Model for #model {
+            const SPEC: &'static #rt::Spec = &SPEC;
+            fn from_instance(instance: #rt::Instance) -> Self { #model(instance) }
+            fn instance(&self) -> &#rt::Instance { &self.0 }
+            fn instance_mut(&mut self) -> &mut #rt::Instance { &mut self.0 }
+        }
+
+        #spec
+    }
+}
+
+/// What a plan says of itself: the static `SPEC`, and the functions in it.
+pub(super) fn spec(p: &Printer<'_>, model_name: &str, weights: &WeightsAt, kernels: &[Listed], device: &TokenStream) -> TokenStream {
+    let rt = names::rt();
+    let g = &p.plan.graph;
     let inputs = p.plan.inputs().map(|(v, port)| p.port(v, &port.name, port.optional));
     let outputs = p.plan.outputs().map(|(v, port)| p.port(v, &port.name, false));
     let places = p.plan.outputs().map(|(v, _)| p.out_place(v));
@@ -84,10 +104,8 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
         let [flops, read, written] = [&w.flops, &w.read, &w.written].map(|d| p.count(d));
         quote!(#i => { #lets #rt::Work::new(#flops, #read, #written) })
     });
-    let model = Ident::new(&n.model, Span::call_site());
-    let model_name = &n.model;
     let bytes = int(p.plan.weights.bytes);
-    let (blob, weights) = match &n.weights {
+    let (blob, weights) = match weights {
         WeightsAt::Embedded(path) if p.plan.weights.bytes > 0 => {
             let path: TokenStream = path.parse().unwrap_or_default();
             let symbol = format!("kiln_weights_{}", p.hash());
@@ -104,18 +122,9 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
     });
     let hash = p.hash();
     quote! {
-        const _: () = #rt::abi(#abi, #version);
-
         #blob
 
-        impl #rt::Model for #model {
-            const SPEC: &'static #rt::Spec = &SPEC;
-            fn from_instance(instance: #rt::Instance) -> Self { #model(instance) }
-            fn instance(&self) -> &#rt::Instance { &self.0 }
-            fn instance_mut(&mut self) -> &mut #rt::Instance { &mut self.0 }
-        }
-
-        static SPEC: #rt::Spec = #rt::Spec {
+        pub(super) static SPEC: #rt::Spec = #rt::Spec {
             name: #model_name,
             hash: #hash,
             inputs: &[#(#inputs),*],
@@ -135,6 +144,7 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
             work,
             nodes: &[#(#nodes),*],
             kernels: &[#(#listed),*],
+            device: #device,
         };
 
         fn out_dims(i: usize, syms: &[i64], out: &mut [usize]) {
@@ -160,7 +170,7 @@ pub(super) fn tables(p: &Printer<'_>, n: &Names, kernels: &[Listed]) -> TokenStr
 }
 
 /// The version of the contract between generated code and the runtime.
-const ABI: u32 = 2;
+const ABI: u32 = 3;
 
 impl Printer<'_> {
     /// Bindings of symbols from the slice `syms`.

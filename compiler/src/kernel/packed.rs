@@ -2,6 +2,7 @@
 
 use super::Method;
 use crate::ir::ValueId;
+use crate::target::Precision;
 
 /// How constant bytes become what a kernel reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,6 +104,37 @@ pub enum Recipe {
         groups: usize,
         /// The kernel that reads them.
         method: Method,
+    },
+    /// For a GPU, a row-major `[k, n]` matrix column by column, each padded with zeros to a multiple of 16 bytes.
+    Columns {
+        /// Rows.
+        k: usize,
+        /// Columns.
+        n: usize,
+        /// The elements.
+        precision: Precision,
+    },
+    /// For a GPU, filters one behind the other, taps by channels, each padded with zeros to a multiple of 16 bytes.
+    Filters {
+        /// Input channels.
+        c: usize,
+        /// Filters.
+        k: usize,
+        /// Taps of a window.
+        taps: usize,
+        /// The elements.
+        precision: Precision,
+    },
+    /// For a GPU, filters of several groups: taps, then the channels of a group, then filters, which are neighbours.
+    Taps {
+        /// Input channels of a group.
+        c: usize,
+        /// Filters.
+        k: usize,
+        /// Taps of a window.
+        taps: usize,
+        /// The elements.
+        precision: Precision,
     },
     /// Weights of bytes as `kiln_kernels::igemm::IntConv`, or the depthwise kernel, wants them.
     IntConv {

@@ -1,5 +1,6 @@
 //! `Plan`: when and where. A tree of steps over placed buffers; everything is decided here, printers only print.
 
+mod device;
 mod digits;
 mod memory;
 mod requires;
@@ -10,10 +11,11 @@ mod strips;
 mod weights;
 mod work;
 
+pub use device::Device;
 pub use digits::Digits;
 pub use memory::{Arena, Life};
 pub use requires::Check;
-pub use schedule::{schedule, schedule_tuned};
+pub use schedule::{Settings, schedule, schedule_with};
 pub use weights::{Blob, Weights};
 pub use work::Work;
 
@@ -89,6 +91,17 @@ pub struct KernelStep {
     pub requires: Vec<(Check, usize)>,
     /// Its position in time.
     pub time: u32,
+    /// Who computes it.
+    pub on: On,
+}
+
+/// Who computes a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// The CPU; in a plan for a GPU, because of this.
+    Cpu(&'static str),
+    /// The GPU.
+    Gpu,
 }
 
 /// A symbol that becomes the extent of a value in a slot.
@@ -182,6 +195,8 @@ pub struct Plan {
     pub choices: Vec<Choice>,
     /// What an instance keeps between runs.
     pub states: States,
+    /// The GPU's side, in a plan for one.
+    pub device: Option<Device>,
 }
 
 impl Plan {

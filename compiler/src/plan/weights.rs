@@ -1,5 +1,6 @@
 //! Constants as kernels read them: each packed once by its recipe, equal ones stored once, written out in a stream.
 
+use super::device;
 use crate::ir::Graph;
 use crate::kernel::{Method, Packed, Recipe};
 use crate::ops::few_bits::unpacked;
@@ -136,6 +137,7 @@ fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
         Recipe::Fixed { k, n } => return narrow::packed_len(*k, *n, Coding::Fixed),
         Recipe::Zeros { n } => n.next_multiple_of(gemm::PANEL),
         Recipe::Trees { bytes, .. } => return *bytes,
+        Recipe::Columns { .. } | Recipe::Filters { .. } | Recipe::Taps { .. } => return device::packed_bytes(recipe),
         Recipe::IntConv { c, k, kernel, depthwise } => {
             let conv = int_geometry(*c, *k, *kernel);
             return match *depthwise {
@@ -224,6 +226,7 @@ fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
             assert_eq!(made.len(), *bytes, "an ensemble packs to the same bytes again; this is a bug");
             made
         }
+        Recipe::Columns { .. } | Recipe::Filters { .. } | Recipe::Taps { .. } => device::pack(t.slice(), recipe),
         Recipe::Zeros { n } => igemm::pack_zeros(*n, t.bytes(), unsigned).into_iter().flat_map(i32::to_le_bytes).collect(),
         _ => bytes_of(&pack_floats(t, recipe)),
     }
@@ -243,6 +246,9 @@ fn pack_floats(t: &Tensor, recipe: &Recipe) -> Vec<f32> {
         | Recipe::Codes { .. }
         | Recipe::Blocks { .. }
         | Recipe::Halves { .. }
+        | Recipe::Columns { .. }
+        | Recipe::Filters { .. }
+        | Recipe::Taps { .. }
         | Recipe::Fixed { .. } => out[..x.len()].copy_from_slice(x),
         Recipe::Gemm { k, n } => gemm::pack_rows(*k, *n, x, &mut out),
         Recipe::Gemms { count, k, n } => {

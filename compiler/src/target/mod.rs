@@ -1,8 +1,10 @@
 //! Machines that kernels are chosen for, and how near to the direct sums they must stay.
 
 pub mod cpu;
+pub mod cuda;
 mod tuning;
 
+pub use cuda::{Cuda, Precision};
 pub use tuning::{Choice, METHODS, Tune, Tuning, name as method_name};
 
 /// Which algorithms may compute a result.

@@ -26,6 +26,8 @@ namespace {
 
 constexpr size_t STACK = 64 * 1024;
 constexpr unsigned WARP = 32;
+// The operation that is a barrier of a warp.
+constexpr unsigned BARRIER = 3;
 
 enum class State : uint8_t { Ready, AtBarrier, Meeting, Done };
 
@@ -95,14 +97,19 @@ struct Fibre : Thread {
 
 struct Warp {
     unsigned live = 0, arrived = 0, op = 0;
+    // Since which barrier of the warp: only those order what its lanes do in memory.
+    uint32_t epoch = 1;
     void* lanes[WARP];
 };
 
-// What is known of a byte of shared memory: who wrote and who read it last, and when.
+// Who touched a byte of shared memory last: since which barriers of the block and of its warp, and whether threads of several warps did.
+struct Touch {
+    uint32_t epoch = 0, warp_epoch = 0;
+    uint16_t thread = 0;
+    bool many = false, warps = false;
+};
 struct Cell {
-    uint32_t written = 0, read = 0;
-    uint16_t writer = 0, reader = 0;
-    bool many = false;
+    Touch written, read;
 };
 
 struct Machine {
@@ -241,22 +248,29 @@ void report(const char* what, uintptr_t at, unsigned other, const void* instruct
     note("%s at byte %zu of shared memory with thread %u", what, size_t(at - reinterpret_cast<uintptr_t>(kiln_emu_shared)), other);
 }
 
+// Whether an earlier access of another thread is not ordered before one of this thread.
+bool unordered(const Touch& t, uint16_t me) {
+    if (t.epoch != m.epoch || (!t.many && t.thread == me)) return false;
+    return t.warps || t.thread / WARP != me / WARP || t.warp_epoch == m.warps[me / WARP].epoch;
+}
+void touch(Touch& t, uint16_t me) {
+    uint32_t now = m.warps[me / WARP].epoch;
+    bool same = t.epoch == m.epoch;
+    t.warps = same && (t.warps || t.thread / WARP != me / WARP);
+    t.many = same && (t.warps || (t.warp_epoch == now && (t.many || t.thread != me)));
+    t.epoch = m.epoch;
+    t.warp_epoch = now;
+    t.thread = me;
+}
+
 void access_shared(uintptr_t at, size_t bytes, bool write, const void* instruction) {
     auto me = uint16_t(kiln_emu_thread->linear);
     size_t first = at - reinterpret_cast<uintptr_t>(kiln_emu_shared);
     for (size_t i = first; i < std::min(first + bytes, m.cells.size()); i++) {
         Cell& c = m.cells[i];
-        if (write) {
-            if (c.written == m.epoch && c.writer != me) report("two threads write", at, c.writer, instruction);
-            if (c.read == m.epoch && (c.many || c.reader != me)) report("a thread writes what another reads", at, c.reader, instruction);
-            c.written = m.epoch;
-            c.writer = me;
-        } else {
-            if (c.written == m.epoch && c.writer != me) report("a thread reads what another writes", at, c.writer, instruction);
-            c.many = c.read == m.epoch && (c.many || c.reader != me);
-            c.read = m.epoch;
-            c.reader = me;
-        }
+        if (unordered(c.written, me)) report(write ? "two threads write" : "a thread reads what another writes", at, c.written.thread, instruction);
+        if (write && unordered(c.read, me)) report("a thread writes what another reads", at, c.read.thread, instruction);
+        touch(write ? c.written : c.read, me);
     }
 }
 
@@ -293,6 +307,11 @@ extern "C" {
 
 void kiln_emu_barrier() {
     unsigned me = self().linear;
+    // A GPU lets threads end before a barrier of the others; it is a mistake all the same, and shows in one order of threads alone.
+    if (m.live != m.count) {
+        note("a thread reaches a barrier that another of its block has ended without");
+        stop();
+    }
     m.waiting++;
     clear_ready(me, State::AtBarrier);
     if (m.waiting == m.live) release_barrier();
@@ -317,6 +336,7 @@ void kiln_emu_meet(unsigned op, void* argument, void (*f)(void**)) {
         return yield();
     }
     w.arrived = 0;
+    if (op == BARRIER) w.epoch++;
     f(w.lanes);
     for (unsigned i = first; i < first + WARP; i++)
         if (m.fibres[i].state == State::Meeting) set_ready(i);

@@ -21,6 +21,11 @@
 // Code of the emulator itself: its accesses are not those of a kernel.
 #define KILN_PLAIN __attribute__((no_sanitize("thread")))
 
+#if defined(KILN_CHECKED)
+// Tells the driver that this module reports its accesses.
+extern "C" __attribute__((weak)) bool kiln_checked() { return true; }
+#endif
+
 namespace kiln::emu {
 
 struct Index {
@@ -79,6 +84,11 @@ KILN_PLAIN inline void apply(void (*kernel)(A...), const uint64_t* args) {
     apply(kernel, args, typename Count<sizeof...(A)>::Type());
 }
 
+template <class... A>
+constexpr unsigned arity(void (*)(A...)) {
+    return sizeof...(A);
+}
+
 }  // namespace kiln::emu
 
 #define threadIdx (kiln::emu::kiln_emu_thread->index)
@@ -88,6 +98,7 @@ KILN_PLAIN inline void apply(void (*kernel)(A...), const uint64_t* args) {
 
 // Makes a kernel known to the driver.
 #define KILN_EXPORT(name)                                                                                              \
+    extern "C" unsigned name##_arguments() { return kiln::emu::arity(name); }                                           \
     extern "C" bool name##_emulated(const unsigned* shape, size_t shared, const uint64_t* args) {                       \
         return kiln::emu::kiln_emu_launch({shape[0], shape[1], shape[2]}, {shape[3], shape[4], shape[5]}, shared,       \
                                           [](const void* a) KILN_PLAIN { kiln::emu::apply(name, (const uint64_t*)a); }, args); \

@@ -53,10 +53,20 @@ KILN_DEVICE T modulo(T a, T b) {
     T r = remainder(a, b);
     return r != T(0) && (r < T(0)) != (b < T(0)) ? T(r + b) : r;
 }
+template <class F>
+KILN_DEVICE F modulo_of_floats(F a, F b) {
+    F r = fmod(a, b);
+    return r != F(0) && (r < F(0)) != (b < F(0)) ? r + b : r;
+}
 KILN_DEVICE float remainder(float a, float b) { return fmodf(a, b); }
-KILN_DEVICE float modulo(float a, float b) {
-    float r = fmodf(a, b);
-    return r != 0.0f && (r < 0.0f) != (b < 0.0f) ? r + b : r;
+KILN_DEVICE double remainder(double a, double b) { return fmod(a, b); }
+KILN_DEVICE float modulo(float a, float b) { return modulo_of_floats(a, b); }
+KILN_DEVICE double modulo(double a, double b) { return modulo_of_floats(a, b); }
+
+// `x` rounded to the nearest integer, ties to even, plus a zero point, saturated to a byte; NaN to the least.
+KILN_DEVICE uint8_t quantized(float x, float zero) {
+    float y = rintf(x) + zero;
+    return uint8_t(y > 0.0f ? y < 255.0f ? y : 255.0f : 0.0f);
 }
 template <class T>
 KILN_DEVICE T power(T a, T b) {

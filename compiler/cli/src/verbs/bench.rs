@@ -53,7 +53,7 @@ pub(crate) struct Bench {
 impl Bench {
     /// Does it.
     pub(crate) fn run(self) -> Result<()> {
-        let how = self.how.job()?;
+        let how = self.model.job(&self.how)?;
         let mut extra = how.clone();
         if self.against.as_deref().is_some_and(|a| a != "ort") {
             return Err(Failure::Usage("--against: expected ort".into()));

@@ -12,7 +12,9 @@ use kiln_compiler::import::import;
 use kiln_compiler::ir::{Graph, Port, Type};
 use kiln_compiler::onnx::{self, Limits};
 use kiln_compiler::pipeline::{self, Ablation};
-use kiln_compiler::{Output, plan};
+use kiln_compiler::plan::{self, Settings};
+use kiln_compiler::target::cuda::toolchain::Machine;
+use kiln_compiler::Output;
 use kiln_kernels::value::Value;
 use serde_json::{Value as Json, json};
 use std::path::PathBuf;
@@ -40,7 +42,7 @@ pub(crate) struct Compare {
 impl Compare {
     /// Does it.
     pub(crate) fn run(self) -> Result<()> {
-        let how = self.how.job()?;
+        let how = self.model.job(&self.how)?;
         if !self.model.state()?.is_empty() {
             return Err(Failure::Usage(
                 "--state: what is expected of a model has all of its inputs and outputs; compare it without".into(),
@@ -112,15 +114,17 @@ impl Compare {
         wide.outputs = watched.iter().map(|(_, v)| Port { name: graph[*v].name.clone(), field: String::new(), optional: false }).collect();
         let key = format!("layers-{}", cache::key(&self.model.model, ready)?);
         pipeline::optimize(&mut wide, Ablation::Nothing, &mut |_, _| {}).map_err(Failure::Fault)?;
+        let settings = Settings { accuracy: ready.accuracy, tuning: ready.tune.read(&self.model.model)?, ..Settings::default() };
         let output = Output {
-            plan: plan::schedule_tuned(wide, Ablation::Nothing, ready.accuracy, Default::default(), ready.tune.read(&self.model.model)?),
+            plan: plan::schedule_with(wide, Default::default(), settings),
+            device: None,
             report: Default::default(),
             data_files: Vec::new(),
             dump: None,
         };
         let dir = cache::root()?.join("models").join(&key);
         let _lock = cache::lock(&key)?;
-        let built = model::build_program(&output, &key, &dir)?;
+        let built = model::build_program(&output, &key, &dir, Machine::Gpu)?;
         let found = job::run(&built.binary, &ready.values, how)?;
         for ((n, v), f) in watched.iter().zip(&found) {
             let (Some(f), Some(e)) = (f.as_tensor(), evaluator.values[v].as_tensor()) else { continue };

@@ -7,6 +7,7 @@ use crate::package::{self, ALLOW, Draft, toml};
 use kiln_compiler::diagnostics::shown;
 use kiln_compiler::ir::{Port, ValueId};
 use kiln_compiler::plan::Plan;
+use kiln_compiler::target::cuda::toolchain::Machine;
 use serde_json::Value as Json;
 use std::fmt::Write as _;
 use std::fs;
@@ -36,12 +37,14 @@ impl Compile {
             return Err(Failure::at(&to, "this is there already and no crate that kiln wrote; name another folder"));
         }
         let output = compile_guarded(&self.model.options(self.model.parsed()?)?)?;
-        let start = Instant::now();
-        let name = kiln_compiler::names_of(path).model;
-        let source = package::source(&output, &name);
-        let report = report(&output, &source, start.elapsed().as_secs_f64());
         let draft = Draft::new(&to)?;
         let dir = draft.path();
+        let machine = self.model.gpu().map_or(Machine::Gpu, |(_, machine)| machine);
+        let kernels = package::write_kernels(&output, dir, machine)?;
+        let start = Instant::now();
+        let name = kiln_compiler::names_of(path).model;
+        let source = package::source(&output, &name, kernels);
+        let report = report(&output, &source, start.elapsed().as_secs_f64());
         for sub in ["src", "vendor"] {
             fs::create_dir_all(dir.join(sub)).at(dir)?;
         }

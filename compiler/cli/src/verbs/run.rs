@@ -23,7 +23,7 @@ pub(crate) struct Run {
 impl Run {
     /// Does it.
     pub(crate) fn run(self) -> Result<()> {
-        let how = self.how.job()?;
+        let how = self.model.job(&self.how)?;
         let ready = model::ready(&self.model, &self.inputs)?;
         let built = model::build(&self.model, &ready)?;
         let found = job::run(&built.binary, &ready.values, &how)?;

@@ -63,15 +63,23 @@ fn algorithm(plan: &Plan, step: &KernelStep) -> &'static str {
     }
 }
 
+/// How a step is printed that the CPU does not compute.
+type Elsewhere<'a> = &'a mut dyn FnMut(&Printer<'_>, usize, &KernelStep) -> Option<TokenStream>;
+
 /// The functions of all kernel steps, and their lines in the table.
 pub(super) fn functions(p: &Printer<'_>) -> (Vec<TokenStream>, Vec<Listed>) {
+    functions_with(p, &mut |_, _, _| None)
+}
+
+/// The same, where some steps are printed otherwise.
+pub(super) fn functions_with(p: &Printer<'_>, elsewhere: Elsewhere<'_>) -> (Vec<TokenStream>, Vec<Listed>) {
     let mut out = Vec::new();
     let mut listed = Vec::new();
     for (n, step) in p.plan.kernels().into_iter().enumerate() {
         let what = p.describe(step);
         let (name, kind, nodes) = (format!("k{n}"), step.kernel.name(), step.origins.clone());
         listed.push(Listed { name, kind, algorithm: algorithm(p.plan, step), what: what.clone(), nodes });
-        let f = p.function(n, step);
+        let f = elsewhere(p, n, step).unwrap_or_else(|| p.function(n, step));
         let notes = notes(p.plan, step).into_iter().map(|line| quote!(#[doc = ""] #[doc = #line]));
         out.push(quote!(#[doc = #what] #(#notes)* #f));
     }

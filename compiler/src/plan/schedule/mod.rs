@@ -7,7 +7,7 @@ use super::memory;
 use super::requires::{self, Check};
 use super::share::{self, Panels};
 use super::strips;
-use super::{Buffer, Define, KernelStep, Notes, Place, Plan, Step, Weights};
+use super::{Buffer, Define, KernelStep, Notes, On, Place, Plan, Step, Weights};
 use crate::fusion::{self, Cluster};
 use crate::ir::{Block, Dim, Fact, Graph, Node, ValueId};
 use crate::kernel::{Kernel, Packed};
@@ -16,17 +16,33 @@ use crate::ops::Op;
 use crate::pipeline::Ablation;
 use crate::state::States;
 use crate::target::cpu::{self, Selected};
-use crate::target::{Accuracy, Choice, Tuning};
+use crate::target::{Accuracy, Choice, Precision, Tuning, cuda};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Makes the plan of a graph whose last inputs and outputs are the states, with methods by the cost model.
-pub fn schedule(g: Graph, without: Ablation, accuracy: Accuracy, states: States) -> Plan {
-    schedule_tuned(g, without, accuracy, states, Tuning::default())
+/// What a plan is made for, beside its graph.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// What is left out.
+    pub without: Ablation,
+    /// Which algorithms may compute a result.
+    pub accuracy: Accuracy,
+    /// Methods as they were measured.
+    pub tuning: Tuning,
+    /// The precision of the GPU it is for; none where it is for the CPU.
+    pub cuda: Option<Precision>,
 }
 
-/// Makes the plan of a graph whose last inputs and outputs are the states, with methods as they were measured where they were.
-pub fn schedule_tuned(mut g: Graph, without: Ablation, accuracy: Accuracy, states: States, tuning: Tuning) -> Plan {
-    let tables = share::tables(&mut g, accuracy);
+/// Makes the plan for the CPU of a graph whose last inputs and outputs are the states, with methods by the cost model.
+pub fn schedule(g: Graph, without: Ablation, accuracy: Accuracy, states: States) -> Plan {
+    schedule_with(g, states, Settings { without, accuracy, ..Settings::default() })
+}
+
+/// Makes the plan of a graph whose last inputs and outputs are the states.
+pub fn schedule_with(mut g: Graph, states: States, settings: Settings) -> Plan {
+    let Settings { without, accuracy, tuning, cuda } = settings;
+    // What follows from the instruction sets of CPUs is left out of a plan for a GPU.
+    let accuracy = if cuda.is_some() { Accuracy::Exact } else { accuracy };
+    let tables = if cuda.is_some() { BTreeMap::new() } else { share::tables(&mut g, accuracy) };
     let fuse = without != Ablation::Fusion;
     let clusters = fusion::cluster(&g, &g.body, fuse);
     let (kept, grown) = kept(&mut g, &states);
@@ -56,6 +72,7 @@ pub fn schedule_tuned(mut g: Graph, without: Ablation, accuracy: Accuracy, state
         accuracy,
         tuning,
         choices: Vec::new(),
+        cuda,
     };
     for (i, v) in s.g.body.inputs.clone().into_iter().enumerate() {
         s.places.insert(v, Place::Input(i));
@@ -89,8 +106,11 @@ pub fn schedule_tuned(mut g: Graph, without: Ablation, accuracy: Accuracy, state
     let arena = memory::place(&s.buffers, &s.g.symbols);
     let Scheduler { g: graph, places, starts, buffers, slots, weights, choices, .. } = s;
     let (notes, exact, digits) = (Notes::default(), accuracy == Accuracy::Exact, Vec::new());
-    let mut plan = Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes, exact, digits, states, choices };
-    plan.choose_digits();
+    let mut plan = Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes, exact, digits, states, choices, device: None };
+    match cuda {
+        Some(precision) => plan.store_halves(precision),
+        None => plan.choose_digits(),
+    }
     plan
 }
 
@@ -148,6 +168,8 @@ struct Scheduler {
     tuning: Tuning,
     /// Kernels that several methods could compute.
     choices: Vec<Choice>,
+    /// The precision of the GPU that the plan is for.
+    cuda: Option<Precision>,
 }
 
 /// What is told of a kernel step beside its kernel and values.
@@ -156,9 +178,19 @@ struct Made {
     origins: Vec<usize>,
     defines: Vec<Define>,
     requires: Vec<(Check, usize)>,
+    /// Who computes it, where that was settled before.
+    on: Option<On>,
 }
 
 impl Scheduler {
+    /// Who computes a kernel. Blocks are the CPU's, which follows their conditions.
+    fn on(&self, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> On {
+        match self.cuda {
+            None => On::Cpu(""),
+            Some(_) if self.depth > 0 => On::Cpu("it is inside of a branch or loop"),
+            Some(_) => cuda::refusal(&self.g, kernel, inputs, outputs).map_or(On::Gpu, On::Cpu),
+        }
+    }
     /// The steps of an inner block. Its outputs become row-major values, as those around it take them to be.
     fn block(&mut self, b: &mut Block) -> Vec<Step> {
         let mut steps = Vec::new();
@@ -203,6 +235,10 @@ impl Scheduler {
         let by_position = kernel.by_position();
         let mut inputs: Vec<Option<ValueId>> =
             if by_position { node.inputs.iter().map(|v| v.map(of)).collect() } else { kernel.values().into_iter().map(Some).collect() };
+        let on = self.on(&kernel, &inputs, &c.outputs);
+        if let (On::Gpu, Some(precision)) = (on, self.cuda) {
+            cuda::pack(&mut kernel, precision);
+        }
         let packed: Vec<Packed> = kernel.packed().into_iter().cloned().collect();
         for p in packed {
             self.weights.intern(&self.g, p);
@@ -251,7 +287,7 @@ impl Scheduler {
             // Everything has been written where it belongs.
             return self.checks.extend(requires);
         }
-        self.push(steps, kernel, inputs, c.outputs.clone(), Made { origins, defines, requires });
+        self.push(steps, kernel, inputs, c.outputs.clone(), Made { origins, defines, requires, on: Some(on) });
     }
 
     /// Takes back the step before where a kernel can do its work on the way, and nobody else reads its result.
@@ -259,6 +295,9 @@ impl Scheduler {
         let Some(Step::Kernel(before)) = steps.last() else { return None };
         let [between] = before.outputs[..] else { return None };
         let Some(&Place::Buffer(buffer)) = self.places.get(&between) else { return None };
+        if self.cuda.is_some() {
+            return None;
+        }
         let alone = self.uses.get(&between) == Some(&0) && !self.g.body.outputs.contains(&between);
         let whole = self.layouts.shared(between).is_none() && self.places.values().filter(|p| **p == Place::Buffer(buffer)).count() == 1;
         if !self.fuse || self.depth > 0 || !alone || !whole {
@@ -297,11 +336,12 @@ impl Scheduler {
 
     /// Adds a kernel step. Steps of the model's own block also check what the views before them take for granted.
     fn push(&mut self, steps: &mut Vec<Step>, kernel: Kernel, inputs: Vec<Option<ValueId>>, outputs: Vec<ValueId>, made: Made) {
-        let Made { origins, defines, requires } = made;
+        let Made { origins, defines, requires, on } = made;
+        let on = on.unwrap_or_else(|| self.on(&kernel, &inputs, &outputs));
         let line = origins.first().copied().unwrap_or(0);
         let before = if self.depth == 0 { std::mem::take(&mut self.checks) } else { vec![] };
         let requires = before.into_iter().chain(requires).collect();
-        steps.push(Step::Kernel(KernelStep { kernel, inputs, outputs, origins, line, defines, requires, time: self.time }));
+        steps.push(Step::Kernel(KernelStep { kernel, inputs, outputs, origins, line, defines, requires, time: self.time, on }));
     }
 
     /// Results that are other ways to read memory that is there.

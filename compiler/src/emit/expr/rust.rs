@@ -1,7 +1,8 @@
 //! Scalar expressions in Rust: one `let` an instruction.
 
-use super::{ident, names};
-use crate::kernel::{At, Binary, Expr, Literal as L, Scalar, Unary, rounded as rounded_byte};
+use super::super::{element, ident, names};
+use super::{Dialect, is_small_float, walk};
+use crate::kernel::{At, Binary, Expr, Literal as L, Unary};
 use kiln_kernels::dtype::DType;
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens, quote};
@@ -11,7 +12,7 @@ pub(crate) fn computed(d: DType) -> TokenStream {
     match d {
         DType::F16 | DType::Bf16 => quote!(f32),
         DType::Bool => quote!(bool),
-        d => super::element(d),
+        d => element(d),
     }
 }
 
@@ -79,7 +80,7 @@ pub(crate) fn literal(x: L, ty: DType) -> TokenStream {
                 L::Bool(b) => b as i64,
                 L::Float(_) => x.as_f64() as i64,
             };
-            let t = super::element(ty);
+            let t = element(ty);
             if (0..128).contains(&v) {
                 let l = Literal::i64_unsuffixed(v);
                 quote!((#l as #t))
@@ -94,52 +95,54 @@ pub(crate) fn literal(x: L, ty: DType) -> TokenStream {
 /// Statements that compute the expression from `inputs`, and the names of its results.
 pub(crate) fn print(e: &Expr, inputs: &[TokenStream]) -> (TokenStream, Vec<Ident>) {
     let mut code = TokenStream::new();
-    let name = |a: At| ident("t", a.0 as usize);
-    for (i, &(s, ty)) in e.code.iter().enumerate() {
-        let t = ident("t", i);
-        let value = match s {
-            Scalar::In(k) => inputs[k as usize].clone(),
-            Scalar::Const(c) => literal(c, ty),
-            Scalar::Unary(f, a) => rounded(ty, unary(f, name(a), e.ty(a))),
-            Scalar::Binary(f @ (Binary::Min | Binary::Max), a, b) if ty.is_float() && number(e, b).is_some_and(|x| x != 0.0) => {
-                // One instruction, where the general form takes three; zeros have two signs.
-                let (a, b) = (name(a), name(b));
-                if f == Binary::Min { quote!(if #b < #a { #b } else { #a }) } else { quote!(if #b > #a { #b } else { #a }) }
-            }
-            // Adding 0.0 makes 0.0 of -0.0.
-            Scalar::Binary(Binary::Max, a, b) if ty.is_float() && number(e, b).is_some_and(f64::is_sign_positive) => {
-                let a = name(a);
-                quote!(if #a < 0.0 { 0.0 } else { #a + 0.0 })
-            }
-            Scalar::Binary(f, a, b) => rounded(ty, binary(f, name(a), name(b), e.ty(a))),
-            Scalar::Select(c, a, b) => {
-                let (c, a, b) = (name(c), name(a), name(b));
-                quote!(if #c { #a } else { #b })
-            }
-            Scalar::Cast(a) => match rounded_byte(e, At(i as u32)) {
-                Some((x, zero)) => {
-                    let (k, x, zero) = (names::kernels(), name(x), zero.map_or(quote!(0.0), |z| name(z).into_token_stream()));
-                    quote!(#k::support::scalar::quantized(#x, #zero))
-                }
-                None => cast(name(a), e.ty(a), ty),
-            },
-        };
-        let rust = computed(ty);
+    for (at, ty, value) in walk::<Rust>(e, inputs) {
+        let (t, rust) = (name(at), computed(ty));
         code.extend(quote!(let #t: #rust = #value;));
     }
     (code, e.results.iter().map(|r| name(*r)).collect())
 }
 
-/// A literal other than NaN.
-fn number(e: &Expr, a: At) -> Option<f64> {
-    match e.code[a.0 as usize].0 {
-        Scalar::Const(c) => Some(c.as_f64()).filter(|x| !x.is_nan()),
-        _ => None,
-    }
+fn name(a: At) -> Ident {
+    ident("t", a.0 as usize)
 }
 
-fn is_small_float(d: DType) -> bool {
-    matches!(d, DType::F32 | DType::F16 | DType::Bf16)
+/// Rust, as tokens.
+struct Rust;
+
+impl Dialect for Rust {
+    type Text = TokenStream;
+
+    fn literal(x: L, ty: DType) -> TokenStream {
+        literal(x, ty)
+    }
+    fn rounded(ty: DType, value: TokenStream) -> TokenStream {
+        rounded(ty, value)
+    }
+    fn unary(f: Unary, a: At, ty: DType) -> TokenStream {
+        unary(f, name(a), ty)
+    }
+    fn binary(f: Binary, a: At, b: At, ty: DType) -> TokenStream {
+        binary(f, name(a), name(b), ty)
+    }
+    fn clamped(f: Binary, a: At, b: At) -> TokenStream {
+        let (a, b) = (name(a), name(b));
+        if f == Binary::Min { quote!(if #b < #a { #b } else { #a }) } else { quote!(if #b > #a { #b } else { #a }) }
+    }
+    fn rectified(a: At) -> TokenStream {
+        let a = name(a);
+        quote!(if #a < 0.0 { 0.0 } else { #a + 0.0 })
+    }
+    fn select(c: At, a: At, b: At) -> TokenStream {
+        let (c, a, b) = (name(c), name(a), name(b));
+        quote!(if #c { #a } else { #b })
+    }
+    fn quantized(x: At, zero: Option<At>) -> TokenStream {
+        let (k, x, zero) = (names::kernels(), name(x), zero.map_or(quote!(0.0), |z| name(z).into_token_stream()));
+        quote!(#k::support::scalar::quantized(#x, #zero))
+    }
+    fn cast(a: At, from: DType, to: DType) -> TokenStream {
+        cast(name(a), from, to)
+    }
 }
 
 fn unary(f: Unary, a: Ident, ty: DType) -> TokenStream {
@@ -181,7 +184,7 @@ fn unary(f: Unary, a: Ident, ty: DType) -> TokenStream {
     if ty == DType::Bool {
         return quote!(!#a);
     }
-    let t = super::element(ty);
+    let t = element(ty);
     match f {
         Unary::Neg => quote!((0 as #t).wrapping_sub(#a)),
         Unary::Not => quote!(!#a),

@@ -1,0 +1,136 @@
+//! A plan for a GPU as text: its kernels in CUDA C++, and the Rust functions that launch them.
+
+mod epilogue;
+mod moves;
+mod products;
+mod rows;
+mod sheet;
+mod windows;
+
+use super::{Printer, ident};
+use crate::kernel::Kernel;
+use crate::plan::KernelStep;
+use proc_macro2::TokenStream;
+use quote::quote;
+use sheet::Sheet;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// The kernels of a plan, equal ones once.
+#[derive(Debug, Default)]
+pub(super) struct Kernels {
+    /// Numbers by text, in which `@` stands for the name.
+    numbers: BTreeMap<String, usize>,
+    /// Texts in the order of their numbers.
+    texts: Vec<String>,
+    /// Bytes that splits of products share, behind [`COUNTERS`] counters.
+    partial: usize,
+}
+
+/// Counters of tiles whose depth is split among blocks.
+const COUNTERS: usize = 1 << 14;
+
+/// A launch: the kernel's number, blocks, threads and shared memory, and arguments as words.
+struct Launch {
+    kernel: usize,
+    grid: [TokenStream; 3],
+    threads: usize,
+    shared: usize,
+    args: Vec<TokenStream>,
+}
+
+impl Kernels {
+    /// The number of a kernel of that text.
+    fn number(&mut self, text: String) -> usize {
+        let next = self.texts.len();
+        *self.numbers.entry(text).or_insert_with_key(|text| {
+            self.texts.push(text.clone());
+            next
+        })
+    }
+    /// The name of kernel `i`.
+    fn name(i: usize) -> String {
+        format!("k{i}")
+    }
+    /// The names in order.
+    pub(super) fn names(&self) -> Vec<String> {
+        (0..self.texts.len()).map(Kernels::name).collect()
+    }
+    /// Bytes of device memory that kernels share: counters, then what splits hand over.
+    pub(super) fn scratch(&self) -> usize {
+        COUNTERS * size_of::<u32>() + self.partial
+    }
+    /// The source file.
+    pub(super) fn source(&self) -> String {
+        let mut out = String::from("// The kernels of a model, printed by Kiln.\n");
+        for s in kiln_kernels::cuda::TEMPLATES {
+            let _ = writeln!(out, "#include \"{}\"", s.name);
+        }
+        out.push_str("\nusing namespace kiln;\n");
+        for (i, text) in self.texts.iter().enumerate() {
+            out.push('\n');
+            out.push_str(&text.replace('@', &Kernels::name(i)));
+        }
+        out
+    }
+}
+
+impl Printer<'_> {
+    /// The function of a step that the GPU computes.
+    pub(super) fn launch(&self, n: usize, step: &KernelStep, kernels: &mut Kernels) -> TokenStream {
+        let sheet = Sheet::new(self, step);
+        let launches = match &step.kernel {
+            Kernel::Gemm { .. } => self.gemm_on_gpu(sheet, kernels),
+            Kernel::MatMul { .. } => self.matmul_on_gpu(sheet, kernels),
+            Kernel::Conv { .. } => self.conv_on_gpu(sheet, kernels),
+            Kernel::Pool { .. } => self.pool_on_gpu(sheet, kernels),
+            Kernel::GlobalMean { .. } => self.mean_on_gpu(sheet, kernels),
+            Kernel::Rows { .. } => self.rows_on_gpu(sheet, kernels),
+            Kernel::Softmax { .. } => self.softmax_on_gpu(sheet, kernels),
+            Kernel::Attend { .. } => self.attend_on_gpu(sheet, kernels),
+            Kernel::Map { .. } => self.map_on_gpu(sheet, kernels),
+            Kernel::Move { copies, .. } => copies.iter().filter_map(|c| self.move_on_gpu(c, step, kernels)).collect(),
+            Kernel::Dims { elements, dtype } => self.dims_on_gpu(sheet, elements, *dtype, kernels),
+            Kernel::Call(c) => self.call_on_gpu(sheet, c, kernels),
+            // Selection leaves the others to the CPU.
+            _ => Vec::new(),
+        };
+        let rt = super::names::rt();
+        let name = ident("k", n);
+        let bindings = self.bindings(&step_dims(self, step));
+        let checks = self.meets_of(step);
+        let launches = launches.into_iter().map(|l| {
+            let Launch { kernel, grid: [x, y, z], threads, shared, args } = l;
+            let (kernel, threads, shared) = (super::int(kernel), super::int(threads), super::int(shared));
+            quote!(f.launch(#kernel, [#x, #y, #z], #threads, #shared, &[#(#args),*])?;)
+        });
+        quote! {
+            #[inline(never)]
+            fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {
+                #bindings
+                #checks
+                #(#launches)*
+                Ok(())
+            }
+        }
+    }
+
+    /// Checks of extents that must be equal or 1.
+    fn meets_of(&self, step: &KernelStep) -> TokenStream {
+        let (Kernel::Map { meets, .. } | Kernel::Rows { meets, .. }) = &step.kernel else { return quote!() };
+        let line = proc_macro2::Literal::u32_unsuffixed(step.line as u32);
+        let each = meets.iter().map(|(a, b)| {
+            let (a, b) = (self.dim(a), self.dim(b));
+            quote!(f.meet(#a, #b, #line)?;)
+        });
+        quote!(#(#each)*)
+    }
+}
+
+/// The extents that a step's launch mentions: those of every value, stride and start in it, by walking the kernel's text form.
+fn step_dims(p: &Printer<'_>, step: &KernelStep) -> Vec<crate::ir::Dim> {
+    // Whatever is bound and not read costs nothing, so all symbols of the model's inputs are.
+    let g = &p.plan.graph;
+    let _ = step;
+    (0..g.symbols.len()).map(|i| crate::ir::Dim::sym(crate::ir::Sym(i as u32))).collect()
+}

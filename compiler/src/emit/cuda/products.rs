@@ -1,0 +1,209 @@
+//! Matrix products on a GPU: by tiles, or row by row of the weights where few rows meet them.
+
+use super::super::{Printer, int};
+use super::epilogue::Rows;
+use super::sheet::Sheet;
+use super::{COUNTERS, Kernels, Launch};
+use crate::ir::{Dim, product};
+use crate::kernel::{Kernel, Stride};
+use crate::target::Precision;
+use crate::target::cuda::{Tile, tile_of};
+use proc_macro2::TokenStream;
+use quote::quote;
+
+/// Rows that a product by rows of the weights has at most.
+const FEW: i64 = 8;
+/// Threads of its blocks, and columns of a warp.
+const THREADS: usize = 128;
+const COLUMNS: usize = 2;
+
+/// A product that a tile computes: loaders as C++ expressions, and what surrounds them.
+pub(super) struct Tiled {
+    pub(super) rows: Dim,
+    pub(super) cols: Dim,
+    pub(super) depth: Dim,
+    /// The makers of the two loaders.
+    pub(super) loaders: [String; 2],
+    /// Statements before them.
+    pub(super) before: String,
+    /// Whether the depth may be split among blocks.
+    pub(super) splits: bool,
+    /// Matrices of a batch, a layer of blocks each.
+    pub(super) batch: Option<TokenStream>,
+}
+
+impl Printer<'_> {
+    pub(super) fn precision(&self) -> Precision {
+        self.plan.device.as_ref().map_or(Precision::F32, |d| d.precision)
+    }
+    /// An extent that a choice is made by: its upper bound, or 64.
+    fn likely(&self, d: &Dim) -> usize {
+        self.plan.graph.range(d).hi.unwrap_or(64).max(1) as usize
+    }
+    /// Neighbours that a functor is handed at a time by units of a precision.
+    pub(super) fn neighbours_of(p: Precision) -> usize {
+        if p == Precision::F32 { 1 } else { 2 }
+    }
+
+    /// The launch of a product by tiles.
+    pub(super) fn tiled_on_gpu(&self, mut s: Sheet<'_>, t: Tiled, functor: &str, kernels: &mut Kernels) -> Vec<Launch> {
+        let p = self.precision();
+        let closed = [&t.rows, &t.cols, &t.depth].into_iter().all(|d| d.as_int().is_some());
+        let [m, n, k] = [&t.rows, &t.cols, &t.depth].map(|d| self.likely(d));
+        let tile = tile_of(p, m, n, k, t.splits && closed);
+        let fits = tile.grid(m, n).iter().product::<usize>() <= COUNTERS;
+        let tile = if fits { tile } else { Tile { splits: 1, ..tile } };
+        let Tile { rows, cols, chunks, warp: [wm, wn], stages, splits } = tile;
+        let element = p.element();
+        s.constants(
+            "C",
+            &format!(
+                "using Type = {element}; static constexpr int BM = {rows}, BN = {cols}, CHUNKS = {chunks}, WM = {wm}, WN = {wn}, STAGES = {stages};"
+            ),
+        );
+        let split = if splits > 1 {
+            kernels.partial = kernels.partial.max(splits * m * n * size_of::<f32>());
+            let behind = int(COUNTERS * size_of::<u32>());
+            let counters = s.word("unsigned*", quote!(f.device_scratch(0)));
+            let partial = s.word("void*", quote!(f.device_scratch(#behind)));
+            format!("Split{{int(blockIdx.z), {splits}, {partial}, {counters}}}")
+        } else {
+            "Split{0, 1, nullptr, nullptr}".to_string()
+        };
+        let [em, en, ek] = [&t.rows, &t.cols, &t.depth].map(|d| s.extent(d));
+        let [a, b] = &t.loaders;
+        let before = &t.before;
+        let body = format!("{before}product<@_::C>({a}, {b}, {functor}, int({em}), int({en}), int({ek}), {split});");
+        let z = match t.batch {
+            Some(matrices) => matrices,
+            None => {
+                let splits = int(splits);
+                quote!(#splits)
+            }
+        };
+        let grid = [self.blocks(&t.rows, rows), self.blocks(&t.cols, cols), z];
+        s.launch(kernels, grid, tile.threads(p), tile.shared(), &body)
+    }
+
+    /// The loader of packed columns or filters.
+    pub(super) fn packed_loader(&self, s: &mut Sheet<'_>, weights: &crate::kernel::Packed, n: usize, depth: usize) -> String {
+        let p = self.precision();
+        let (element, chunk) = (p.element(), p.chunk());
+        let pitch = Dim::int(depth.next_multiple_of(chunk) as i64);
+        let w = s.packed(weights, element);
+        let g = s.geometry("B", &[("rows", Dim::int(n as i64)), ("depth", pitch.clone()), ("by_row", pitch), ("by_depth", Dim::int(1))], "");
+        format!("Matrix<{element}, {chunk}, @_::B>{{{w}, {g}}}")
+    }
+
+    pub(super) fn gemm_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+        let Kernel::Gemm { m, n, k, a, a_row, out_row, b, bias, epilogue } = &s.step.kernel else { return Vec::new() };
+        let p = self.precision();
+        let (source, x) = (s.stored(*a), s.reads(*a));
+        let fields = [("rows", m.clone()), ("depth", Dim::int(*k as i64)), ("by_row", a_row.clone()), ("by_depth", Dim::int(1))];
+        let geometry = s.geometry("A", &fields, "");
+        let cols = Dim::int(*n as i64);
+        let few = m.as_int().filter(|m| (1..=FEW).contains(m));
+        let most = if few.is_some() { 1 } else { Printer::neighbours_of(p) };
+        let rows = Rows { pitch: out_row.clone(), images: None, cols: cols.clone(), batch: Vec::new() };
+        let (functor, _) = self.functor(&mut s, &rows, (bias.as_ref(), epilogue.as_ref()), most);
+        let pitch = k.next_multiple_of(p.chunk());
+        if let Some(few) = few {
+            let of = (few as usize).next_power_of_two();
+            let shared = of * pitch * size_of::<f32>();
+            if shared <= 160 << 10 {
+                // tf32 is f32 here: its products are exact to more bits, at no cost.
+                let element = if p == Precision::Tf32 { "float" } else { p.element() };
+                let w = s.packed(b, element);
+                let body = format!(
+                    "few_rows<{of}, {COLUMNS}>(Matrix<{source}, 1, @_::A>{{{x}, {geometry}}}, {w}, {functor}, {few}, {n}, {k}, {pitch});"
+                );
+                let grid = [self.blocks(&cols, THREADS / 32 * COLUMNS), quote!(1), quote!(1)];
+                return s.launch(kernels, grid, THREADS, shared, &body);
+            }
+        }
+        // Whole chunks are copied as they are where they lie so.
+        let chunk = p.chunk();
+        let whole = self.plan.stored(*a) == p.stored() && k % chunk == 0 && self.multiple(a_row, chunk) && self.begins_at(*a, chunk);
+        let step = if whole { chunk } else { 1 };
+        let left = format!("Matrix<{source}, {step}, @_::A>{{{x}, {geometry}}}");
+        let right = self.packed_loader(&mut s, b, *n, *k);
+        let tiled = Tiled {
+            rows: m.clone(),
+            cols,
+            depth: Dim::int(*k as i64),
+            loaders: [left, right],
+            before: String::new(),
+            splits: true,
+            batch: None,
+        };
+        self.tiled_on_gpu(s, tiled, &functor, kernels)
+    }
+
+    pub(super) fn matmul_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+        let Kernel::MatMul { batch, m, n, k, a, b, to, epilogue } = &s.step.kernel else { return Vec::new() };
+        let p = self.precision();
+        let chunk = p.chunk();
+        let axes = batch.len();
+        // The indices of the batch, from the number of the matrix.
+        let mut before = String::from("long long q = blockIdx.z; ");
+        for (axis, d) in batch.iter().enumerate().rev() {
+            let d = s.extent(d);
+            before += &format!("const long long b{axis} = q % {d}; q /= {d}; ");
+        }
+        let offset = |s: &mut Sheet<'_>, strides: &[Stride]| -> Option<String> {
+            let mut terms = Vec::new();
+            for (axis, by) in strides.iter().enumerate().filter(|(_, by)| !by.is(0)) {
+                let by = s.stride(by);
+                terms.push(format!("b{axis} * {by}"));
+            }
+            (!terms.is_empty()).then(|| terms.join(" + "))
+        };
+        let loader = |s: &mut Sheet<'_>, name: &str, o: &crate::kernel::Operand, rows: &Dim, by_row: &Stride, by_depth: &Stride| {
+            let (source, x) = (s.stored(o.value), s.reads(o.value));
+            let dim = |st: &Stride| match st {
+                Stride::By(d) => Some(d.clone()),
+                Stride::Unless1 { .. } => None,
+            };
+            let at = offset(s, &o.strides[..axes]).unwrap_or("0".into());
+            // A step that depends on an extent being 1 is a word of its own.
+            let words: Vec<String> = [by_row, by_depth].map(|st| s.stride(st)).into();
+            let open = " long long by_row, by_depth;";
+            let (geometry, whole) = match (dim(by_row), dim(by_depth)) {
+                (Some(r), Some(d)) => {
+                    let even = o.strides[..axes].iter().all(|st| matches!(st, Stride::By(d) if self.multiple(d, chunk)));
+                    let whole = d.is(1) && self.multiple(&r, chunk) && even && self.begins_at(o.value, chunk) && self.multiple(k, chunk);
+                    (s.geometry(name, &[("rows", rows.clone()), ("depth", k.clone()), ("by_row", r), ("by_depth", d)], ""), whole)
+                }
+                _ => {
+                    let g = s.geometry(name, &[("rows", rows.clone()), ("depth", k.clone())], open);
+                    let g = g.strip_suffix('}').unwrap_or(&g).to_string();
+                    let comma = if g.ends_with('{') { "" } else { ", " };
+                    (format!("{g}{comma}{}}}", words.join(", ")), false)
+                }
+            };
+            let step = if whole && self.plan.stored(o.value) == p.stored() { chunk } else { 1 };
+            format!("Matrix<{source}, {step}, @_::{name}>{{{x} + {at}, {geometry}}}")
+        };
+        let left = loader(&mut s, "A", a, m, &a.strides[axes], &a.strides[axes + 1]);
+        let right = loader(&mut s, "B", b, n, &b.strides[axes + 1], &b.strides[axes]);
+        // The functor's operands and results are shifted by the matrix, whose indices it is handed.
+        let index: Vec<String> = (0..axes).map(|i| format!("b{i}")).collect();
+        let to_steps: Vec<Stride> = to[..axes].iter().cloned().map(Stride::By).collect();
+        let pitch = to.last().cloned().unwrap_or_else(|| n.clone());
+        let even = to[..axes].iter().all(|d| self.multiple(d, 2));
+        let rows = Rows { pitch, images: None, cols: n.clone(), batch: to_steps };
+        let most = if even { Printer::neighbours_of(p) } else { 1 };
+        let (functor, _) = self.functor_of_batch(&mut s, &rows, (None, epilogue.as_ref()), most, &offset, &index);
+        let matrices = self.dim(&product(batch));
+        let tiled = Tiled {
+            rows: m.clone(),
+            cols: n.clone(),
+            depth: k.clone(),
+            loaders: [left, right],
+            before,
+            splits: false,
+            batch: Some(matrices),
+        };
+        self.tiled_on_gpu(s, tiled, &functor, kernels)
+    }
+}

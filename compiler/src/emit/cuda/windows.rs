@@ -1,0 +1,158 @@
+//! Kernels over windows of channels-last images on a GPU: convolutions, pools, means of all pixels.
+
+use super::super::Printer;
+use super::epilogue::Rows;
+use super::products::Tiled;
+use super::sheet::Sheet;
+use super::{Kernels, Launch};
+use crate::ir::{Dim, product};
+use crate::kernel::{Kernel, Window};
+use quote::quote;
+
+/// Threads of a block of kernels with a thread an element.
+pub(super) const THREADS: usize = 256;
+
+/// The fields of the geometry that templates of windows read.
+fn fields(w: &Window) -> Vec<(&'static str, Dim)> {
+    let of = |n: usize| Dim::int(n as i64);
+    let mut out = vec![("n", w.n.clone()), ("c", w.c.clone())];
+    let names = [
+        ["in_d", "in_h", "in_w"],
+        ["out_d", "out_h", "out_w"],
+        ["k_d", "k_h", "k_w"],
+        ["s_d", "s_h", "s_w"],
+        ["p_d", "p_h", "p_w"],
+        ["e_d", "e_h", "e_w"],
+        ["d_d", "d_h", "d_w"],
+    ];
+    for i in 0..3 {
+        let values =
+            [w.in_dims[i].clone(), w.out_dims[i].clone(), of(w.kernel[i]), of(w.stride[i]), of(w.pad[i]), of(w.pad_end[i]), of(w.dilation[i])];
+        out.extend(names.iter().map(|n| n[i]).zip(values));
+    }
+    out.extend(["by_n", "by_c", "by_d", "by_h", "by_w"].into_iter().zip(w.x_strides.iter().cloned()));
+    out
+}
+
+impl Printer<'_> {
+    /// Where the pixels of a window's results go.
+    fn pixels(&self, w: &Window, cols: Dim) -> Rows {
+        let pixels = product(&w.out_dims);
+        let even = w.n.is(1) || w.out_batch == pixels.clone() * w.out_pitch.clone();
+        Rows { pitch: w.out_pitch.clone(), images: (!even).then(|| (pixels, w.out_batch.clone())), cols, batch: Vec::new() }
+    }
+    /// Whether `by` neighbouring channels of the operand are read at once.
+    fn channels_by(&self, w: &Window, x: crate::ir::ValueId, by: usize) -> bool {
+        let [n, c, d, h, width] = &w.x_strides;
+        c.is(1) && self.multiple(&w.c, by) && [n, d, h, width].into_iter().all(|s| self.multiple(s, by)) && self.begins_at(x, by)
+    }
+
+    pub(super) fn conv_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+        let Kernel::Conv { window, k, groups, x, weights, bias, epilogue, .. } = &s.step.kernel else { return Vec::new() };
+        let p = self.precision();
+        let (source, at) = (s.stored(*x), s.reads(*x));
+        let taps: usize = window.kernel.iter().product();
+        let pixels = window.n.clone() * product(&window.out_dims);
+        let rows = self.pixels(window, Dim::int(*k as i64));
+        let ends = (bias.as_ref(), epilogue.as_ref());
+        let c = window.c.as_int().unwrap_or(0) as usize;
+        if *groups > 1 {
+            return self.grouped_on_gpu(s, &at, &pixels, &rows, kernels);
+        }
+        let chunk = p.chunk();
+        let whole = self.plan.stored(*x) == p.stored() && self.channels_by(window, *x, chunk);
+        let step = if whole { chunk } else { 1 };
+        let geometry = s.geometry("A", &fields(window), "");
+        let left = format!("Windows<{source}, {step}, @_::A>{{{at}, {geometry}}}");
+        let right = self.packed_loader(&mut s, weights, *k, c * taps);
+        let (functor, _) = self.functor(&mut s, &rows, ends, Printer::neighbours_of(p));
+        let tiled = Tiled {
+            rows: pixels,
+            cols: Dim::int(*k as i64),
+            depth: Dim::int((c * taps) as i64),
+            loaders: [left, right],
+            before: String::new(),
+            splits: true,
+            batch: None,
+        };
+        self.tiled_on_gpu(s, tiled, &functor, kernels)
+    }
+
+    fn grouped_on_gpu(&self, mut s: Sheet<'_>, at: &str, pixels: &Dim, rows: &Rows, kernels: &mut Kernels) -> Vec<Launch> {
+        let Kernel::Conv { window, k, groups, x, weights, bias, epilogue, .. } = &s.step.kernel else { return Vec::new() };
+        let alone = window.c.is(*groups as i64) && k == groups && window.x_strides[1].is(1);
+        let per_group = k / groups;
+        // Neighbours go together where the weights, and the image where a channel reads its own, lie so.
+        let by = [4, 2].into_iter().find(|v| {
+            let neighbours = if alone { k % v == 0 && self.channels_by(window, *x, *v) } else { per_group % v == 0 };
+            neighbours && self.multiple(&rows.pitch, *v)
+        });
+        let by = by.unwrap_or(1);
+        let mut list = fields(window);
+        list.extend([("k", Dim::int(*k as i64)), ("groups", Dim::int(*groups as i64))]);
+        let geometry = s.geometry("A", &list, &format!(" static constexpr bool alone = {alone};"));
+        // Sums of f32, whatever is stored: tf32 has the bits of f32.
+        let element = match self.precision() {
+            crate::target::Precision::Tf32 => "float",
+            p => p.element(),
+        };
+        let w = s.packed(weights, element);
+        // The functor knows whether fewer neighbours can be stored at once.
+        let (functor, by) = self.functor(&mut s, rows, (bias.as_ref(), epilogue.as_ref()), by);
+        let all = pixels.clone() * Dim::int((k / by) as i64);
+        let body = format!("grouped_convolution<{by}>({at}, {w}, {functor}, {geometry});");
+        let grid = [self.blocks(&all, THREADS), quote!(1), quote!(1)];
+        s.launch(kernels, grid, THREADS, 0, &body)
+    }
+
+    pub(super) fn pool_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+        let Kernel::Pool { window, kind, x } = &s.step.kernel else { return Vec::new() };
+        let out = s.step.outputs[0];
+        let at = s.reads(*x);
+        let rows = self.pixels(window, window.c.clone());
+        let batch = rows.images.as_ref();
+        let by = [8, 4, 2].into_iter().find(|v| {
+            self.channels_by(window, *x, *v)
+                && self.multiple(&rows.pitch, *v)
+                && batch.is_none_or(|(_, b)| self.multiple(b, *v))
+                && self.begins_at(out, *v)
+                && self.plan.stored(*x).size() * v <= 16
+                && self.plan.stored(out).size() * v <= 16
+        });
+        let by = by.unwrap_or(1);
+        let geometry = s.geometry("A", &fields(window), "");
+        s.begin();
+        let (o, ty, pitch) = (s.writes(out), s.stored(out), s.extent(&rows.pitch));
+        let place = match batch {
+            Some((pixels, batch)) => {
+                let (pixels, batch) = (s.extent(pixels), s.extent(batch));
+                format!("row / {pixels} * {batch} + row % {pixels} * {pitch} + col")
+            }
+            None => format!("row * {pitch} + col"),
+        };
+        let put = s.end(
+            "P",
+            &format!(
+                "template <class F, int V>\nKILN_DEVICE void operator()(long long row, int col, F (&v)[V]) const {{ Vec<{ty}, V> y; KILN_UNROLL\nfor (int i = 0; i < V; i++) y.at[i] = Narrow<{ty}>::of(v[i]); store<V>({o} + ({place}), y); }}\n"
+            ),
+        );
+        let all = window.n.clone() * product(&window.out_dims) * window.c.clone();
+        let grid = [self.blocks(&all, THREADS * by), quote!(1), quote!(1)];
+        s.launch(kernels, grid, THREADS, 0, &format!("pool<Pool::{kind}, {by}>({at}, {geometry}, {put});"))
+    }
+
+    pub(super) fn mean_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+        let Kernel::GlobalMean { n, pixels, c, x, x_pitch, x_batch } = &s.step.kernel else { return Vec::new() };
+        let out = s.step.outputs[0];
+        let at = s.reads(*x);
+        s.begin();
+        let (o, ty, channels) = (s.writes(out), s.stored(out), s.extent(c));
+        let body = format!("KILN_DEVICE void operator()(long long row, int col, float y) const {{ {o}[row * {channels} + col] = Narrow<{ty}>::of(y); }}\n");
+        let put = s.end("P", &body);
+        let [pixels, channels, pitch, batch] = [pixels, c, x_pitch, x_batch].map(|d| s.extent(d));
+        let images = self.dim(n);
+        let grid = [self.blocks(c, 32), images, quote!(1)];
+        let body = format!("global_mean({at}, {pixels}, int({channels}), {pitch}, {batch}, {put});");
+        s.launch(kernels, grid, 256, 256 * size_of::<f32>(), &body)
+    }
+}

@@ -1,0 +1,64 @@
+//! A plan for a GPU beside the one for the CPU: a module of its own, with tables, launches, and the steps that the CPU computes.
+
+use super::cuda::Kernels;
+use super::{Names, Printer, WeightsAt, control, int, kernels, names, tables};
+use crate::plan::{On, Plan};
+use proc_macro2::TokenStream;
+use quote::quote;
+
+/// The functions of all steps, their lines in the table, and the kernels that are launched.
+fn functions(p: &Printer<'_>) -> (Vec<TokenStream>, Vec<kernels::Listed>, Kernels) {
+    let mut launched = Kernels::default();
+    let (out, listed) = kernels::functions_with(p, &mut |p, n, step| (step.on == On::Gpu).then(|| p.launch(n, step, &mut launched)));
+    (out, listed, launched)
+}
+
+/// The source of the kernels.
+pub(super) fn source(plan: &Plan) -> String {
+    functions(&Printer { plan }).2.source()
+}
+
+/// The module.
+pub(super) fn module(plan: &Plan, n: &Names) -> TokenStream {
+    let rt = names::rt();
+    let p = Printer { plan };
+    let (functions, listed, launched) = functions(&p);
+    let run = control::run(&p);
+    // Without files, as in what an editor sees, there is nothing to embed.
+    let (weights, image) = match &n.device {
+        Some(f) => {
+            let (path, bytes): (TokenStream, _) = (f.image.parse().unwrap_or_default(), int(f.image_bytes));
+            let symbol = format!("kiln_image_{}_{}", p.hash(), f.image_bytes);
+            (WeightsAt::Embedded(f.weights.clone()), quote! {
+                mod image {
+                    #rt::embed! { #symbol, #path }
+                    pub(super) fn image() -> (*const u8, usize) { (embedded(), #bytes) }
+                }
+            })
+        }
+        None => (WeightsAt::Given, quote!(mod image { pub(super) fn image() -> (*const u8, usize) { (core::ptr::null(), 0) } })),
+    };
+    let spec = tables::spec(&p, &n.model, &weights, &listed, &quote!(None));
+    let kernel_names = launched.names();
+    let scratch = int(launched.scratch());
+    let precision = plan.device.as_ref().map_or("f32", |d| d.precision.name());
+    let uploads = p.uploads();
+    let graphs = p.replays();
+    quote! {
+        mod device {
+            #image
+            #spec
+            #run
+            #(#functions)*
+            pub(super) static DEVICE: #rt::DeviceSpec = #rt::DeviceSpec {
+                spec: &SPEC,
+                image: image::image,
+                kernels: &[#(#kernel_names),*],
+                scratch: #scratch,
+                uploads: &[#(#uploads),*],
+                replays: #graphs,
+                precision: #precision,
+            };
+        }
+    }
+}

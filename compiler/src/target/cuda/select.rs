@@ -1,0 +1,96 @@
+//! Which kernels of a plan a GPU computes, and how their constants are packed for it.
+
+use super::Precision;
+use crate::ir::{Dim, Graph, Type, ValueId};
+use crate::kernel::{Kernel, Operand, Packed, Recipe, Row};
+use kiln_kernels::dtype::DType;
+
+/// Elements of a row that a block keeps in shared memory: what is left of 227 KiB, the most that a block can have on sm_90, is little; on
+/// sm_80 it is 163 KiB.
+const ROW: i64 = 163 * 256 - 64;
+
+/// Columns of keys and values that attention keeps in registers and shared memory.
+const DEPTH: i64 = 256;
+
+/// Why the GPU does not compute a kernel of these operands and results; `None` where it does.
+pub fn refusal(g: &Graph, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Option<&'static str> {
+    let values = || inputs.iter().flatten().chain(outputs);
+    if values().any(|v| !matches!(g.ty(*v), Type::Tensor(..)) || !crate::layout::fits(g, *v)) {
+        return Some("its operands or results are of sizes that data decides, or no tensors of numbers");
+    }
+    let plain = |d: DType| {
+        use DType::*;
+        matches!(d, F32 | F16 | Bf16 | F64 | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64 | Bool)
+    };
+    if !values().all(|v| plain(g.dtype(*v))) {
+        return Some("it has elements of a type that kernels of the GPU do not read");
+    }
+    let floats = || outputs.iter().all(|v| matches!(g.dtype(*v), DType::F32 | DType::Bool) || kernel.epilogue().is_some());
+    let constant = |d: &Dim| d.as_int().is_some();
+    match kernel {
+        Kernel::Map { .. } | Kernel::Move { .. } | Kernel::Dims { .. } => None,
+        Kernel::Conv { window, .. } if !constant(&window.c) => Some("its channels are open"),
+        Kernel::Conv { .. } | Kernel::Gemm { .. } | Kernel::MatMul { .. } if floats() => None,
+        Kernel::Pool { window, .. } => {
+            let [float, byte] = [DType::F32, DType::U8].map(|t| values().all(|v| g.dtype(*v) == t));
+            if !float && !byte {
+                Some("it pools elements of another type than f32 and u8")
+            } else {
+                (!constant(&window.c)).then_some("its channels are open")
+            }
+        }
+        Kernel::GlobalMean { .. } => None,
+        Kernel::Softmax { dims: [_, n, _], .. } => long(n),
+        Kernel::Rows { op: Row::Reduce(fold), .. } if !super::select::FOLDS.contains(fold) => Some("it folds rows in a way that has no kernel"),
+        Kernel::Rows { n, .. } => long(n),
+        Kernel::Attend { sizes: [_, _, depth, width], q, k, v, mask, out, .. } => {
+            let neighbours = |o: &Operand| o.strides.last().is_some_and(|s| s.is(1));
+            let last = out.last().is_some_and(|s| s.is(1));
+            let small = [depth, width].iter().all(|d| d.as_int().is_some_and(|d| (1..=DEPTH).contains(&d)));
+            let _ = mask;
+            if !small {
+                Some("its heads are open, or wider than 256 columns")
+            } else {
+                (![q, k, v].into_iter().all(neighbours) || !last).then_some("its columns are no neighbours in memory")
+            }
+        }
+        Kernel::Call(c) if matches!(c.entry, "gather::gather" | "gather::lookup") && c.types.first() == Some(&DType::F32) => None,
+        _ => Some("there is no kernel for it"),
+    }
+}
+
+/// The folds of rows that have a kernel.
+const FOLDS: [&str; 7] = ["Sum", "Mean", "Max", "Min", "SumSquare", "L1", "L2"];
+
+fn long(n: &Dim) -> Option<&'static str> {
+    match n.as_int() {
+        Some(n) if n <= ROW => None,
+        Some(_) => Some("its rows do not fit shared memory"),
+        None => Some("its rows are of an open length"),
+    }
+}
+
+/// Has the constants of a kernel packed as the GPU reads them.
+pub fn pack(kernel: &mut Kernel, precision: Precision) {
+    match kernel {
+        Kernel::Gemm { n, k, b, bias, .. } => {
+            b.recipe = Recipe::Columns { k: *k, n: *n, precision };
+            raw(bias);
+        }
+        Kernel::Conv { window, k, groups, weights, bias, .. } => {
+            let (c, taps) = (window.c.as_int().unwrap_or(0) as usize / (*groups).max(1), window.kernel.iter().product());
+            weights.recipe = match *groups {
+                1 => Recipe::Filters { c, k: *k, taps, precision },
+                _ => Recipe::Taps { c, k: *k, taps, precision },
+            };
+            raw(bias);
+        }
+        _ => {}
+    }
+}
+
+fn raw(bias: &mut Option<Packed>) {
+    if let Some(b) = bias {
+        b.recipe = Recipe::Raw;
+    }
+}

@@ -1,0 +1,344 @@
+// A stand-in for `libcuda.so.1`: the functions of the driver that Kiln's runtime calls, over host memory and the emulator.
+//
+// A module is a shared library that a host compiler made of the same source as nvcc's. So memory plans, arguments, launches, graph capture
+// and what happens after an error are tested as they are, without a GPU. Environment: KILN_EMULATE_ORDER (`forward`, `reverse` or
+// `random`) is the order of threads, KILN_EMULATE_SEED its seed, KILN_EMULATE_LOG=1 prints what was launched.
+#include "emulator_host.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <map>
+#include <string>
+#include <vector>
+#include <dlfcn.h>
+#include <elf.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace {
+
+enum Result {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_INITIALIZED = 3,
+    INVALID_DEVICE = 101,
+    INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
+    NOT_FOUND = 500,
+    LAUNCH_FAILED = 719,
+    STREAM_CAPTURE_UNSUPPORTED = 900,
+    STREAM_CAPTURE_INVALIDATED = 901,
+};
+
+struct Function {
+    std::string name;
+    bool (*run)(const unsigned*, size_t, const uint64_t*);
+    unsigned arguments;
+    size_t shared = 48 << 10;
+};
+struct Module {
+    void* library;
+    std::map<std::string, Function*> functions;
+};
+// What a stream does: a copy, a fill, or a launch.
+struct Work {
+    enum { Copy, Fill, Launch } kind;
+    void* to;
+    const void* from;
+    size_t bytes;
+    int value;
+    Function* function;
+    unsigned shape[6];
+    size_t shared;
+    std::vector<uint64_t> arguments;
+};
+struct Graph {
+    std::vector<Work> work;
+};
+struct Stream {
+    bool capturing = false;
+    std::vector<Work> captured;
+};
+
+// Most of the 227 KiB of sm_90 that a block can have.
+constexpr size_t MOST_SHARED = 232448;
+constexpr size_t SPACE = size_t(1) << 36;
+
+char* space = nullptr;
+size_t used = 0;
+std::map<uintptr_t, size_t> allocated;
+bool initialized = false, current = false;
+int broken = SUCCESS;
+bool checked = false;
+unsigned long launches = 0;
+
+bool logs() {
+    static const bool on = std::getenv("KILN_EMULATE_LOG") != nullptr;
+    return on;
+}
+
+// Kernels look for the emulator's functions among those that are visible everywhere.
+void show_functions() {
+    Dl_info info;
+    if (dladdr(reinterpret_cast<void*>(&show_functions), &info)) dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL);
+}
+
+bool inside(const void* at, size_t bytes) {
+    auto next = allocated.upper_bound(reinterpret_cast<uintptr_t>(at));
+    if (next == allocated.begin()) return bytes == 0;
+    --next;
+    return reinterpret_cast<uintptr_t>(at) + bytes <= next->first + next->second;
+}
+
+int carry_out(const Work& w) {
+    if (broken) return broken;
+    switch (w.kind) {
+        case Work::Copy:
+            std::memcpy(w.to, w.from, w.bytes);
+            return SUCCESS;
+        case Work::Fill:
+            std::memset(w.to, w.value, w.bytes);
+            return SUCCESS;
+        default:
+            break;
+    }
+    if (w.shared > w.function->shared) {
+        std::fprintf(stderr, "emulator: %s asks for %zu bytes of shared memory, and was allowed %zu\n", w.function->name.c_str(), w.shared, w.function->shared);
+        return broken = LAUNCH_FAILED;
+    }
+    std::timespec from{}, to{};
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    launches++;
+    if (!w.function->run(w.shape, w.shared, w.arguments.data())) {
+        std::fprintf(stderr, "emulator: %s: %s\n", w.function->name.c_str(), kiln::emu::failure());
+        return broken = LAUNCH_FAILED;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    if (logs())
+        std::fprintf(stderr, "emulator: %s of %u x %u x %u blocks, %.1f ms\n", w.function->name.c_str(), w.shape[0], w.shape[1], w.shape[2],
+                     double(to.tv_sec - from.tv_sec) * 1e3 + double(to.tv_nsec - from.tv_nsec) / 1e6);
+    return SUCCESS;
+}
+
+int post(void* stream, Work w) {
+    if (!current) return INVALID_CONTEXT;
+    if (broken) return broken;
+    auto* s = static_cast<Stream*>(stream);
+    if (s && s->capturing) {
+        s->captured.push_back(std::move(w));
+        return SUCCESS;
+    }
+    return carry_out(w);
+}
+
+}  // namespace
+
+namespace kiln::emu {
+bool in_device_space(const void* at) { return at >= space && at < space + SPACE; }
+bool checks_accesses() { return checked; }
+}  // namespace kiln::emu
+
+extern "C" {
+
+int cuInit(unsigned) {
+    if (initialized) return SUCCESS;
+    show_functions();
+    void* at = mmap(nullptr, SPACE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) return OUT_OF_MEMORY;
+    space = static_cast<char*>(at);
+    const char *order = std::getenv("KILN_EMULATE_ORDER"), *seed = std::getenv("KILN_EMULATE_SEED");
+    std::string name = order ? order : "forward";
+    using kiln::emu::Order;
+    kiln::emu::set_order(name == "reverse" ? Order::Reverse : name == "random" ? Order::Random : Order::Forward, seed ? std::strtoull(seed, nullptr, 10) : 1);
+    initialized = true;
+    return SUCCESS;
+}
+int cuDriverGetVersion(int* version) {
+    *version = 13000;
+    return SUCCESS;
+}
+int cuDeviceGetCount(int* count) {
+    *count = 1;
+    return initialized ? SUCCESS : NOT_INITIALIZED;
+}
+int cuDeviceGet(int* device, int i) {
+    *device = 0;
+    return i == 0 ? SUCCESS : INVALID_DEVICE;
+}
+int cuDeviceGetName(char* name, int length, int) {
+    std::snprintf(name, size_t(length), "Kiln emulator");
+    return SUCCESS;
+}
+int cuDeviceGetUuid_v2(unsigned char* uuid, int) {
+    std::memset(uuid, 0, 16);
+    return SUCCESS;
+}
+int cuDeviceGetAttribute(int* value, int attribute, int) {
+    switch (attribute) {
+        case 16: *value = 132; break;              // multiprocessors
+        case 75: *value = 9; break;                // compute capability, major
+        case 76: *value = 0; break;                // and minor
+        case 97: *value = int(MOST_SHARED); break; // shared memory that a block can ask for
+        default: *value = 0;
+    }
+    return SUCCESS;
+}
+int cuDevicePrimaryCtxRetain(void** context, int) {
+    static int one;
+    *context = &one;
+    return initialized ? SUCCESS : NOT_INITIALIZED;
+}
+int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+int cuCtxSetCurrent(void* context) {
+    current = context != nullptr;
+    return SUCCESS;
+}
+int cuMemAlloc_v2(uint64_t* at, size_t bytes) {
+    if (broken) return broken;
+    if (bytes == 0) return INVALID_VALUE;
+    used = (used + 4096 + 255) / 256 * 256;
+    if (used + bytes > SPACE) return OUT_OF_MEMORY;
+    char* memory = space + used;
+    used += bytes;
+    std::memset(memory, 0xff, bytes);
+    allocated[reinterpret_cast<uintptr_t>(memory)] = bytes;
+    kiln::emu::add_memory(memory, bytes);
+    *at = reinterpret_cast<uintptr_t>(memory);
+    return SUCCESS;
+}
+int cuMemFree_v2(uint64_t at) {
+    auto found = allocated.find(at);
+    if (found == allocated.end()) return INVALID_VALUE;
+    kiln::emu::remove_memory(reinterpret_cast<void*>(at));
+    uintptr_t from = (at + 4095) / 4096 * 4096, to = (at + found->second) / 4096 * 4096;
+    if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+    allocated.erase(found);
+    return SUCCESS;
+}
+int cuMemAllocHost_v2(void** at, size_t bytes) {
+    *at = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+    return *at ? SUCCESS : OUT_OF_MEMORY;
+}
+int cuMemFreeHost(void* at) {
+    std::free(at);
+    return SUCCESS;
+}
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
+    if (!inside(reinterpret_cast<void*>(to), bytes)) return INVALID_VALUE;
+    return post(stream, {Work::Copy, reinterpret_cast<void*>(to), from, bytes, 0, nullptr, {}, 0, {}});
+}
+int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
+    if (!inside(reinterpret_cast<void*>(from), bytes)) return INVALID_VALUE;
+    return post(stream, {Work::Copy, to, reinterpret_cast<void*>(from), bytes, 0, nullptr, {}, 0, {}});
+}
+int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void* stream) {
+    if (!inside(reinterpret_cast<void*>(to), bytes)) return INVALID_VALUE;
+    return post(stream, {Work::Fill, reinterpret_cast<void*>(to), nullptr, bytes, value, nullptr, {}, 0, {}});
+}
+int cuModuleLoadData(void** module, const void* image) {
+    Elf64_Ehdr header;
+    std::memcpy(&header, image, sizeof header);
+    if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_type != ET_DYN) return INVALID_IMAGE;
+    size_t bytes = header.e_shoff + size_t(header.e_shentsize) * header.e_shnum;
+    int file = memfd_create("kiln-module", 0);
+    if (file < 0) return OUT_OF_MEMORY;
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = write(file, static_cast<const char*>(image) + done, bytes - done);
+        if (n <= 0) return OUT_OF_MEMORY;
+        done += size_t(n);
+    }
+    std::string path = "/proc/self/fd/" + std::to_string(file);
+    void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    close(file);
+    if (!library) {
+        std::fprintf(stderr, "emulator: %s\n", dlerror());
+        return INVALID_IMAGE;
+    }
+    checked = checked || dlsym(library, "kiln_checked") != nullptr;
+    *module = new Module{library, {}};
+    return SUCCESS;
+}
+int cuModuleUnload(void* module) {
+    auto* m = static_cast<Module*>(module);
+    for (auto& f : m->functions) delete f.second;
+    dlclose(m->library);
+    delete m;
+    return SUCCESS;
+}
+int cuModuleGetFunction(void** function, void* module, const char* name) {
+    auto* m = static_cast<Module*>(module);
+    Function*& f = m->functions[name];
+    if (!f) {
+        auto run = dlsym(m->library, (std::string(name) + "_emulated").c_str());
+        auto arguments = dlsym(m->library, (std::string(name) + "_arguments").c_str());
+        if (!run || !arguments) return NOT_FOUND;
+        f = new Function{name, reinterpret_cast<bool (*)(const unsigned*, size_t, const uint64_t*)>(run), reinterpret_cast<unsigned (*)()>(arguments)()};
+    }
+    *function = f;
+    return SUCCESS;
+}
+int cuFuncSetAttribute(void* function, int attribute, int value) {
+    if (attribute != 8) return SUCCESS;
+    if (value < 0 || size_t(value) > MOST_SHARED) return INVALID_VALUE;
+    static_cast<Function*>(function)->shared = size_t(value);
+    return SUCCESS;
+}
+int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** arguments, void**) {
+    auto* f = static_cast<Function*>(function);
+    if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || !bx || bx * by * bz > 1024) return INVALID_VALUE;
+    Work w{Work::Launch, nullptr, nullptr, 0, 0, f, {gx, gy, gz, bx, by, bz}, shared, {}};
+    for (unsigned i = 0; i < f->arguments; i++) w.arguments.push_back(*static_cast<uint64_t*>(arguments[i]));
+    return post(stream, std::move(w));
+}
+int cuStreamCreate(void** stream, unsigned) {
+    *stream = new Stream;
+    return SUCCESS;
+}
+int cuStreamDestroy_v2(void* stream) {
+    delete static_cast<Stream*>(stream);
+    return SUCCESS;
+}
+int cuStreamSynchronize(void* stream) {
+    auto* s = static_cast<Stream*>(stream);
+    if (s && s->capturing) return STREAM_CAPTURE_UNSUPPORTED;
+    return broken;
+}
+int cuStreamBeginCapture_v2(void* stream, int) {
+    auto* s = static_cast<Stream*>(stream);
+    if (s->capturing) return STREAM_CAPTURE_INVALIDATED;
+    s->capturing = true;
+    s->captured.clear();
+    return broken;
+}
+int cuStreamEndCapture(void* stream, void** graph) {
+    auto* s = static_cast<Stream*>(stream);
+    if (!s->capturing) return STREAM_CAPTURE_INVALIDATED;
+    s->capturing = false;
+    *graph = new Graph{std::move(s->captured)};
+    return broken;
+}
+int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
+    *executable = new Graph(*static_cast<Graph*>(graph));
+    return SUCCESS;
+}
+int cuGraphLaunch(void* executable, void*) {
+    for (const Work& w : static_cast<Graph*>(executable)->work)
+        if (int wrong = carry_out(w)) return wrong;
+    return SUCCESS;
+}
+int cuGraphDestroy(void* graph) {
+    delete static_cast<Graph*>(graph);
+    return SUCCESS;
+}
+int cuGraphExecDestroy(void* executable) {
+    delete static_cast<Graph*>(executable);
+    return SUCCESS;
+}
+int cuGetErrorString(int error, const char** text) {
+    *text = error == LAUNCH_FAILED ? "unspecified launch failure" : error == OUT_OF_MEMORY ? "out of memory" : error == INVALID_IMAGE ? "device kernel image is invalid" : "an error of the emulator";
+    return SUCCESS;
+}
+}

@@ -1,0 +1,37 @@
+//! The sources of CUDA kernels, as text: templates that printed kernels instantiate, and the emulator that stands in for a GPU.
+
+/// A source file by the name that others include it by.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// Its name, such as `gemm/tile.cuh`.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+macro_rules! sources {
+    ($($name:literal in $path:literal),* $(,)?) => { &[$(Source { name: $name, text: include_str!($path) }),*] };
+}
+
+/// The templates, each behind those that it includes.
+pub const TEMPLATES: &[Source] = sources![
+    "prims.cuh" in "prims.cuh",
+    "scalar.cuh" in "scalar.cuh",
+    "each.cuh" in "each.cuh",
+    "gemm/tile.cuh" in "../gemm/tile.cuh",
+    "gemm/few_rows.cuh" in "../gemm/few_rows.cuh",
+    "conv/pixels.cuh" in "../conv/pixels.cuh",
+    "conv/grouped.cuh" in "../conv/grouped.cuh",
+    "rows/rows.cuh" in "../rows/rows.cuh",
+    "attention/attend.cuh" in "../attention/attend.cuh",
+    "pool/pool.cuh" in "../pool/pool.cuh",
+    "gather/gather.cuh" in "../gather/gather.cuh",
+];
+
+/// What a host compiler needs to run kernels without a GPU: the emulator, and the driver library that stands in for `libcuda.so.1`.
+pub const EMULATOR: &[Source] = sources![
+    "emulator.h" in "emulator.h",
+    "emulator_host.h" in "emulator_host.h",
+    "emulator.cpp" in "emulator.cpp",
+    "driver.cpp" in "driver.cpp",
+];

@@ -1,0 +1,167 @@
+//! What instances of a model share on a device: its context, the compiled kernels, and the weights.
+
+use super::DeviceSpec;
+use super::driver::{Driver, Handle, Refused};
+use crate::error::{Error, Result};
+use std::ffi::{CString, c_char, c_int};
+use std::sync::Mutex;
+
+/// The attribute of a kernel that says how much shared memory a launch may ask for.
+const MOST_SHARED: c_int = 8;
+/// Shared memory that every launch may ask for.
+const PLAIN_SHARED: usize = 48 << 10;
+
+/// A model on a device.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(super) driver: &'static Driver,
+    pub(super) spec: &'static DeviceSpec,
+    device: c_int,
+    context: Handle,
+    module: Handle,
+    functions: Vec<Handle>,
+    /// The shared memory that each kernel has been allowed so far.
+    allowed: Mutex<Vec<usize>>,
+    pub(super) weights: u64,
+    /// The device's name, for people.
+    pub(crate) name: String,
+}
+
+// SAFETY: handles of the driver may be used by any thread whose context is the model's; every call here sets it first.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+/// Which device is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Ordinal(usize),
+    Uuid([u8; 16]),
+}
+
+pub(super) fn error(e: Refused) -> Error {
+    Error::Device { message: e.to_string() }
+}
+
+impl Shared {
+    /// Brings a model to a device.
+    ///
+    /// # Errors
+    /// No driver, no such device, kernels that do not run on it, no memory.
+    pub(crate) fn new(spec: &'static DeviceSpec, wanted: Wanted, weights: *const u8) -> Result<Shared> {
+        let driver = Driver::get().map_err(|message| Error::Device { message })?;
+        let device = find(driver, wanted)?;
+        let mut out = Shared {
+            driver,
+            spec,
+            device,
+            context: std::ptr::null_mut(),
+            module: std::ptr::null_mut(),
+            functions: Vec::new(),
+            allowed: Mutex::new(vec![PLAIN_SHARED; spec.kernels.len()]),
+            weights: 0,
+            name: name(driver, device),
+        };
+        let (image, bytes) = (spec.image)();
+        if bytes == 0 {
+            return Err(Error::Device { message: "this build has no compiled kernels".into() });
+        }
+        let size = spec.spec.weights_bytes;
+        // SAFETY: the handles are written by the driver before they are used, the image is embedded whole, names end with a zero byte, and
+        // `weights` points to as many bytes as the specification says.
+        unsafe {
+            driver.retain_context(&mut out.context, device).map_err(error)?;
+            driver.set_context(out.context).map_err(error)?;
+            driver.load_module(&mut out.module, image.cast()).map_err(|e| {
+                let hint = if e.code == 209 { "; it was compiled for other devices than this one" } else { "" };
+                Error::Device { message: format!("the compiled kernels cannot be loaded: {e}{hint}") }
+            })?;
+            for kernel in spec.kernels {
+                let kernel = CString::new(*kernel).map_err(|_| Error::Device { message: "a kernel without a name".into() })?;
+                let mut f = std::ptr::null_mut();
+                driver.function(&mut f, out.module, kernel.as_ptr()).map_err(error)?;
+                out.functions.push(f);
+            }
+            if size > 0 {
+                driver.allocate(&mut out.weights, size).map_err(|_| Error::Memory { bytes: size })?;
+                driver.copy_to_device(out.weights, weights.cast(), size, std::ptr::null_mut()).map_err(error)?;
+                driver.synchronize(std::ptr::null_mut()).map_err(error)?;
+            }
+        }
+        Ok(out)
+    }
+    /// Makes the model's context that of this thread.
+    pub(super) fn enter(&self) -> std::result::Result<(), Refused> {
+        // SAFETY: the context is retained as long as this lives.
+        unsafe { self.driver.set_context(self.context) }
+    }
+    /// A kernel that may ask for as much shared memory.
+    pub(super) fn function(&self, i: usize, shared: usize) -> std::result::Result<Handle, Refused> {
+        let f = self.functions[i];
+        if shared > PLAIN_SHARED {
+            let mut allowed = self.allowed.lock().unwrap_or_else(|e| e.into_inner());
+            if shared > allowed[i] {
+                // SAFETY: the function belongs to the module, which is loaded.
+                unsafe { self.driver.set_function_attribute(f, MOST_SHARED, shared as c_int)? };
+                allowed[i] = shared;
+            }
+        }
+        Ok(f)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // What cannot be given back, after an error of the device above all, goes with the process.
+        // SAFETY: nothing of the model is used any more: every machine holds this, and is gone.
+        unsafe {
+            let _ = self.enter();
+            if self.weights != 0 {
+                let _ = self.driver.free(self.weights);
+            }
+            if !self.module.is_null() {
+                let _ = self.driver.unload_module(self.module);
+            }
+            if !self.context.is_null() {
+                let _ = self.driver.release_context(self.device);
+            }
+        }
+    }
+}
+
+fn name(driver: &Driver, device: c_int) -> String {
+    let mut text = [0 as c_char; 128];
+    // SAFETY: the driver writes at most as many bytes, with a zero byte at the end.
+    match unsafe { driver.device_name(text.as_mut_ptr(), text.len() as c_int, device) } {
+        Ok(()) => text.iter().take_while(|c| **c != 0).map(|c| *c as u8 as char).collect(),
+        Err(_) => "a device without a name".into(),
+    }
+}
+
+fn find(driver: &Driver, wanted: Wanted) -> Result<c_int> {
+    let (mut count, mut device) = (0, 0);
+    // SAFETY: the driver writes a number to each.
+    unsafe { driver.device_count(&mut count) }.map_err(error)?;
+    let none = |what: String| Error::Device { message: format!("{what}: the driver sees {count} device{}", if count == 1 { "" } else { "s" }) };
+    match wanted {
+        Wanted::Ordinal(i) => {
+            if i >= count.max(0) as usize {
+                return Err(none(format!("there is no CUDA device {i}")));
+            }
+            // SAFETY: as above.
+            unsafe { driver.device(&mut device, i as c_int) }.map_err(error)?;
+            Ok(device)
+        }
+        Wanted::Uuid(uuid) => {
+            for i in 0..count {
+                let mut found = [0u8; 16];
+                // SAFETY: the driver writes a number, and 16 bytes.
+                unsafe { driver.device(&mut device, i).and_then(|()| driver.device_uuid(found.as_mut_ptr(), device)) }.map_err(error)?;
+                if found == uuid {
+                    return Ok(device);
+                }
+            }
+            Err(none("there is no CUDA device of that UUID".into()))
+        }
+    }
+}
