@@ -7,7 +7,7 @@ fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
     for path in entries.flatten().map(|e| e.path()) {
         if path.is_dir() {
             sources(&path, out);
-        } else if path.extension().is_some_and(|e| e == "rs") {
+        } else if path.extension().is_some_and(|e| ["rs", "cuh", "h", "cpp"].iter().any(|x| e == *x)) {
             out.push(path);
         }
     }

@@ -1,9 +1,11 @@
 //! Compiled models on disk: source and weights under a key of everything that decides them, made once, never half written.
 
-use crate::compile::{Options, compile};
+use crate::compile::{Options, Output, compile};
 use crate::diagnostics::{Diagnostic, Diagnostics, Result};
-use crate::emit::{self, Names, WeightsAt};
+use crate::emit::{self, DeviceFiles, Names, WeightsAt};
 use crate::import::Extent;
+use crate::target::Cuda;
+use crate::target::cuda::toolchain::{self, Machine};
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -112,22 +114,52 @@ fn stamp(path: &Path) -> Option<String> {
     Some(format!("{}\t{}\t{}", path.display(), m.len(), at.as_nanos()))
 }
 
+/// The environment that decides whether kernels for a GPU are compiled, and by what.
+pub const WATCHED: [&str; 4] = ["KILN_CUDA", "NVCC", "CUDA_HOME", "CUDA_PATH"];
+
+/// What is compiled for a GPU after all: `KILN_CUDA=off` leaves it out, `KILN_CUDA=auto` where there is no nvcc.
+fn wanted(cuda: Option<Cuda>) -> Option<Cuda> {
+    match std::env::var("KILN_CUDA").as_deref() {
+        Ok("off") => None,
+        Ok("auto") => cuda.filter(|_| toolchain::nvcc().is_ok()),
+        _ => cuda,
+    }
+}
+
+/// Compiles the kernels of a model for a GPU in a folder; gives where generated code finds them.
+fn kernels(output: &Output, folder: &Path) -> Result<Option<DeviceFiles>> {
+    let Some(source) = output.cuda() else { return Ok(None) };
+    let (sources, image, weights) = (folder.join("kernels"), folder.join("kernels.fatbin"), folder.join("weights-gpu.bin"));
+    let made = toolchain::write(&source, &sources).and_then(|()| toolchain::compile(&sources, Machine::Gpu, &image));
+    made.map_err(|e| {
+        let remedies = "KILN_CUDA=off in the environment compiles for the CPU alone, KILN_CUDA=auto does where nvcc is missing";
+        Diagnostic::new(e.to_string()).help(remedies)
+    })?;
+    whole(&weights, &mut |w| output.write_device_weights(w))?;
+    let image_bytes = fs::metadata(&image).map_err(|e| io("cannot read", &image, &e))?.len() as usize;
+    let text = |p: &Path| format!("{:?}", p.display().to_string());
+    Ok(Some(DeviceFiles { weights: text(&weights), image: text(&image), image_bytes }))
+}
+
 /// Makes the artifact in a folder below `root`, or finds it there.
 ///
 /// # Errors
-/// Everything wrong with the model, or a file that cannot be read or written.
+/// Everything wrong with the model, a file that cannot be read or written, or no nvcc where a GPU is compiled for.
 pub fn make(request: &Request, root: &Path) -> Result<Artifact> {
     let model = &request.options.model;
+    // An editor needs no kernels.
+    let options = Options { cuda: wanted(request.options.cuda).filter(|_| !request.skeleton), ..request.options.clone() };
     let mut key = Key(0xcbf2_9ce4_8422_2325, 0x6a09_e667_f3bc_c908);
     key.add(env!("CARGO_PKG_VERSION").as_bytes());
     key.add(env!("KILN_SOURCE_HASH").as_bytes());
     key.add(
         format!(
-            "{:?} {:?} {:?} {:?} {:?} {} {} {}",
+            "{:?} {:?} {:?} {:?} {:?} {:?} {} {} {}",
             request.options.dims,
             request.options.without,
             request.options.accuracy,
             request.options.state,
+            options.cuda,
             request.names,
             request.embed,
             request.skeleton,
@@ -154,12 +186,13 @@ pub fn make(request: &Request, root: &Path) -> Result<Artifact> {
         }
         fs::remove_file(&list).map_err(|e| io("cannot remove", &list, &e))?;
     }
-    let output = compile(&request.options)?;
+    let output = compile(&options)?;
     let done = artifact(output.data_files.clone());
     let mut names = request.names.clone();
     if request.embed {
         names.weights = WeightsAt::Embedded(format!("{:?}", done.weights.display().to_string()));
     }
+    names.device = kernels(&output, &folder)?;
     let mut source = if request.skeleton { emit::skeleton(&output.plan, &names)? } else { output.rust(&names)? };
     source.insert_str(0, HEADER);
     if !request.skeleton {

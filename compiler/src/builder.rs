@@ -4,7 +4,7 @@ use crate::artifact::{self, Request};
 use crate::diagnostics::{Diagnostic, Diagnostics, Result};
 use crate::emit::{Names, WeightsAt};
 use crate::import::Extent;
-use crate::target::Accuracy;
+use crate::target::{Accuracy, Cuda, Precision};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +56,30 @@ impl Build {
         self.request.options.accuracy = level;
         self
     }
+    /// Compiles for a GPU beside the CPU, where nvcc is at hand. `KILN_CUDA=off` in the environment leaves that out, `KILN_CUDA=auto` does where
+    /// there is no nvcc.
+    ///
+    /// ```no_run
+    /// use kiln_compiler::{Build, Cuda, Precision};
+    ///
+    /// Build::new("net.onnx").cuda(Cuda { precision: Precision::F16, strict: false }).compile().unwrap();
+    /// ```
+    pub fn cuda(mut self, cuda: Cuda) -> Build {
+        self.request.options.cuda = Some(cuda);
+        self
+    }
+    /// The same by the name of a target: `cuda`, in the precision that the accuracy asks for, or `cpu`.
+    ///
+    /// # Panics
+    /// There is no such target.
+    pub fn target(mut self, name: &str) -> Build {
+        self.request.options.cuda = match name {
+            "cpu" => None,
+            "cuda" => Some(Cuda { precision: Precision::of(self.request.options.accuracy), strict: false }),
+            other => panic!("there is no target {other:?}; the targets are cpu and cuda"),
+        };
+        self
+    }
     /// Takes methods of kernels from a file that `kiln tune` wrote, relative to the crate's folder; by default from the one beside the model,
     /// if there is one: `net.tune` for `net.onnx`.
     pub fn tune(mut self, file: impl AsRef<Path>) -> Build {
@@ -97,6 +121,9 @@ impl Build {
             .ok_or_else(|| Diagnostics::from(Diagnostic::new("OUT_DIR is not set").help("call this from a build script")))?;
         let model = self.request.options.model.clone();
         println!("cargo:rerun-if-changed={}", model.display());
+        if self.request.options.cuda.is_some() {
+            artifact::WATCHED.iter().for_each(|name| println!("cargo:rerun-if-env-changed={name}"));
+        }
         let made = artifact::make(&self.request, &out.join("kiln"))?;
         for f in &made.data_files {
             println!("cargo:rerun-if-changed={}", f.display());

@@ -1,13 +1,13 @@
 //! The grammar of `model!`: a path, or a struct with clauses.
 
 use kiln_compiler::import::{Dims, Extent};
-use kiln_compiler::{Accuracy, Pairing};
+use kiln_compiler::{Accuracy, Cuda, Pairing, Precision};
 use proc_macro2::Span;
 use quote::ToTokens;
 use std::collections::BTreeMap;
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
-use syn::{Ident, LitInt, LitStr, Result, Token, Visibility, braced, bracketed};
+use syn::{Ident, LitInt, LitStr, Result, Token, Visibility, braced, bracketed, parenthesized};
 
 /// What was written between the parentheses.
 pub(crate) struct Arguments {
@@ -27,6 +27,10 @@ pub(crate) struct Arguments {
     pub(crate) tune: (Option<LitStr>, bool),
     /// What an instance keeps between runs.
     pub(crate) state: Pairing,
+    /// Whether a GPU is compiled for beside the CPU, and whether it must compute everything.
+    pub(crate) cuda: Option<bool>,
+    /// What a GPU computes products in.
+    pub(crate) precision: Option<Precision>,
 }
 
 impl Parse for Arguments {
@@ -40,6 +44,8 @@ impl Parse for Arguments {
             accuracy: Accuracy::default(),
             tune: (None, false),
             state: Pairing::default(),
+            cuda: None,
+            precision: None,
         };
         if input.peek(LitStr) {
             out.path = input.parse()?;
@@ -61,7 +67,8 @@ impl Parse for Arguments {
             match clause.to_string().as_str() {
                 "dims" => out.dims_clause(input)?,
                 "inputs" | "outputs" => out.ports_clause(input)?,
-                "target" => target_clause(input)?,
+                "target" => out.target_clause(input)?,
+                "precision" => out.precision = Precision::from_name(word(input, &Precision::NAMES)?),
                 "accuracy" => out.accuracy = Accuracy::from_name(word(input, &Accuracy::NAMES)?).unwrap_or_default(),
                 "weights" => out.embed = word(input, &["embedded", "file"])? == "embedded",
                 "tune" => {
@@ -74,7 +81,7 @@ impl Parse for Arguments {
                 "state" => out.state_clause(input)?,
                 other => {
                     let text = format!(
-                        "unknown clause `{other}`; the clauses are dims, inputs, outputs, state, target, accuracy, tune and weights"
+                        "unknown clause `{other}`; the clauses are dims, inputs, outputs, state, target, accuracy, precision, tune and weights"
                     );
                     return Err(syn::Error::new(clause.span(), text));
                 }
@@ -91,23 +98,42 @@ fn word(input: ParseStream<'_>, words: &[&'static str]) -> Result<&'static str> 
     (words.iter().find(|x| w == **x).copied()).ok_or_else(|| syn::Error::new(w.span(), format!("expected one of {}", words.join(", "))))
 }
 
-fn target_clause(input: ParseStream<'_>) -> Result<()> {
-    let inner;
-    braced!(inner in input);
-    for t in inner.parse_terminated(Ident::parse_any, Token![,])? {
-        if t != "cpu" {
-            return Err(syn::Error::new(t.span(), format!("target `{t}` is not supported yet; the target is cpu")));
-        }
-    }
-    Ok(())
-}
-
 /// A name as an identifier or a string.
 fn name(input: ParseStream<'_>) -> Result<String> {
     if input.peek(LitStr) { Ok(input.parse::<LitStr>()?.value()) } else { Ok(input.call(Ident::parse_any)?.to_string()) }
 }
 
 impl Arguments {
+    /// `cpu, cuda` or `cpu, cuda(strict)`.
+    fn target_clause(&mut self, input: ParseStream<'_>) -> Result<()> {
+        let inner;
+        braced!(inner in input);
+        while !inner.is_empty() {
+            let target: Ident = inner.call(Ident::parse_any)?;
+            match target.to_string().as_str() {
+                "cpu" => {}
+                "cuda" => {
+                    self.cuda = Some(false);
+                    if inner.peek(syn::token::Paren) {
+                        let how;
+                        parenthesized!(how in inner);
+                        word(&how, &["strict"])?;
+                        self.cuda = Some(true);
+                    }
+                }
+                other => return Err(syn::Error::new(target.span(), format!("there is no target `{other}`; the targets are cpu and cuda"))),
+            }
+            if !inner.is_empty() {
+                inner.parse::<Token![,]>()?;
+            }
+        }
+        Ok(())
+    }
+    /// What is compiled for a GPU.
+    pub(crate) fn cuda(&self) -> Option<Cuda> {
+        let strict = self.cuda?;
+        Some(Cuda { precision: self.precision.unwrap_or(Precision::of(self.accuracy)), strict })
+    }
     /// `batch = 1, seq in 1..=512`.
     fn dims_clause(&mut self, input: ParseStream<'_>) -> Result<()> {
         let inner;

@@ -39,6 +39,7 @@ fn expand(a: &Arguments) -> TokenStream {
     request.options.tune.file = a.tune.0.as_ref().map(|file| folder.join(file.value()));
     request.options.tune.locked = a.tune.1;
     request.options.state = a.state.clone();
+    request.options.cuda = a.cuda();
     request.names.fields.clone_from(&a.fields);
     request.embed = a.embed;
     // An editor only needs the types; it sets this for the macros it runs.
@@ -56,7 +57,13 @@ fn expand(a: &Arguments) -> TokenStream {
         Ok(made) => {
             let marks = std::iter::once(&path).chain(&made.data_files).map(|f| marker(f));
             let source = made.source.display().to_string();
-            quote!(#(#marks)* ::core::include!(#source);)
+            // What decides whether and by which tool kernels for a GPU are compiled.
+            let watched = artifact::WATCHED.iter().filter(|_| a.cuda.is_some());
+            quote! {
+                #(#marks)*
+                #(const _: ::core::option::Option<&str> = ::core::option_env!(#watched);)*
+                ::core::include!(#source);
+            }
         }
         Err(mut d) => {
             d.file = a.path.value();

@@ -94,8 +94,7 @@ pub(crate) struct GpuArgs {
 impl GpuArgs {
     /// What is compiled for a GPU.
     pub(crate) fn cuda(&self, accuracy: Accuracy) -> Cuda {
-        let precision = self.precision.unwrap_or(if accuracy == Accuracy::Fast { Precision::F16 } else { Precision::F32 });
-        Cuda { precision, strict: self.strict }
+        Cuda { precision: self.precision.unwrap_or(Precision::of(accuracy)), strict: self.strict }
     }
     /// Where kernels run.
     pub(crate) fn machine(&self) -> Machine {

@@ -1,5 +1,6 @@
 //! The command `kiln`: a file a verb, and what verbs share.
 
+mod alone;
 mod args;
 mod batch;
 mod cache;

@@ -141,6 +141,7 @@ pub(crate) fn build_program(output: &Output, key: &str, dir: &Path, machine: Mac
     if kernels.is_some() {
         (report["gpu"]["image_bytes"], report["gpu"]["compile_seconds"]) = (json!(kernels), json!(compiled));
     }
+    say_left(&report);
     package::write_weights(output, &dir.join("weights.bin"))?;
     data::replace(&src.join("model.rs"), text.as_bytes())?;
     let main = "//! A compiled model as a program.\n\n#[allow(unused, missing_docs)]\nmod model;\n\nfn main() -> std::process::ExitCode {\n    kiln::harness::main::<model::Net>()\n}\n";
@@ -242,6 +243,14 @@ fn gpu_report(plan: &Plan) -> Json {
         "weights_bytes": plan.weights.bytes,
         "arena_bytes": if let Arena::Fixed { bytes, .. } = plan.arena { Some(bytes) } else { None },
     })
+}
+
+/// Says which steps of a model for a GPU are left to the CPU, with copies around them, and why.
+pub(crate) fn say_left(report: &Json) {
+    for left in report["gpu"]["on_cpu"].as_array().into_iter().flatten() {
+        let text = |key: &str| left[key].as_str().unwrap_or_default().to_string();
+        eprintln!("on the CPU: {} ({}): {}", text("kernel"), text("node"), text("why"));
+    }
 }
 
 /// What extraction chose, over the least that any choice could cost; 1 where nothing was explored.

@@ -2,7 +2,7 @@
 
 use crate::args::ModelArgs;
 use crate::failure::{At, Failure, Result};
-use crate::model::{compile_guarded, report};
+use crate::model::{compile_guarded, report, say_left};
 use crate::package::{self, ALLOW, Draft, toml};
 use kiln_compiler::diagnostics::shown;
 use kiln_compiler::ir::{Port, ValueId};
@@ -56,6 +56,7 @@ impl Compile {
         package::write_weights(&output, &dir.join("weights.bin"))?;
         package::write_runtime(&dir.join("vendor"))?;
         draft.finish(true)?;
+        say_left(&report);
         if self.json {
             println!("{report}");
         } else {

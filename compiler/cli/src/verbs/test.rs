@@ -1,6 +1,7 @@
 //! `kiln test`: folders of ONNX's backend tests on compiled code.
 
-use crate::args::RunArgs;
+use crate::alone;
+use crate::args::{GpuArgs, RunArgs};
 use crate::batch::{self, Outcome};
 use crate::cache::Scratch;
 use crate::chance::{self, Law};
@@ -20,6 +21,8 @@ pub(crate) struct Test {
     folders: Vec<PathBuf>,
     #[command(flatten)]
     how: RunArgs,
+    #[command(flatten)]
+    gpu: GpuArgs,
     /// Only cases whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
@@ -61,14 +64,19 @@ impl Test {
         let mut tally = Tally { json: self.json, ulp: self.ulp, ..Tally::default() };
         let mut next = 0;
         let mut waiting: Vec<Outcome> = Vec::new();
-        batch::run(&jobs, &how, &mut |_, outcome| {
+        let mut done = |_, outcome| {
             waiting.push(outcome);
             if waiting.len() == plans[next].jobs() {
                 let found = std::mem::take(&mut waiting);
                 tally.add(&names[next], verdict(&plans[next], &all[next], found));
                 next += 1;
             }
-        })?;
+        };
+        if self.gpu.emulate {
+            alone::run(&jobs, &self.gpu, &[how, vec!["device=cuda".into()]].concat(), &mut done)?;
+        } else {
+            batch::run(&jobs, &how, &mut done)?;
+        }
         tally.finish(total, &skipped)
     }
 }

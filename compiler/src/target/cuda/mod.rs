@@ -7,6 +7,7 @@ pub mod toolchain;
 pub use select::{pack, refusal};
 pub use tile::{Tile, rows as tile_of};
 
+use super::Accuracy;
 use kiln_kernels::dtype::{DType, bf16, f16};
 
 /// In what products of floats are computed, and values between kernels are stored.
@@ -34,6 +35,10 @@ impl Precision {
     pub fn from_name(name: &str) -> Option<Precision> {
         let at = Precision::NAMES.iter().position(|n| *n == name)?;
         Some(Precision::ALL[at])
+    }
+    /// What a level of accuracy asks for where no precision is named.
+    pub fn of(accuracy: Accuracy) -> Precision {
+        if accuracy == Accuracy::Fast { Precision::F16 } else { Precision::F32 }
     }
     /// Its name.
     pub fn name(self) -> &'static str {

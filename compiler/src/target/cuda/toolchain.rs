@@ -71,7 +71,7 @@ pub fn compile(dir: &Path, machine: Machine, image: &Path) -> Result<(), Failed>
         Machine::Gpu => {
             let nvcc = nvcc()?;
             let mut c = Command::new(&nvcc);
-            c.args(["-O3", "-std=c++17", "--compress-mode=size", "-t", "2", "-Xptxas", "--warn-on-spills,--warning-as-error", "-fatbin"]);
+            c.args(["-O3", "-std=c++17", "--compress-mode=size", "-t", "2", "-diag-suppress", "177", "-Xptxas", "--warn-on-spills,--warning-as-error", "-fatbin"]);
             for code in ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80"] {
                 c.args(["-gencode", code]);
             }

@@ -1,3 +1,0 @@
-kiln::model! { struct M = "ui/mlp.onnx"; target { cuda } }
-
-fn main() {}

@@ -1,0 +1,3 @@
+kiln::model! { struct M = "ui/mlp.onnx"; target { tpu } }
+
+fn main() {}
