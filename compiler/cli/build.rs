@@ -12,7 +12,9 @@ fn sources(dir: &Path, out: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         if path.is_dir() {
             sources(&path, out)?;
-        } else if [".cuh", ".h", ".cpp"].iter().any(|e| name.ends_with(e)) || name.ends_with(".rs") && name != "tests.rs" && !name.ends_with("_tests.rs") {
+        } else if [".cuh", ".h", ".cpp"].iter().any(|e| name.ends_with(e))
+            || name.ends_with(".rs") && name != "tests.rs" && !name.ends_with("_tests.rs")
+        {
             out.push(path);
         }
     }

@@ -29,14 +29,26 @@ pub(super) fn module(plan: &Plan, n: &Names) -> TokenStream {
         Some(f) => {
             let (path, bytes): (TokenStream, _) = (f.image.parse().unwrap_or_default(), int(f.image_bytes));
             let symbol = format!("kiln_image_{}_{}", p.hash(), f.image_bytes);
-            (WeightsAt::Embedded(f.weights.clone()), quote! {
-                mod image {
-                    #rt::embed! { #symbol, #path }
-                    pub(super) fn image() -> (*const u8, usize) { (embedded(), #bytes) }
-                }
-            })
+            (
+                WeightsAt::Embedded(f.weights.clone()),
+                quote! {
+                    mod image {
+                        #rt::embed! { #symbol, #path }
+                        pub(super) fn image() -> (*const u8, usize) { (embedded(), #bytes) }
+                    }
+                },
+            )
         }
-        None => (WeightsAt::Given, quote!(mod image { pub(super) fn image() -> (*const u8, usize) { (core::ptr::null(), 0) } })),
+        None => (
+            WeightsAt::Given,
+            quote!(
+                mod image {
+                    pub(super) fn image() -> (*const u8, usize) {
+                        (core::ptr::null(), 0)
+                    }
+                }
+            ),
+        ),
     };
     let spec = tables::spec(&p, &n.model, &weights, &listed, &quote!(None));
     let kernel_names = launched.names();

@@ -129,7 +129,9 @@ impl Machine {
     /// Begins a run at these extents, with an arena of as many bytes: brings the inputs that kernels read.
     pub(crate) fn begin(&mut self, syms: &[i64], arena: usize, inputs: &[(*const u8, usize)]) -> Result<()> {
         if let Some(e) = &self.broken {
-            return Err(Error::Device { message: format!("an earlier call failed, and the device's context is lost: {e}; make a new instance") });
+            return Err(Error::Device {
+                message: format!("an earlier call failed, and the device's context is lost: {e}; make a new instance"),
+            });
         }
         self.set_up(syms, arena, inputs).map_err(|e| self.fallen(e))
     }
@@ -213,7 +215,14 @@ impl Machine {
     }
 
     /// Launches kernel `i` over a grid of blocks; nothing where one of the extents is 0.
-    pub(crate) fn launch(&mut self, i: usize, grid: [usize; 3], threads: usize, shared: usize, args: &[u64]) -> std::result::Result<(), Fail> {
+    pub(crate) fn launch(
+        &mut self,
+        i: usize,
+        grid: [usize; 3],
+        threads: usize,
+        shared: usize,
+        args: &[u64],
+    ) -> std::result::Result<(), Fail> {
         if grid.contains(&0) {
             return Ok(());
         }
@@ -227,7 +236,19 @@ impl Machine {
             let (driver, stream) = (m.shared.driver, m.stream);
             // SAFETY: generated code passes the arguments that the kernel takes, words of 8 bytes each, with addresses from the plan.
             unsafe {
-                driver.launch(function, x, y, z, threads as c_uint, 1, 1, shared as c_uint, stream, words.as_mut_ptr(), std::ptr::null_mut())
+                driver.launch(
+                    function,
+                    x,
+                    y,
+                    z,
+                    threads as c_uint,
+                    1,
+                    1,
+                    shared as c_uint,
+                    stream,
+                    words.as_mut_ptr(),
+                    std::ptr::null_mut(),
+                )
             }
         });
         result.map_err(|e| self.fail(e))

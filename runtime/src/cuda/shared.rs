@@ -142,7 +142,8 @@ fn find(driver: &Driver, wanted: Wanted) -> Result<c_int> {
     let (mut count, mut device) = (0, 0);
     // SAFETY: the driver writes a number to each.
     unsafe { driver.device_count(&mut count) }.map_err(error)?;
-    let none = |what: String| Error::Device { message: format!("{what}: the driver sees {count} device{}", if count == 1 { "" } else { "s" }) };
+    let none =
+        |what: String| Error::Device { message: format!("{what}: the driver sees {count} device{}", if count == 1 { "" } else { "s" }) };
     match wanted {
         Wanted::Ordinal(i) => {
             if i >= count.max(0) as usize {

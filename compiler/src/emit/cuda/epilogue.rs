@@ -1,7 +1,7 @@
 //! What becomes of sums: bias, a pointwise tail, and stores, as a functor that kernels hand their results to.
 
-use super::super::expr::cuda as expr;
 use super::super::Printer;
+use super::super::expr::cuda as expr;
 use super::sheet::Sheet;
 use crate::ir::{Dim, ValueId};
 use crate::kernel::{Epilogue, Operand, Packed, Scalar, Stride};
@@ -158,7 +158,9 @@ impl Printer<'_> {
         let x = s.reads(o.value);
         let at = self.row_place(s, o, shift);
         match o.strides.last() {
-            Some(c) if c.is(1) => Found { before: format!("const Vec<{ty}, V> a{k} = load<V>({x} + ({at}));\n"), element: format!("a{k}.at[i]") },
+            Some(c) if c.is(1) => {
+                Found { before: format!("const Vec<{ty}, V> a{k} = load<V>({x} + ({at}));\n"), element: format!("a{k}.at[i]") }
+            }
             // One element serves all neighbours; where columns are apart, there are no neighbours.
             _ => Found { before: format!("const {ty} a{k} = {x}[{at}];\n"), element: format!("a{k}") },
         }

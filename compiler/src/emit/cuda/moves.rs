@@ -80,8 +80,12 @@ impl Printer<'_> {
             let _ = write!(ends, "store<{by}>({o} + ({at}), y{k}); ");
         }
         let (code, results) = expr::print(e, &loads);
-        let stores: String =
-            results.iter().zip(&outputs).enumerate().map(|(k, (t, o))| format!("y{k}.at[i] = {}; ", expr::store(self.plan.stored(*o), t))).collect();
+        let stores: String = results
+            .iter()
+            .zip(&outputs)
+            .enumerate()
+            .map(|(k, (t, o))| format!("y{k}.at[i] = {}; ", expr::store(self.plan.stored(*o), t)))
+            .collect();
         let _ = write!(body, "KILN_UNROLL\nfor (int i = 0; i < {by}; i++) {{ {code}{stores}}} {ends}}}\n");
         let functor = s.end("F", &body);
         let all = product(&extents);
@@ -146,7 +150,8 @@ impl Printer<'_> {
             }
             ("gather::lookup", [a_rows, b_rows, cols]) => {
                 let count = i.map_or(Dim::int(0), |i| product(self.plan.graph.shape(i)));
-                let fields = [("count", count), ("cols", cols.clone()), ("a_rows", a_rows.clone()), ("b_rows", b_rows.clone()), ("line", line)];
+                let fields =
+                    [("count", count), ("cols", cols.clone()), ("a_rows", a_rows.clone()), ("b_rows", b_rows.clone()), ("line", line)];
                 let g = s.geometry("G", &fields, "");
                 let [a, i, b, k, more] = [a, i, b, k, more].map(|v| read(&mut s, v));
                 let (o, fault) = (s.writes(out), s.word("long long*", quote!(f.device_fault())));

@@ -30,6 +30,8 @@ pub(super) struct Tiled {
     pub(super) splits: bool,
     /// Matrices of a batch, a layer of blocks each.
     pub(super) batch: Option<TokenStream>,
+    /// Whether a loader finds its elements one by one.
+    pub(super) gathers: bool,
 }
 
 impl Printer<'_> {
@@ -50,7 +52,7 @@ impl Printer<'_> {
         let p = self.precision();
         let closed = [&t.rows, &t.cols, &t.depth].into_iter().all(|d| d.as_int().is_some());
         let [m, n, k] = [&t.rows, &t.cols, &t.depth].map(|d| self.likely(d));
-        let tile = tile_of(p, m, n, k, t.splits && closed);
+        let tile = tile_of(p, m, n, k, t.splits && closed, t.gathers);
         let fits = tile.grid(m, n).iter().product::<usize>() <= COUNTERS;
         let tile = if fits { tile } else { Tile { splits: 1, ..tile } };
         let Tile { rows, cols, chunks, warp: [wm, wn], stages, splits } = tile;
@@ -91,7 +93,8 @@ impl Printer<'_> {
         let (element, chunk) = (p.element(), p.chunk());
         let pitch = Dim::int(depth.next_multiple_of(chunk) as i64);
         let w = s.packed(weights, element);
-        let g = s.geometry("B", &[("rows", Dim::int(n as i64)), ("depth", pitch.clone()), ("by_row", pitch), ("by_depth", Dim::int(1))], "");
+        let g =
+            s.geometry("B", &[("rows", Dim::int(n as i64)), ("depth", pitch.clone()), ("by_row", pitch), ("by_depth", Dim::int(1))], "");
         format!("Matrix<{element}, {chunk}, @_::B>{{{w}, {g}}}")
     }
 
@@ -135,6 +138,7 @@ impl Printer<'_> {
             before: String::new(),
             splits: true,
             batch: None,
+            gathers: !whole,
         };
         self.tiled_on_gpu(s, tiled, &functor, kernels)
     }
@@ -203,6 +207,7 @@ impl Printer<'_> {
             before,
             splits: false,
             batch: Some(matrices),
+            gathers: true,
         };
         self.tiled_on_gpu(s, tiled, &functor, kernels)
     }

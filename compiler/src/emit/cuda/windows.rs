@@ -26,8 +26,15 @@ fn fields(w: &Window) -> Vec<(&'static str, Dim)> {
         ["d_d", "d_h", "d_w"],
     ];
     for i in 0..3 {
-        let values =
-            [w.in_dims[i].clone(), w.out_dims[i].clone(), of(w.kernel[i]), of(w.stride[i]), of(w.pad[i]), of(w.pad_end[i]), of(w.dilation[i])];
+        let values = [
+            w.in_dims[i].clone(),
+            w.out_dims[i].clone(),
+            of(w.kernel[i]),
+            of(w.stride[i]),
+            of(w.pad[i]),
+            of(w.pad_end[i]),
+            of(w.dilation[i]),
+        ];
         out.extend(names.iter().map(|n| n[i]).zip(values));
     }
     out.extend(["by_n", "by_c", "by_d", "by_h", "by_w"].into_iter().zip(w.x_strides.iter().cloned()));
@@ -74,6 +81,7 @@ impl Printer<'_> {
             before: String::new(),
             splits: true,
             batch: None,
+            gathers: !whole,
         };
         self.tiled_on_gpu(s, tiled, &functor, kernels)
     }
@@ -147,7 +155,9 @@ impl Printer<'_> {
         let at = s.reads(*x);
         s.begin();
         let (o, ty, channels) = (s.writes(out), s.stored(out), s.extent(c));
-        let body = format!("KILN_DEVICE void operator()(long long row, int col, float y) const {{ {o}[row * {channels} + col] = Narrow<{ty}>::of(y); }}\n");
+        let body = format!(
+            "KILN_DEVICE void operator()(long long row, int col, float y) const {{ {o}[row * {channels} + col] = Narrow<{ty}>::of(y); }}\n"
+        );
         let put = s.end("P", &body);
         let [pixels, channels, pitch, batch] = [pixels, c, x_pitch, x_batch].map(|d| s.extent(d));
         let images = self.dim(n);

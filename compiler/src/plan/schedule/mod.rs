@@ -106,7 +106,8 @@ pub fn schedule_with(mut g: Graph, states: States, settings: Settings) -> Plan {
     let arena = memory::place(&s.buffers, &s.g.symbols);
     let Scheduler { g: graph, places, starts, buffers, slots, weights, choices, .. } = s;
     let (notes, exact, digits) = (Notes::default(), accuracy == Accuracy::Exact, Vec::new());
-    let mut plan = Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes, exact, digits, states, choices, device: None };
+    let mut plan =
+        Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes, exact, digits, states, choices, device: None };
     match cuda {
         Some(precision) => plan.store_halves(precision),
         None => plan.choose_digits(),

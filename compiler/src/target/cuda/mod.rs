@@ -106,7 +106,10 @@ mod tests {
             f32::from_le_bytes(b)
         };
         let step = 2f32.powi(-10);
-        assert_eq!([1.0, 1.0 + step, 1.0 + step * 0.49, 1.0 + step * 0.5, -1.0 - step * 0.75].map(of), [1.0, 1.0 + step, 1.0, 1.0 + step, -1.0 - step]);
+        assert_eq!(
+            [1.0, 1.0 + step, 1.0 + step * 0.49, 1.0 + step * 0.5, -1.0 - step * 0.75].map(of),
+            [1.0, 1.0 + step, 1.0, 1.0 + step, -1.0 - step]
+        );
         assert!(of(f32::NAN).is_nan() && of(f32::INFINITY) == f32::INFINITY && of(-0.0).to_bits() == (-0f32).to_bits());
     }
 }

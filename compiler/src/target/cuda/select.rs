@@ -41,7 +41,9 @@ pub fn refusal(g: &Graph, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: 
         }
         Kernel::GlobalMean { .. } => None,
         Kernel::Softmax { dims: [_, n, _], .. } => long(n),
-        Kernel::Rows { op: Row::Reduce(fold), .. } if !super::select::FOLDS.contains(fold) => Some("it folds rows in a way that has no kernel"),
+        Kernel::Rows { op: Row::Reduce(fold), .. } if !super::select::FOLDS.contains(fold) => {
+            Some("it folds rows in a way that has no kernel")
+        }
         Kernel::Rows { n, .. } => long(n),
         Kernel::Attend { sizes: [_, _, depth, width], q, k, v, mask, out, .. } => {
             let neighbours = |o: &Operand| o.strides.last().is_some_and(|s| s.is(1));

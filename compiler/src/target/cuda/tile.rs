@@ -21,6 +21,8 @@ pub struct Tile {
 
 /// Multiprocessors that the choice counts on: an H100 or H200 has 132, an A100 108.
 const PROCESSORS: usize = 132;
+/// Sums of a block whose loader gathers, at most.
+const GATHERED: usize = 64 * 128;
 /// Splits of the depth at most.
 const SPLITS: usize = 16;
 
@@ -46,7 +48,9 @@ impl Tile {
 fn candidates(p: Precision) -> Vec<Tile> {
     let tile = |rows, cols, chunks, warp, stages| Tile { rows, cols, chunks, warp, stages, splits: 1 };
     match p {
-        Precision::F32 => vec![tile(128, 64, 4, [128, 64], 3), tile(64, 64, 4, [64, 64], 3), tile(32, 64, 4, [32, 64], 3), tile(32, 32, 4, [32, 32], 3)],
+        Precision::F32 => {
+            vec![tile(128, 64, 4, [128, 64], 3), tile(64, 64, 4, [64, 64], 3), tile(32, 64, 4, [32, 64], 3), tile(32, 32, 4, [32, 32], 3)]
+        }
         _ => vec![
             tile(128, 128, 8, [64, 32], 3),
             tile(128, 64, 8, [64, 32], 3),
@@ -60,11 +64,11 @@ fn candidates(p: Precision) -> Vec<Tile> {
 }
 
 /// The tile of a product of `m` rows, `n` columns and `depth`, by an estimate of its time: waves of blocks, each as long as its share of
-/// the depth takes, and what splitting costs.
-pub fn rows(p: Precision, m: usize, n: usize, depth: usize, split: bool) -> Tile {
+/// the depth takes, and what splitting costs. A loader that `gathers` its elements one by one leaves fewer registers for sums.
+pub fn rows(p: Precision, m: usize, n: usize, depth: usize, split: bool, gathers: bool) -> Tile {
     let steps = |t: &Tile| depth.div_ceil(t.chunks * p.chunk()).max(1);
     let mut best: Option<(f64, Tile)> = None;
-    for t in candidates(p) {
+    for t in candidates(p).into_iter().filter(|t| !gathers || t.rows * t.cols <= GATHERED) {
         let [x, y] = t.grid(m, n);
         let most = if split { SPLITS.min(steps(&t)) } else { 1 };
         for splits in 1..=most {
@@ -95,8 +99,8 @@ mod tests {
                 assert!(t.warp[0] % 16 == 0 && t.warp[1] % 16 == 0 || p == Precision::F32);
             }
         }
-        assert_eq!(rows(Precision::F16, 1 << 14, 1 << 12, 1 << 10, true).splits, 1);
-        assert!(rows(Precision::F16, 49, 512, 4608, true).splits > 1);
-        assert_eq!(rows(Precision::F16, 49, 512, 4608, false).splits, 1);
+        assert_eq!(rows(Precision::F16, 1 << 14, 1 << 12, 1 << 10, true, false).splits, 1);
+        assert!(rows(Precision::F16, 49, 512, 4608, true, false).splits > 1);
+        assert_eq!(rows(Precision::F16, 49, 512, 4608, false, true).splits, 1);
     }
 }

@@ -71,7 +71,18 @@ pub fn compile(dir: &Path, machine: Machine, image: &Path) -> Result<(), Failed>
         Machine::Gpu => {
             let nvcc = nvcc()?;
             let mut c = Command::new(&nvcc);
-            c.args(["-O3", "-std=c++17", "--compress-mode=size", "-t", "2", "-diag-suppress", "177", "-Xptxas", "--warn-on-spills,--warning-as-error", "-fatbin"]);
+            c.args([
+                "-O3",
+                "-std=c++17",
+                "--compress-mode=size",
+                "-t",
+                "2",
+                "-diag-suppress",
+                "177",
+                "-Xptxas",
+                "--warn-on-spills,--warning-as-error",
+                "-fatbin",
+            ]);
             for code in ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80"] {
                 c.args(["-gencode", code]);
             }
@@ -141,7 +152,8 @@ pub fn nvcc() -> Result<PathBuf, Failed> {
 
 /// Where wheels put nvcc below a Python's `lib`.
 fn wheel_folders(lib: &Path) -> Vec<PathBuf> {
-    let mut out: Vec<PathBuf> = fs::read_dir(lib).into_iter().flatten().flatten().map(|e| e.path().join("site-packages/nvidia/cu13/bin")).collect();
+    let mut out: Vec<PathBuf> =
+        fs::read_dir(lib).into_iter().flatten().flatten().map(|e| e.path().join("site-packages/nvidia/cu13/bin")).collect();
     out.sort();
     out
 }
