@@ -30,7 +30,7 @@ pub(super) struct Tiled {
     pub(super) splits: bool,
     /// Matrices of a batch, a layer of blocks each.
     pub(super) batch: Option<TokenStream>,
-    /// Whether a loader finds its elements one by one.
+    /// Whether a loader finds its elements one by one, or results are stored so.
     pub(super) gathers: bool,
 }
 
@@ -108,7 +108,7 @@ impl Printer<'_> {
         let few = m.as_int().filter(|m| (1..=FEW).contains(m));
         let most = if few.is_some() { 1 } else { Printer::neighbours_of(p) };
         let rows = Rows { pitch: out_row.clone(), images: None, cols: cols.clone(), batch: Vec::new() };
-        let (functor, _) = self.functor(&mut s, &rows, (bias.as_ref(), epilogue.as_ref()), most);
+        let (functor, stored) = self.functor(&mut s, &rows, (bias.as_ref(), epilogue.as_ref()), most);
         let pitch = k.next_multiple_of(p.chunk());
         if let Some(few) = few {
             let of = (few as usize).next_power_of_two();
@@ -138,7 +138,7 @@ impl Printer<'_> {
             before: String::new(),
             splits: true,
             batch: None,
-            gathers: !whole,
+            gathers: !whole || stored < most,
         };
         self.tiled_on_gpu(s, tiled, &functor, kernels)
     }

@@ -72,7 +72,8 @@ impl Printer<'_> {
         let geometry = s.geometry("A", &fields(window), "");
         let left = format!("Windows<{source}, {step}, @_::A>{{{at}, {geometry}}}");
         let right = self.packed_loader(&mut s, weights, *k, c * taps);
-        let (functor, _) = self.functor(&mut s, &rows, ends, Printer::neighbours_of(p));
+        let most = Printer::neighbours_of(p);
+        let (functor, stored) = self.functor(&mut s, &rows, ends, most);
         let tiled = Tiled {
             rows: pixels,
             cols: Dim::int(*k as i64),
@@ -81,7 +82,7 @@ impl Printer<'_> {
             before: String::new(),
             splits: true,
             batch: None,
-            gathers: !whole,
+            gathers: !whole || stored < most,
         };
         self.tiled_on_gpu(s, tiled, &functor, kernels)
     }

@@ -21,8 +21,8 @@ pub struct Tile {
 
 /// Multiprocessors that the choice counts on: an H100 or H200 has 132, an A100 108.
 const PROCESSORS: usize = 132;
-/// Sums of a block whose loader gathers, at most.
-const GATHERED: usize = 64 * 128;
+/// Sums of a block at most whose loader gathers, or whose results are stored one by one: addresses take registers.
+const GATHERED: usize = 64 * 64;
 /// Splits of the depth at most.
 const SPLITS: usize = 16;
 
@@ -64,7 +64,7 @@ fn candidates(p: Precision) -> Vec<Tile> {
 }
 
 /// The tile of a product of `m` rows, `n` columns and `depth`, by an estimate of its time: waves of blocks, each as long as its share of
-/// the depth takes, and what splitting costs. A loader that `gathers` its elements one by one leaves fewer registers for sums.
+/// the depth takes, and what splitting costs. One that `gathers` elements, or stores them, one by one leaves fewer registers for sums.
 pub fn rows(p: Precision, m: usize, n: usize, depth: usize, split: bool, gathers: bool) -> Tile {
     let steps = |t: &Tile| depth.div_ceil(t.chunks * p.chunk()).max(1);
     let mut best: Option<(f64, Tile)> = None;
