@@ -141,6 +141,32 @@ fn pads_to_whole_windows_of_open_images_follow_from_their_extents() {
 }
 
 #[test]
+fn open_images_are_resized_by_any_scale_and_to_any_size() {
+    let close = |bytes: &[u8], h: usize, w: usize| {
+        let model = kiln_compiler::onnx::read(bytes, None, &Default::default()).unwrap();
+        let mut dims = Dims::default();
+        dims.by_name.extend([("H", h), ("W", w)].map(|(n, d)| (n.to_string(), Extent::Closed(d as i64))));
+        import(&model, &dims).unwrap()
+    };
+    for mode in ["nearest", "linear", "cubic"] {
+        let scales = Tensor::new(&[4], &[1f32, 1.0, 1.5, 0.7]);
+        let b = over(&["1", "2", "H", "W"]).initializer("scales", scales).node("Resize", &["x", "", "scales"], &["y"]).attr("mode", mode);
+        let scaled = b.output("y").build();
+        // To the size of what a convolution leaves of the image: half of it, rounded up, and back.
+        let w = Tensor::new(&[2, 2, 1, 1], &[1f32, 0.5, -0.5, 1.0]);
+        let b = over(&["1", "2", "H", "W"]).initializer("w", w).node("Conv", &["x", "w"], &["c"]).attr("strides", vec![2i64, 2]);
+        let b = b.node("Shape", &["x"], &["size"]).node("Resize", &["c", "", "", "size"], &["y"]).attr("mode", mode);
+        for bytes in [scaled, b.node("Add", &["x", "y"], &["z"]).output("z").build()] {
+            let (open, _) = optimized(&bytes);
+            for (h, w) in [(4, 10), (7, 5), (1, 3)] {
+                let x = [noise(&[1, 2, h, w])];
+                assert_eq!(results(&open, &x), results(&close(&bytes, h, w), &x), "{mode} of {h} x {w}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_constant_of_a_shape_is_its_number_where_it_broadcasts() {
     let two = Tensor::new(&[1], &[2f32]);
     let b = over(&["N", "S"]).node("Shape", &["x"], &["s"]).node("ConstantOfShape", &["s"], &["c"]).attr("value", &two);
