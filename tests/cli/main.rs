@@ -128,6 +128,15 @@ fn a_model_runs_on_files_and_on_random_inputs() {
         assert!(j[key].is_number(), "{key} in {j}");
     }
     assert_eq!((&j["iterations"], &j["target"]), (&5.into(), &"cpu".into()));
+    // One program takes inputs of two sizes: the report of its build is the same.
+    let open = |rows: &str, x: &[f32]| {
+        fs::write(dir.join("in/in_0.npy"), npy(rows, x)).unwrap();
+        let built = json(&dir, &["bench", "m.onnx", "--open", "--inputs", "in", "--iterations", "5", "--json"])["build_seconds"].clone();
+        assert_eq!(status(&dir, &["run", "m.onnx", "--open", "--inputs", "in", "--output-dir", "open"]), (0, String::new()));
+        (fs::read(dir.join("open/out_0.npy")).unwrap(), built)
+    };
+    let (one, two) = (open("(1, 4)", &[1., 2., 3., 4.]), open("(2, 4)", &[1., 2., 3., 4., 0., 0., 1., 0.]));
+    assert_eq!((&one.0, &two.0, one.1), (&npy("(1, 2)", &[4., 6.]), &npy("(2, 2)", &[4., 6., 1., 0.]), two.1));
     let rows = json(&dir, &["bench", "m.onnx", "--dim", "N=3", "--iterations", "5", "--ablate", "--json"]);
     let rows = rows["ablation"].as_array().unwrap();
     assert_eq!((rows.len(), &rows[0]["without"]), (5, &"everything".into()));

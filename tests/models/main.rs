@@ -205,7 +205,7 @@ fn recurrent_layers_run_for_every_length_and_batch() {
 }
 
 /// Shapes of the two operands of each node in `extents.onnx` that fit.
-const FITTING: [(&str, [&[usize]; 2]); 12] = [
+const FITTING: [(&str, [&[usize]; 2]); 15] = [
     ("concat", [&[2, 3], &[4, 3]]),
     ("reshape", [&[2, 6], &[3, 4]]),
     ("expand", [&[2, 3], &[2, 3]]),
@@ -217,6 +217,9 @@ const FITTING: [(&str, [&[usize]; 2]); 12] = [
     ("conv", [&[1, 3, 8], &[2, 3, 3]]),
     ("add", [&[2, 3], &[3]]),
     ("sum", [&[3], &[3]]),
+    ("scatter", [&[3], &[3]]),
+    ("layer", [&[2, 3], &[3]]),
+    ("instance", [&[1, 3, 4], &[3]]),
     ("matmul", [&[2, 3], &[3, 4]]),
 ];
 
@@ -235,7 +238,12 @@ fn run_extents(net: &mut Extents, inputs: &[Value]) -> Result<Vec<Value>, Error>
 #[test]
 fn extents_that_only_run_time_can_compare_are_compared() {
     let mut net = Extents::new().unwrap();
-    let bad: [(&str, [&[usize]; 2]); 22] = [
+    let bad: [(&str, [&[usize]; 2]); 27] = [
+        ("scatter", [&[3], &[4]]),
+        ("scatter", [&[4], &[3]]),
+        ("layer", [&[2, 3], &[4]]),
+        ("layer", [&[2, 4], &[3]]),
+        ("instance", [&[1, 3, 4], &[2]]),
         ("concat", [&[2, 3], &[4, 2]]),
         ("concat", [&[2, 3], &[4, 1]]),
         ("reshape", [&[2, 6], &[3, 5]]),
@@ -266,8 +274,11 @@ fn extents_that_only_run_time_can_compare_are_compared() {
             "{name} of {shapes:?}: {found:?}"
         );
     }
-    let good: [(&str, [&[usize]; 2]); 14] = [
+    let good: [(&str, [&[usize]; 2]); 17] = [
         ("all", [&[], &[]]),
+        ("scatter", [&[5], &[5]]),
+        ("layer", [&[2, 17], &[17]]),
+        ("instance", [&[1, 5, 4], &[5]]),
         ("concat", [&[0, 3], &[4, 3]]),
         ("concat", [&[2, 0], &[4, 0]]),
         ("reshape", [&[0, 6], &[3, 0]]),

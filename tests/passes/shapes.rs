@@ -95,6 +95,77 @@ fn products_and_quotients_of_extents_cancel() {
     assert_eq!(g.shape(g.body.outputs[0])[0], g.shape(g.body.inputs[0])[0]);
 }
 
+/// `y` is `x` padded below and at the right to whole windows of `window` pixels, as TorchScript's exporter writes it: remainders of
+/// extents, in a list of axes from the last on, which a table of two columns turns around.
+fn windowed(b: ModelBuilder, window: i64) -> ModelBuilder {
+    let mut b = extent(extent(b, "x", 2, "h"), "x", 3, "w").initializer("window", one(window));
+    b = b.initializer("zero", one(0)).initializer("nil", one(0));
+    for d in ["h", "w"] {
+        let name = |s: &str| format!("{d}.{s}");
+        b = b.node("Mod", &[d, "window"], &[&name("rest")]).node("Sub", &["window", &name("rest")], &[&name("lack")]);
+        b = b.node("Mod", &[&name("lack"), "window"], &[&name("pad")]);
+    }
+    b = list(b, &["zero", "w.pad", "nil", "h.pad"], "pads").initializer("none", ints(&[0, 0, 0, 0]));
+    b = b.node("Concat", &["pads", "none"], &["all"]).attr("axis", 0).initializer("two", ints(&[-1, 2]));
+    b = b.node("Reshape", &["all", "two"], &["table"]).initializer("last", ints(&[-1])).initializer("least", ints(&[i64::MIN]));
+    b = b.initializer("rows", ints(&[0])).initializer("step", ints(&[-1]));
+    b = b.node("Slice", &["table", "last", "least", "rows", "step"], &["turned"]);
+    b = b.node("Transpose", &["turned"], &["columns"]).attr("perm", [1i64, 0]).initializer("flat", ints(&[-1]));
+    b.node("Reshape", &["columns", "flat"], &["ends"]).node("Pad", &["x", "ends"], &["y"]).output("y")
+}
+
+#[test]
+fn pads_to_whole_windows_are_numbers() {
+    let g = comes_down_to(windowed(over(&["N", "2", "7", "8"]), 4), &[noise(&[2, 2, 7, 8])], &["Pad"]);
+    assert!(g.shape(g.body.outputs[0])[2].is(8) && g.shape(g.body.outputs[0])[3].is(8));
+    // Nothing is left of pads of whole windows.
+    let b = windowed(over(&["N", "2", "4", "8"]), 4).node("Relu", &["y"], &["z"]).output("z");
+    comes_down_to(b, &[noise(&[1, 2, 4, 8])], &["Relu"]);
+}
+
+#[test]
+fn pads_to_whole_windows_of_open_images_follow_from_their_extents() {
+    let bytes = windowed(over(&["N", "2", "H", "W"]), 4).build();
+    let (g, _) = optimized(&bytes);
+    let shape = g.shape(g.body.outputs[0]);
+    for (h, w) in [(7, 8), (4, 1), (5, 6)] {
+        let x = [noise(&[1, 2, h, w])];
+        let y = results(&g, &x);
+        assert_eq!(y, results(&graph(&bytes), &x));
+        // By the symbols of the inputs alone.
+        let inputs = g.shape(g.body.inputs[0]).to_vec();
+        let of = |s| inputs.iter().position(|d| d.as_sym() == Some(s)).map(|i| [1, 2, h as i64, w as i64][i]);
+        let said: Vec<usize> = shape.iter().map(|d| d.eval(&of).unwrap() as usize).collect();
+        assert_eq!(y[0].as_tensor().unwrap().dims, said);
+    }
+}
+
+#[test]
+fn open_images_are_resized_by_any_scale_and_to_any_size() {
+    let close = |bytes: &[u8], h: usize, w: usize| {
+        let model = kiln_compiler::onnx::read(bytes, None, &Default::default()).unwrap();
+        let mut dims = Dims::default();
+        dims.by_name.extend([("H", h), ("W", w)].map(|(n, d)| (n.to_string(), Extent::Closed(d as i64))));
+        import(&model, &dims).unwrap()
+    };
+    for mode in ["nearest", "linear", "cubic"] {
+        let scales = Tensor::new(&[4], &[1f32, 1.0, 1.5, 0.7]);
+        let b = over(&["1", "2", "H", "W"]).initializer("scales", scales).node("Resize", &["x", "", "scales"], &["y"]).attr("mode", mode);
+        let scaled = b.output("y").build();
+        // To the size of what a convolution leaves of the image: half of it, rounded up, and back.
+        let w = Tensor::new(&[2, 2, 1, 1], &[1f32, 0.5, -0.5, 1.0]);
+        let b = over(&["1", "2", "H", "W"]).initializer("w", w).node("Conv", &["x", "w"], &["c"]).attr("strides", vec![2i64, 2]);
+        let b = b.node("Shape", &["x"], &["size"]).node("Resize", &["c", "", "", "size"], &["y"]).attr("mode", mode);
+        for bytes in [scaled, b.node("Add", &["x", "y"], &["z"]).output("z").build()] {
+            let (open, _) = optimized(&bytes);
+            for (h, w) in [(4, 10), (7, 5), (1, 3)] {
+                let x = [noise(&[1, 2, h, w])];
+                assert_eq!(results(&open, &x), results(&close(&bytes, h, w), &x), "{mode} of {h} x {w}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_constant_of_a_shape_is_its_number_where_it_broadcasts() {
     let two = Tensor::new(&[1], &[2f32]);

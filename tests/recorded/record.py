@@ -3,8 +3,8 @@
     VENV/bin/pip install onnx==1.23.2 onnxruntime==1.31.1 numpy
     VENV/bin/python tests/recorded/record.py
 
-Results of `com.microsoft` are those of ONNX Runtime; those of old versions of the standard's operators are computed here, by the
-words of the version, because nothing runs them all.
+Results of `com.microsoft` are those of ONNX Runtime, but for operators that it has no CPU kernel of; those, and old versions of the
+standard's, are computed here, by the words of their definitions.
 """
 
 import json
@@ -176,7 +176,6 @@ lstm = {"x": noise(3, 1, 2), "w": rng.randint(-100, 100, (2, 2, 8)).astype(np.in
         "l": None, "h": None, "c": None, "p": None, "ws": np.full(2, 0.005, np.float32), "wz": np.zeros(2, np.int8),
         "rs": np.full(2, 0.004, np.float32), "rz": np.zeros(2, np.int8)}
 run("lstm of bytes", "DynamicQuantizeLSTM", lstm, 3, constants=["w", "r", "ws", "wz", "rs", "rz"], tolerance=2e-2, hidden_size=2, direction="bidirectional")
-contrib.write()
 
 opsets = Lines("opsets.jsonl")
 
@@ -271,3 +270,115 @@ four = [noise(4), noise(4)]
 old("GroupNormalization by channel", "GroupNormalization", 21, {"x": g, "s": four[0], "b": four[1]},
     [flat.reshape(g.shape) * spread(four[0]) + spread(four[1])], num_groups=2)
 opsets.write()
+
+
+def plain(name, op, inputs, outputs, constants=(), **attrs):
+    """A case of `com.microsoft` whose results are computed here."""
+    outputs = [o.astype(np.float32) if o.dtype == np.float64 else o for o in outputs]
+    contrib.add(name, op, "com.microsoft", 18, inputs, constants, attrs, outputs, 1e-4)
+
+
+def tanh_gelu(x):
+    return x * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def gelu(x):
+    from math import erf
+
+    return x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2)))
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+x, line, skip = noise(2, 3, 4), noise(4), noise(2, 3, 4)
+plain("bias add", "BiasAdd", {"x": x, "b": line, "s": skip}, [x + line + skip])
+plain("bias split gelu", "BiasSplitGelu", {"x": x, "b": line}, [(x + line)[..., :2] * gelu((x + line)[..., 2:])])
+plain("bias dropout", "BiasDropout", {"x": x, "b": line, "r": skip}, [x + line + skip])
+plain("product gelu", "GemmFastGelu", {"x": x, "w": (w := noise(4, 3)), "b": (b := noise(3))}, [tanh_gelu(x @ w + b)])
+plain("product gelu, no bias", "GemmFastGelu", {"x": x, "w": w}, [tanh_gelu(x @ w)])
+scores = noise(2, 2, 3, 4)
+plain("bias softmax, inner", "BiasSoftmax", {"x": scores, "b": (b := noise(2, 1, 1, 4))}, [softmax(scores + b)], axis=3, is_inner_broadcast=0)
+plain("bias softmax, outer", "BiasSoftmax", {"x": scores, "b": (b := noise(1, 1, 3, 4))}, [softmax(scores + b)], axis=3, is_inner_broadcast=1)
+plain("bias softmax of two axes", "BiasSoftmax", {"x": scores, "b": (b := noise(1, 1, 3, 4))},
+      [softmax((scores + b).reshape(4, 12)).reshape(scores.shape)], axis=2, is_inner_broadcast=1)
+
+
+def grouped_norm(x, gamma, beta, groups, swish, epsilon=1e-5):
+    """Of images [N, H, W, C]."""
+    n, h, w, c = x.shape
+    y = x.astype(np.float64).reshape(n, h * w, groups, c // groups)
+    y = (y - y.mean((1, 3), keepdims=True)) / np.sqrt(y.var((1, 3), keepdims=True) + epsilon)
+    y = y.reshape(x.shape) * gamma + beta
+    return y / (1 + np.exp(-y)) if swish else y
+
+
+image, gamma, beta = noise(2, 3, 2, 4), noise(4), noise(4)
+for swish in (0, 1):
+    plain(f"group norm {swish}", "GroupNorm", {"x": image, "g": gamma, "b": beta}, [grouped_norm(image, gamma, beta, 2, swish)], groups=2, activation=swish)
+first = image.transpose(0, 3, 1, 2)
+plain("group norm, channels first", "GroupNorm", {"x": first, "g": gamma, "b": beta},
+      [grouped_norm(image, gamma, beta, 4, 1, 1e-3).transpose(0, 3, 1, 2)], groups=4, activation=1, channels_last=0, epsilon=1e-3)
+for name, skip in [("", noise(2, 3, 2, 4)), (" of channels", noise(2, 4)), (" of one pixel", noise(2, 1, 1, 4))]:
+    sum = image + (skip[:, None, None] if skip.ndim == 2 else skip) + line
+    plain(f"skip group norm{name}", "SkipGroupNorm", {"x": image, "g": gamma, "b": beta, "s": skip, "bias": line},
+          [grouped_norm(sum, gamma, beta, 2, 1), sum], groups=2, activation=1)
+
+
+def convolved(x, w, b):
+    """Of images [N, H, W, C] by weights [M, C, 2, 3], with pads 1, 0, 0, 1 and a step of 2 down."""
+    x = np.pad(x, ((0, 0), (1, 0), (0, 1), (0, 0)))
+    rows, columns = range(0, x.shape[1] - 1, 2), range(x.shape[2] - 2)
+    return np.stack([np.stack([np.einsum("nhwc,mchw->nm", x[:, i:i + 2, j:j + 3], w) + b for j in columns], 1) for i in rows], 1)
+
+
+image, w, b = noise(2, 4, 4, 3), noise(5, 3, 2, 3), noise(5)
+how = dict(kernel_shape=[2, 3], pads=[1, 0, 0, 1], strides=[2, 1])
+plain("conv, channels last", "NhwcConv", {"x": image, "w": w.transpose(0, 2, 3, 1), "b": b}, [convolved(image, w, b)], **how)
+y = np.maximum(convolved(image, w, b) + (z := noise(2, 2, 3, 5)), 0)
+plain("fused conv, channels last", "NhwcFusedConv", {"x": image, "w": w, "b": b, "z": z}, [y], **how, activation="Relu")
+
+
+def heads(q, k, v, lengths=None):
+    """Attention of [B, S, N, D], joined."""
+    q, k, v = (t.astype(np.float64).transpose(0, 2, 1, 3) for t in (q, k, v))
+    s = q @ k.transpose(0, 1, 3, 2) / np.sqrt(q.shape[-1])
+    if lengths is not None:
+        s = np.where(np.arange(s.shape[-1]) < np.array(lengths)[:, None, None, None], s, -np.inf)
+    y = (softmax(s) @ v).transpose(0, 2, 1, 3)
+    return y.reshape(*y.shape[:2], -1)
+
+
+one, two, query = noise(2, 3, 2, 3, 4), noise(2, 5, 2, 2, 4), noise(2, 3, 8)
+plain("heads of one", "MultiHeadAttention", {"q": one}, [heads(*np.moveaxis(one, 3, 0))], num_heads=2)
+plain("heads of two", "MultiHeadAttention", {"q": query, "k": two}, [heads(query.reshape(2, 3, 2, 4), *np.moveaxis(two, 3, 0))], num_heads=2)
+
+# Two sequences of three steps, of which the first has two tokens.
+lengths, padded = [2, 3], noise(2, 3, 4)
+kept = np.array([0, 1, 3, 4, 5])
+offset, starts = np.array([[0, 1, 3], [4, 5, 2]], np.int32), np.array([0, 2, 5], np.int32)
+tokens = padded.reshape(6, 4)[kept]
+plain("padding removed", "RemovePadding", {"x": padded, "n": np.array(lengths, np.int32)}, [tokens, offset, starts, np.array([3], np.int32)])
+restored = np.zeros((6, 4), np.float32)
+restored[kept] = tokens
+plain("padding restored", "RestorePadding", {"x": tokens, "o": offset}, [restored.reshape(2, 3, 4)])
+
+
+def packed(q, k, v):
+    """Attention of tokens [5, 2, D], each in its sequence."""
+    ends = [(0, 2), (2, 5)]
+    return np.concatenate([heads(*(t[None, i:j] for t in (q, k, v)))[0] for i, j in ends])
+
+
+w, b = noise(4, 16), noise(16)
+y = tokens @ w + b
+parts = [y[:, :4].reshape(5, 2, 2), y[:, 4:8].reshape(5, 2, 2), y[:, 8:].reshape(5, 2, 4)]
+plain("packed attention", "PackedAttention", {"x": tokens, "w": w, "b": b, "o": offset, "s": starts}, [packed(*parts)], num_heads=2, qkv_hidden_sizes=[4, 4, 8])
+q, k, v, b = noise(5, 4), noise(5, 4), noise(5, 8), noise(16)
+parts = [(q + b[:4]).reshape(5, 2, 2), (k + b[4:8]).reshape(5, 2, 2), (v + b[8:]).reshape(5, 2, 4)]
+plain("packed heads", "PackedMultiHeadAttention", {"q": q, "k": k, "v": v, "b": b, "o": offset, "s": starts}, [packed(*parts)], num_heads=2)
+one = noise(5, 2, 3, 4)
+plain("packed heads of one", "PackedMultiHeadAttention", {"q": one, "k": None, "v": None, "b": None, "o": offset, "s": starts}, [packed(*np.moveaxis(one, 2, 0))], num_heads=2)
+contrib.write()

@@ -262,6 +262,13 @@ pub fn extents() -> Vec<u8> {
     m = m.node("Conv", &["conv_a", "conv_b"], &["conv"]).attr("kernel_shape", vec![3i64]).named("conv").output("conv");
     m = pair(m, "add", &["a0", "a1"], &["a2"]).node("Add", &["add_a", "add_b"], &["add"]).named("add").output("add");
     m = pair(m, "sum", &["a3"], &["3"]).node("Add", &["sum_a", "sum_b"], &["sum"]).named("sum").output("sum");
+    let eight = Tensor::new(&[8], &[0f32; 8]);
+    m = pair(m, "scatter", &["x0"], &["x1"]).initializer("eight", eight).node("Cast", &["scatter_b"], &["scatter_at"]).attr("to", 7i64);
+    m = m.node("ScatterElements", &["eight", "scatter_at", "scatter_a"], &["scatter"]).attr("reduction", "add").named("scatter");
+    m = pair(m.output("scatter"), "layer", &["2", "l0"], &["l1"]);
+    m = m.node("LayerNormalization", &["layer_a", "layer_b"], &["layer"]).named("layer").output("layer");
+    m = pair(m, "instance", &["1", "i0", "4"], &["i1"]);
+    m = m.node("InstanceNormalization", &["instance_a", "instance_b", "instance_b"], &["instance"]).named("instance").output("instance");
     m = pair(m, "matmul", &["m", "k"], &["j", "n"]).node("MatMul", &["matmul_a", "matmul_b"], &["matmul"]).named("matmul").output("matmul");
     m.build()
 }

@@ -52,6 +52,9 @@ pub(crate) struct ModelArgs {
     /// Set the shape of an input, also where the model closes it; `?` keeps an axis.
     #[arg(long = "shape", value_name = "INPUT=1x3x224x224")]
     shapes: Vec<String>,
+    /// Leave open what neither `--dim` nor `--shape` closes, so that one program takes inputs of any size; else inputs close it.
+    #[arg(long)]
+    pub(crate) open: bool,
     /// The machine to compile for: the CPU alone, or a GPU beside it.
     #[arg(long, default_value = "cpu", value_name = "cpu|cuda", value_parser = ["cpu", "cuda"])]
     target: String,

@@ -72,7 +72,7 @@ pub(crate) fn ready(args: &ModelArgs, inputs: &InputArgs) -> Result<Ready> {
         let i = i.ok_or_else(|| Failure::Fault(format!("the model has no input \"{name}\"; it has: {}", names())))?;
         values[i] = Some(data::read(Path::new(file), ports[i].ty.as_ref())?);
     }
-    let chosen = data::close(&mut dims, &ports, &values);
+    let chosen = if args.open { Vec::new() } else { data::close(&mut dims, &ports, &values) };
     if !chosen.is_empty() {
         eprintln!("chosen: {} (--dim or inputs say otherwise)", chosen.join(", "));
     }

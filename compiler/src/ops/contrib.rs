@@ -108,6 +108,14 @@ fn named(r: &mut Reader<'_, '_>, x: ValueId, parameters: &[f32]) -> One {
     }
 }
 
+/// Reads `GemmFastGelu`: a product, a bias where there is one, and a Gelu by tanh.
+pub fn read_gemm_gelu(r: &mut Reader<'_, '_>) -> Read {
+    let (a, b) = (r.input(0)?, r.input(1)?);
+    let y = r.matmul(a, b)?;
+    let y = plus(r, y, 2)?;
+    Ok(vec![activate(r, "GeluTanh", &[], y)?])
+}
+
 /// Reads `FusedConv`: a convolution with bias, operand 3 added, and an activation.
 pub fn read_conv(r: &mut Reader<'_, '_>) -> Read {
     let y = conv::read_conv(r)?[0];
@@ -129,9 +137,11 @@ fn channels(r: &mut Reader<'_, '_>, x: ValueId, first: bool) -> One {
     r.transpose(x, perm)
 }
 
-/// Reads `NhwcConv` and `NhwcFusedConv`: convolutions of images with their channels last. Weights are those of Conv.
+/// Reads `NhwcConv` and `NhwcFusedConv`: convolutions of images with their channels last. Weights of the second are those of Conv, those
+/// of the first have their channels last, too, as ONNX Runtime's kernel and optimizer have it; the definition does not say so.
 pub fn read_nhwc_conv(r: &mut Reader<'_, '_>) -> Read {
-    for i in [0, 3] {
+    let last: &[usize] = if r.node.op_type == "NhwcConv" { &[0, 1] } else { &[0, 3] };
+    for &i in last {
         if let Some(x) = r.opt(i) {
             r.inputs[i] = Some(channels(r, x, true)?);
         }

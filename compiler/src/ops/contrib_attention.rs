@@ -14,21 +14,21 @@ type One = Result<ValueId, Diagnostic>;
 
 /// What attention of `[B, N, S, D]` is but its operands.
 #[derive(Default)]
-struct Form {
+pub(super) struct Form {
     /// The scores' factor; 1/√D where it is none.
-    scale: Option<f64>,
+    pub(super) scale: Option<f64>,
     /// Scores `x` become `cap · tanh(x / cap)`.
-    cap: Option<f64>,
+    pub(super) cap: Option<f64>,
     /// Added to the scores, broadcast.
-    added: Vec<ValueId>,
+    pub(super) added: Vec<ValueId>,
     /// Where scores count, as bools; each query has one at least.
-    allowed: Vec<ValueId>,
+    pub(super) allowed: Vec<ValueId>,
     /// Scores of a key without a value, one for each head.
-    sink: Option<ValueId>,
+    pub(super) sink: Option<ValueId>,
 }
 
 /// Results of attention, and its scores before the softmax and behind it.
-fn attend(r: &mut Reader<'_, '_>, q: ValueId, k: ValueId, v: ValueId, form: &Form) -> Result<[ValueId; 3], Diagnostic> {
+pub(super) fn attend(r: &mut Reader<'_, '_>, q: ValueId, k: ValueId, v: ValueId, form: &Form) -> Result<[ValueId; 3], Diagnostic> {
     let (qs, dtype) = (r.shape(q)?, r.dtype(q));
     let (k, v) = (repeat_heads(r, k, &qs[1])?, repeat_heads(r, v, &qs[1])?);
     let scale = match (form.scale, qs[3].as_int()) {
@@ -72,7 +72,7 @@ fn attend(r: &mut Reader<'_, '_>, q: ValueId, k: ValueId, v: ValueId, form: &For
 }
 
 /// A positive number of heads.
-fn heads(r: &Reader<'_, '_>, name: &str) -> Result<i64, Diagnostic> {
+pub(super) fn heads(r: &Reader<'_, '_>, name: &str) -> Result<i64, Diagnostic> {
     match r.int(name, 0)? {
         n @ 1.. => Ok(n),
         n => Err(Diagnostic::new(format!("attribute {name} is {n}, expected 1 or more"))),
@@ -80,12 +80,12 @@ fn heads(r: &Reader<'_, '_>, name: &str) -> Result<i64, Diagnostic> {
 }
 
 /// The attribute `scale`, where 0 stands for none.
-fn scale(r: &Reader<'_, '_>) -> Result<Option<f64>, Diagnostic> {
+pub(super) fn scale(r: &Reader<'_, '_>) -> Result<Option<f64>, Diagnostic> {
     Ok(r.float_opt("scale")?.filter(|s| *s != 0.0).map(|s| s as f64))
 }
 
 /// The positions 0.. of `n` queries or keys, along the last axis of a matrix or the one before.
-fn positions(r: &mut Reader<'_, '_>, n: &Dim, column: bool) -> One {
+pub(super) fn positions(r: &mut Reader<'_, '_>, n: &Dim, column: bool) -> One {
     let p = r.iota(n.clone())?;
     if column { r.reshape(p, vec![n.clone(), Dim::int(1)]) } else { Ok(p) }
 }
@@ -170,12 +170,9 @@ pub fn read_quantized(r: &mut Reader<'_, '_>) -> Read {
     projected(r, y, r.opt(5), r.opt(8), None)
 }
 
-/// Attention of queries, keys and values that lie beside each other, `[B, S, 3·H]`.
-fn projected(r: &mut Reader<'_, '_>, y: ValueId, masked: Option<ValueId>, past: Option<ValueId>, bias: Option<ValueId>) -> Read {
-    if r.int("do_rotary", 0)? != 0 {
-        return Err(Diagnostic::new("Attention with do_rotary is not supported").help("export rotary embeddings as RotaryEmbedding"));
-    }
-    let (n, s) = (heads(r, "num_heads")?, r.shape(y)?);
+/// Queries, keys and values that lie beside each other, `[B, S, 3·H]`, each as `[B, N, S, D]`.
+pub(super) fn parts(r: &mut Reader<'_, '_>, y: ValueId, n: i64) -> Result<[ValueId; 3], Diagnostic> {
+    let s = r.shape(y)?;
     let sizes = match r.ints("qkv_hidden_sizes")?.filter(|v| !v.is_empty()) {
         Some(v) if v.len() == 3 => v.into_iter().map(Dim::int).collect(),
         Some(v) => return Err(Diagnostic::new(format!("attribute qkv_hidden_sizes is {v:?}, expected three sizes"))),
@@ -184,14 +181,22 @@ fn projected(r: &mut Reader<'_, '_>, y: ValueId, masked: Option<ValueId>, past: 
             None => return Err(Diagnostic::new(format!("queries, keys and values do not share {} columns", s[2]))),
         },
     };
-    let mut parts = Vec::new();
-    let mut at = Dim::int(0);
-    for size in sizes {
-        let part = r.cut(y, 2, at.clone(), size.clone(), 1)?;
-        parts.push(split_heads(r, part, n)?);
+    let (mut out, mut at) = ([y; 3], Dim::int(0));
+    for (part, size) in out.iter_mut().zip(sizes) {
+        let columns = r.cut(y, 2, at.clone(), size.clone(), 1)?;
+        *part = split_heads(r, columns, n)?;
         at = at + size;
     }
-    let (q, mut k, mut v) = (parts[0], parts[1], parts[2]);
+    Ok(out)
+}
+
+/// Attention of queries, keys and values that lie beside each other, `[B, S, 3·H]`.
+fn projected(r: &mut Reader<'_, '_>, y: ValueId, masked: Option<ValueId>, past: Option<ValueId>, bias: Option<ValueId>) -> Read {
+    if r.int("do_rotary", 0)? != 0 {
+        return Err(Diagnostic::new("Attention with do_rotary is not supported").help("export rotary embeddings as RotaryEmbedding"));
+    }
+    let (n, s) = (heads(r, "num_heads")?, r.shape(y)?);
+    let [q, mut k, mut v] = parts(r, y, n)?;
     let mut before = Dim::int(0);
     if let Some(past) = past {
         let shape = r.shape(past)?;
@@ -219,13 +224,13 @@ fn projected(r: &mut Reader<'_, '_>, y: ValueId, masked: Option<ValueId>, past: 
 }
 
 /// Part `i` of `count` that lie between heads and elements, `[B, S, N, count, D]`, as `[B, N, S, D]`.
-fn unpacked(r: &mut Reader<'_, '_>, x: ValueId, i: i64) -> One {
+pub(super) fn unpacked(r: &mut Reader<'_, '_>, x: ValueId, i: i64) -> One {
     let y = r.pick(x, 3, i)?;
     r.transpose(y, vec![0, 2, 1, 3])
 }
 
 /// A part of the bias `[heads · size]` as it is added to `[B, N, S, D]`.
-fn biased(r: &mut Reader<'_, '_>, x: ValueId, bias: Option<ValueId>, at: &mut Dim) -> One {
+pub(super) fn biased(r: &mut Reader<'_, '_>, x: ValueId, bias: Option<ValueId>, at: &mut Dim) -> One {
     let Some(b) = bias else { return Ok(x) };
     let s = r.shape(x)?;
     let size = s[1].clone() * s[3].clone();

@@ -146,6 +146,11 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>, Diagnostic> {
         .collect()
 }
 
+/// Whether two shapes are one, or may turn out to be at run time, which is left to the checks of the plan.
+pub(crate) fn agree(a: &[Dim], b: &[Dim]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.equals(b) != Some(false))
+}
+
 /// Items with commas between.
 pub(crate) fn list<T: std::fmt::Display>(items: &[T]) -> String {
     items.iter().map(|d| d.to_string()).collect::<Vec<_>>().join(", ")

@@ -164,12 +164,16 @@ pub fn range(r: &mut Reader<'_, '_>, inputs: [ValueId; 3], dtype: DType, n: Opti
     call(r, "range", &inputs, vec![], vec![Type::Tensor(dtype, vec![n])])
 }
 
+/// The indices of what is not zero, `[rank, n]`.
+pub fn nonzero(r: &mut Reader<'_, '_>, x: ValueId) -> Result<ValueId, Diagnostic> {
+    let (rank, n) = (r.rank(x)?, r.b.fresh("nonzero"));
+    Ok(call(r, "nonzero", &[x], vec![], vec![Type::Tensor(DType::I64, vec![rank.into(), n])])?[0])
+}
+
 /// Reads `NonZero`.
 pub fn read_nonzero(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
-    let rank = r.rank(x)?;
-    let n = r.b.fresh("nonzero");
-    call(r, "nonzero", &[x], vec![], vec![Type::Tensor(DType::I64, vec![rank.into(), n])])
+    Ok(vec![nonzero(r, x)?])
 }
 
 /// Reads [Unique](https://onnx.ai/onnx/operators/onnx__Unique.html).

@@ -10,6 +10,7 @@ pub mod cast;
 pub mod constant;
 pub mod contrib;
 pub mod contrib_attention;
+pub mod contrib_packed;
 pub mod control;
 pub mod conv;
 pub mod deform_conv;
@@ -502,6 +503,7 @@ schemas! {
         "FusedMatMul" 1 contrib::read_matmul;
         "FusedMatMulActivation" 1 contrib::read_matmul;
         "GatherND" 1 contrib::read_as_13;
+        "GemmFastGelu" 1 contrib::read_gemm_gelu;
         "Gelu" 1 contrib::read_gelu;
         "GridSample" 1 contrib::read_grid_sample;
         "GroupNorm" 1 contrib::read_group_norm;
@@ -513,6 +515,8 @@ schemas! {
         "MultiHeadAttention" 1 contrib_attention::read_multi_head;
         "NhwcConv" 1 contrib::read_nhwc_conv;
         "NhwcFusedConv" 1 contrib::read_nhwc_conv;
+        "PackedAttention" 1 contrib_packed::read_attention;
+        "PackedMultiHeadAttention" 1 contrib_packed::read_multi_head;
         "Pad" 1 contrib::read_as_13;
         "QAttention" 1 contrib_attention::read_quantized;
         "QGemm" 1 qlinear::read_gemm;
@@ -529,6 +533,8 @@ schemas! {
         "QuantizeLinear" 1 quantize::read_quantize;
         "QuickGelu" 1 contrib::read_gelu;
         "Range" 1 contrib::read_as_13;
+        "RemovePadding" 1 contrib_packed::read_remove;
+        "RestorePadding" 1 contrib_packed::read_restore;
         "RotaryEmbedding" 1 contrib_attention::read_rotary;
         "SkipGroupNorm" 1 contrib::read_skip_group_norm;
         "SkipLayerNormalization" 1 contrib::read_skip_norm;

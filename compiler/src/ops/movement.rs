@@ -11,10 +11,25 @@ pub struct Transpose {
     pub perm: Vec<usize>,
 }
 
+/// The contents of a result that has elements of operand 0, where those are known: along each axis, the operand's axis, the first index
+/// of it, the step, and how many.
+fn picked(cx: &Infer<'_>, axes: &Option<Vec<(usize, i64, i64, i64)>>) -> Option<Vec<Dim>> {
+    let (dims, axes) = (cx.dims(0)?, axes.as_ref()?);
+    let shape: Vec<i64> = cx.shape(0).iter().map(Dim::as_int).collect::<Option<_>>()?;
+    let mut at = vec![0];
+    for &(axis, start, step, size) in axes {
+        let pitch: i64 = shape[axis + 1..].iter().product();
+        at = at.iter().flat_map(|base| (0..size).map(move |k| base + (start + k * step) * pitch)).collect();
+    }
+    at.into_iter().map(|i| dims.get(usize::try_from(i).ok()?).cloned()).collect()
+}
+
 impl Operator for Transpose {
     fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
         let shape = cx.shape(0);
-        Ok(vec![Fact::tensor(cx.dtype(0), self.perm.iter().map(|&p| shape[p].clone()).collect())])
+        let mut fact = Fact::tensor(cx.dtype(0), self.perm.iter().map(|&p| shape[p].clone()).collect());
+        fact.dims = picked(cx, &self.perm.iter().map(|&p| Some((p, 0, 1, shape[p].as_int()?))).collect::<Option<Vec<_>>>());
+        Ok(vec![fact])
     }
     fn lower(&self, cx: &Facts<'_>) -> Lowering {
         let rank = self.perm.len();
@@ -86,11 +101,8 @@ impl Slice {
 impl Operator for Slice {
     fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
         let mut fact = Fact::tensor(cx.dtype(0), self.sizes.clone());
-        if let (Some(dims), [start], [step], [size]) = (cx.dims(0), &self.starts[..], &self.steps[..], &self.sizes[..])
-            && let (Some(start), Some(size)) = (start.as_int(), size.as_int())
-        {
-            fact.dims = (0..size).map(|k| dims.get((start + k * step) as usize).cloned()).collect();
-        }
+        let along = |a: usize| Some((a, self.starts[a].as_int()?, self.steps[a], self.sizes[a].as_int()?));
+        fact.dims = picked(cx, &(0..self.sizes.len()).map(along).collect::<Option<Vec<_>>>());
         Ok(vec![fact])
     }
     fn lower(&self, _: &Facts<'_>) -> Lowering {

@@ -1,5 +1,6 @@
 //! Normalizations: batch, layer, instance, group, RMS, Lp, mean-variance and local response.
 
+use super::cx::agree;
 use super::reduce::{Reduce, around};
 use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader, Real};
 use crate::diagnostics::Diagnostic;
@@ -25,7 +26,7 @@ impl Operator for LayerNorm {
         let x = cx.shape(0);
         for i in 1..3 {
             let count = product(cx.shape(i));
-            if cx.has(i) && count != product(&x[self.axis..]) {
+            if cx.has(i) && count.equals(&product(&x[self.axis..])) == Some(false) {
                 return Err(Diagnostic::new(format!(
                     "LayerNormalization needs scale and bias of shape [{}], found [{}]",
                     super::cx::list(&x[self.axis..]),
@@ -70,7 +71,7 @@ pub struct InstanceNorm {
 impl Operator for InstanceNorm {
     fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
         let x = cx.shape(0);
-        if x.len() < 3 || cx.shape(1) != &x[1..2] || cx.shape(2) != &x[1..2] {
+        if x.len() < 3 || !(1..3).all(|i| agree(cx.shape(i), &x[1..2])) {
             return Err(Diagnostic::new(format!("InstanceNormalization of [{}] needs a scale and bias per channel", super::cx::list(x))));
         }
         Ok(vec![Fact::tensor(cx.dtype(0), x.to_vec())])
@@ -105,7 +106,7 @@ impl GroupNorm {
 impl Operator for GroupNorm {
     fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
         let x = cx.shape(0);
-        if self.groups == 0 || self.channels(x).is_none() || cx.shape(1) != &x[1..2] || cx.shape(2) != &x[1..2] {
+        if self.groups == 0 || self.channels(x).is_none() || !(1..3).all(|i| agree(cx.shape(i), &x[1..2])) {
             let what =
                 format!("GroupNorm of [{}] needs channels in {} groups, with a scale and bias each", super::cx::list(x), self.groups);
             return Err(Diagnostic::new(what));

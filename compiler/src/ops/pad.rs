@@ -3,7 +3,7 @@
 use super::gather::{by_position, strings_at};
 use super::{CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
-use crate::ir::{Dim, Fact, ValueId, product};
+use crate::ir::{Dim, Fact, Type, ValueId, product};
 use kiln_kernels::dtype::DType;
 
 /// Elements added around (or, with negative pads, cut from) every axis; operands x and the value to fill with.
@@ -78,38 +78,44 @@ pub fn read_pad(r: &mut Reader<'_, '_>) -> Read {
 fn padded(r: &mut Reader<'_, '_>, x: ValueId, value: ValueId) -> Result<ValueId, Diagnostic> {
     let (rank, dtype) = (r.rank(x)?, r.dtype(x));
     let mode = r.word("mode", MODES)?;
-    let pads = if r.version < 11 {
-        r.ints(if r.version < 2 { "paddings" } else { "pads" })?
+    let pads: Option<Vec<Dim>> = if r.version < 11 {
+        let pads = r.ints(if r.version < 2 { "paddings" } else { "pads" })?.ok_or_else(|| Diagnostic::new("the pads are missing"))?;
+        Some(pads.into_iter().map(Dim::int).collect())
     } else {
         let p = r.input(1)?;
-        r.const_ints(p)
+        r.const_ints(p).map(|p| p.into_iter().map(Dim::int).collect()).or_else(|| r.dims(p).map(<[Dim]>::to_vec))
     };
-    let known = r.opt(3).is_none_or(|v| r.const_ints(v).is_some());
-    let pads = match pads {
-        Some(p) if known => p,
-        _ if r.version < 11 => return Err(Diagnostic::new("the pads are missing")),
-        _ => {
-            let ty = super::host::rank_type(r, dtype, Some(rank));
-            let inputs = vec![Some(x), r.opt(1), Some(value), r.opt(3)];
-            return Ok(super::host::call_with(r, "pad", inputs, vec![], vec![mode.to_string()], vec![ty])?[0]);
+    let axes = match r.opt(3) {
+        Some(v) => r.const_ints(v).map(|axes| r.axes(&axes, rank)).transpose()?,
+        None => Some((0..rank).collect()),
+    };
+    let mut full = None;
+    if let (Some(pads), Some(axes)) = (pads, axes) {
+        if pads.len() != 2 * axes.len() {
+            return Err(Diagnostic::new(format!("Pad has {} pads for {} axes", pads.len(), axes.len())));
         }
+        if pads.iter().any(|p| p.as_int().is_some_and(|p| p.unsigned_abs() > 1 << 40)) {
+            return Err(Diagnostic::new("a pad is too large"));
+        }
+        let all = full.insert(vec![Dim::int(0); 2 * rank]);
+        for (k, &a) in axes.iter().enumerate() {
+            all[a] = pads[k].clone();
+            all[rank + a] = pads[axes.len() + k].clone();
+        }
+    }
+    if let Some(pads) = full.iter().find_map(|p| p.iter().map(Dim::as_int).collect::<Option<Vec<i64>>>()) {
+        return r.emit(Pad { pads, mode }, &[x, value]);
+    }
+    let ty = match (full, r.shape(x)) {
+        // Pads that follow from extents, as those of images to whole windows do: so does the shape.
+        (Some(pads), Ok(shape)) => {
+            let padded = |(i, d): (usize, Dim)| d + pads[i].clone() + pads[rank + i].clone();
+            Type::Tensor(dtype, shape.into_iter().enumerate().map(padded).collect())
+        }
+        _ => super::host::rank_type(r, dtype, Some(rank)),
     };
-    let axes = match r.opt(3).and_then(|v| r.const_ints(v)) {
-        Some(axes) => r.axes(&axes, rank)?,
-        None => (0..rank).collect(),
-    };
-    if pads.len() != 2 * axes.len() {
-        return Err(Diagnostic::new(format!("Pad has {} pads for {} axes", pads.len(), axes.len())));
-    }
-    if pads.iter().any(|p| p.unsigned_abs() > 1 << 40) {
-        return Err(Diagnostic::new("a pad is too large"));
-    }
-    let mut full = vec![0; 2 * rank];
-    for (k, &a) in axes.iter().enumerate() {
-        full[a] = pads[k];
-        full[rank + a] = pads[axes.len() + k];
-    }
-    r.emit(Pad { pads: full, mode }, &[x, value])
+    let inputs = vec![Some(x), r.opt(1), Some(value), r.opt(3)];
+    Ok(super::host::call_with(r, "pad", inputs, vec![], vec![mode.to_string()], vec![ty])?[0])
 }
 
 /// Reads `Tile`; opset 1 repeats one axis.

@@ -114,8 +114,16 @@ impl Pointwise {
                 "Mul" => Some(at(0, k)? * at(1, k)?),
                 "Max" => Some(at(0, k)?.most(&at(1, k)?)),
                 "Min" => Some(at(0, k)?.least(&at(1, k)?)),
-                // Extents are not negative, so that rounding towards zero and down agree for positive divisors.
-                "Div" => at(1, k)?.as_int().filter(|d| *d > 0).and_then(|d| Some(at(0, k)?.floor_div(&Dim::int(d)))),
+                // Extents are not negative, so that rounding towards zero and down agree for positive divisors; numbers may be.
+                "Div" => {
+                    let (a, d) = (at(0, k)?, at(1, k)?.as_int().filter(|d| *d > 0)?);
+                    Some(a.as_int().map_or_else(|| a.floor_div(&Dim::int(d)), |a| Dim::int(a / d)))
+                }
+                // The remainder has the sign of the divisor: images are padded to whole windows by it.
+                "Mod" => {
+                    let (a, d) = (at(0, k)?, Dim::int(at(1, k)?.as_int().filter(|d| *d > 0)?));
+                    Some(a.clone() - a.floor_div(&d) * d)
+                }
                 "Cast" if integer(cx.dtype(0)) => at(0, k),
                 "Where" => {
                     // `Where(Equal(x, -1), a, b)` on constants: exporters guard Expand so.

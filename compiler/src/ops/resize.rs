@@ -140,8 +140,10 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
     let open =
         |r: &Reader<'_, '_>, v: Option<ValueId>| v.is_some_and(|v| r.constant(v).is_none() && r.shape(v).is_ok_and(|s| s != [Dim::int(0)]));
     if open(r, scales) || open(r, roi) || sizes.is_some_and(|v| open(r, Some(v)) && r.dims(v).is_none()) {
-        return computed(r, [roi, scales, sizes], &axes, [mode, coordinates, nearest, policy]);
+        return computed(r, [roi, scales, sizes], &axes, None, [mode, coordinates, nearest, policy]);
     }
+    let operands = [roi, scales, sizes];
+    let words = [mode, coordinates, nearest, policy];
     let scales = floats(r, scales, "scales")?;
     let sizes = match sizes.filter(|v| r.shape(*v).is_ok_and(|s| s != [Dim::int(0)])) {
         Some(v) => Some(
@@ -178,9 +180,13 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
             let span = if region.is_empty() { 1.0 } else { (region[rank + a] - region[a]) as f64 };
             out[a] = match shape[a].as_int() {
                 Some(n) => Dim::int((n as f64 * span * s as f64).floor() as i64),
+                None if span != 1.0 => return computed(r, operands, &axes, None, words),
                 None if s.fract() == 0.0 => shape[a].clone() * Dim::int(s as i64),
                 None if (1.0 / s).fract() == 0.0 => shape[a].floor_div(&Dim::int((1.0 / s) as i64)),
-                None => return Err(Diagnostic::new(format!("axis {a} is open and its scale {s} is no ratio")).help("close it with --dim")),
+                None => match ratio(s) {
+                    Some((p, q)) => (shape[a].clone() * Dim::int(p)).floor_div(&Dim::int(q)),
+                    None => return computed(r, operands, &axes, None, words),
+                },
             };
         }
     } else if let Some(sizes) = &sizes {
@@ -192,12 +198,13 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
                     (Some(s), _) => s as f32,
                     (None, Some(s)) => s as f32,
                     _ if sizes[k] == shape[a] => 1.0,
-                    _ => return Err(Diagnostic::new(format!("axis {a} is resized from {} to {}, an open ratio", shape[a], sizes[k]))),
+                    // To the size of another image, say: what the ratio is, only run time can tell.
+                    _ => return computed(r, operands, &axes, Some(sizes), words),
                 };
             }
         } else {
             let all: Option<Vec<f64>> = (0..axes.len()).map(ratio).collect();
-            let all = all.ok_or_else(|| Diagnostic::new("keep_aspect_ratio_policy needs closed extents"))?;
+            let Some(all) = all else { return computed(r, operands, &axes, None, words) };
             let pick = if policy == "not_larger" { f64::min } else { f64::max };
             let s = all.iter().copied().reduce(pick).unwrap_or(1.0);
             for &a in &axes {
@@ -224,7 +231,7 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
 }
 
 /// A Resize whose region, scales or sizes only run time can tell.
-fn computed(r: &mut Reader<'_, '_>, operands: [Option<ValueId>; 3], axes: &[usize], words: [&str; 4]) -> Read {
+fn computed(r: &mut Reader<'_, '_>, operands: [Option<ValueId>; 3], axes: &[usize], sizes: Option<&[Dim]>, words: [&str; 4]) -> Read {
     let x = r.input(0)?;
     let (shape, dtype) = (r.shape(x)?, r.dtype(x));
     let wide = if matches!(dtype, DType::F32 | DType::F64) { dtype } else { DType::F32 };
@@ -236,10 +243,22 @@ fn computed(r: &mut Reader<'_, '_>, operands: [Option<ValueId>; 3], axes: &[usiz
     inputs.extend([Some(cubic), Some(extrapolation)]);
     let mut ints = vec![r.int("exclude_outside", 0)?];
     ints.extend(axes.iter().map(|a| *a as i64));
-    let out = (0..shape.len()).map(|i| if axes.contains(&i) { r.b.fresh("resized") } else { shape[i].clone() }).collect();
+    let mut out = shape;
+    for (k, &a) in axes.iter().enumerate() {
+        out[a] = sizes.map_or_else(|| r.b.fresh("resized"), |s| s[k].clone());
+    }
     let text = words.iter().map(|w| w.to_string()).collect();
     let y = super::host::call_with(r, "resize", inputs, ints, text, vec![Type::Tensor(wide, out)])?[0];
     Ok(vec![r.cast(y, dtype)?])
+}
+
+/// A positive float as a ratio of integers, as each is; not those far from 1, by which extents would overflow.
+fn ratio(x: f32) -> Option<(i64, i64)> {
+    let (mut p, mut q) = (f64::from(x), 1);
+    while p.fract() != 0.0 && q < 1 << 30 {
+        (p, q) = (p * 2.0, q * 2);
+    }
+    (p.fract() == 0.0 && p < f64::from(1 << 30)).then_some((p as i64, q))
 }
 
 /// Reads `Upsample`, the forerunner of Resize.
@@ -249,7 +268,7 @@ pub fn read_upsample(r: &mut Reader<'_, '_>) -> Read {
     if let Some(v) = r.opt(1).filter(|v| r.version >= 9 && r.constant(*v).is_none()) {
         let mode = r.word("mode", &["nearest", "linear", "cubic"])?;
         let axes: Vec<usize> = (0..shape.len()).collect();
-        return computed(r, [None, Some(v), None], &axes, [mode, "asymmetric", "floor", "stretch"]);
+        return computed(r, [None, Some(v), None], &axes, None, [mode, "asymmetric", "floor", "stretch"]);
     }
     let mode = if r.version < 7 {
         match r.word("mode", &["nearest", "bilinear"])? {

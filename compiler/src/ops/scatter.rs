@@ -35,7 +35,7 @@ fn same(cx: &Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
 
 impl Operator for ScatterElements {
     fn infer(&self, cx: &mut Infer<'_>) -> Result<Vec<Fact>, Diagnostic> {
-        if self.axis >= cx.rank(0) || cx.rank(0) != cx.rank(1) || cx.shape(1) != cx.shape(2) {
+        if self.axis >= cx.rank(0) || cx.rank(0) != cx.rank(1) || !super::cx::agree(cx.shape(1), cx.shape(2)) {
             return Err(Diagnostic::new("indices and updates need one shape, of the rank of the data"));
         }
         same(cx)

@@ -48,9 +48,7 @@ impl Operator for Reshape {
             )));
         }
         let mut fact = Fact::tensor(cx.dtype(0), self.shape.clone());
-        if self.shape.len() <= 1 {
-            fact.dims = cx.dims(0).map(<[Dim]>::to_vec);
-        }
+        fact.dims = cx.dims(0).map(<[Dim]>::to_vec);
         Ok(vec![fact])
     }
     fn lower(&self, _: &Facts<'_>) -> Lowering {

@@ -89,6 +89,18 @@ pub(super) fn of(g: &Graph, node: &Node) -> Vec<Check> {
                 checks.push(Check::Equal(d.clone(), n.clone()));
             }
         }
+        Op::ScatterElements(_) => checks.extend(shape(1).iter().zip(shape(2)).map(|(a, b)| Check::Equal(a.clone(), b.clone()))),
+        // Scales and biases, of which there may be none of the second.
+        Op::LayerNorm(n) => {
+            for v in node.inputs[1..].iter().flatten() {
+                checks.push(Check::Equal(product(g.shape(*v)), product(&shape(0)[n.axis..])));
+            }
+        }
+        Op::InstanceNorm(_) | Op::GroupNorm(_) => {
+            for i in 1..3 {
+                checks.push(Check::Equal(shape(i)[0].clone(), shape(0)[1].clone()));
+            }
+        }
         Op::Split(s) => {
             let total = s.sizes.iter().fold(Dim::int(0), |a, b| a + b.clone());
             checks.push(Check::Equal(total, shape(0)[s.axis].clone()));

@@ -187,7 +187,12 @@ pub(super) fn select(g: &Graph, node: &Node, epilogue: Option<Epilogue>, v: Valu
             };
             let (a, right) = (operand(x), operand(b));
             let mut to = layouts.strides(g, v);
-            let places = is_forward(g, &to) && to.pop().is_some_and(|s| s.is(1) || shape[rank - 1].is(1));
+            let places = is_forward(g, &to) && to.last().is_some_and(|s| s.is(1) || shape[rank - 1].is(1));
+            if !places {
+                // Extents that nothing shows to be forward, such as that of a slice between two computed bounds, are so as they are read.
+                to = layout::strides(shape, Layout::RowMajor);
+            }
+            to.pop();
             let kernel = Kernel::MatMul {
                 batch: shape[..rank - 2].to_vec(),
                 m: shape[rank - 2].clone(),
