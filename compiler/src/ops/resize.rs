@@ -98,6 +98,13 @@ pub(super) const COORDINATES: &[&str] = &[
 /// What `Resize::nearest` can be.
 pub(super) const NEAREST: &[&str] = &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"];
 
+/// A scale as a ratio of integers, if it is one of a small power of two.
+fn ratio(scale: f32) -> Option<(i64, i64)> {
+    let q = (0..12).map(|k| 1i64 << k).find(|q| (scale * *q as f32).fract() == 0.0)?;
+    let p = scale as f64 * q as f64;
+    (p < 1e6).then_some((p as i64, q))
+}
+
 fn floats(r: &Reader<'_, '_>, v: Option<ValueId>, what: &str) -> Result<Option<Vec<f32>>, Diagnostic> {
     let Some(v) = v else { return Ok(None) };
     if r.shape(v).is_ok_and(|s| s == [Dim::int(0)]) {
@@ -142,6 +149,7 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
     if open(r, scales) || open(r, roi) || sizes.is_some_and(|v| open(r, Some(v)) && r.dims(v).is_none()) {
         return computed(r, [roi, scales, sizes], &axes, [mode, coordinates, nearest, policy]);
     }
+    let operands = [roi, scales, sizes];
     let scales = floats(r, scales, "scales")?;
     let sizes = match sizes.filter(|v| r.shape(*v).is_ok_and(|s| s != [Dim::int(0)])) {
         Some(v) => Some(
@@ -178,9 +186,11 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
             let span = if region.is_empty() { 1.0 } else { (region[rank + a] - region[a]) as f64 };
             out[a] = match shape[a].as_int() {
                 Some(n) => Dim::int((n as f64 * span * s as f64).floor() as i64),
-                None if s.fract() == 0.0 => shape[a].clone() * Dim::int(s as i64),
                 None if (1.0 / s).fract() == 0.0 => shape[a].floor_div(&Dim::int((1.0 / s) as i64)),
-                None => return Err(Diagnostic::new(format!("axis {a} is open and its scale {s} is no ratio")).help("close it with --dim")),
+                None => match ratio(s) {
+                    Some((p, q)) => (shape[a].clone() * Dim::int(p)).floor_div(&Dim::int(q)),
+                    None => return computed(r, operands, &axes, [mode, coordinates, nearest, policy]),
+                },
             };
         }
     } else if let Some(sizes) = &sizes {
@@ -192,12 +202,12 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
                     (Some(s), _) => s as f32,
                     (None, Some(s)) => s as f32,
                     _ if sizes[k] == shape[a] => 1.0,
-                    _ => return Err(Diagnostic::new(format!("axis {a} is resized from {} to {}, an open ratio", shape[a], sizes[k]))),
+                    _ => return computed(r, operands, &axes, [mode, coordinates, nearest, policy]),
                 };
             }
         } else {
             let all: Option<Vec<f64>> = (0..axes.len()).map(ratio).collect();
-            let all = all.ok_or_else(|| Diagnostic::new("keep_aspect_ratio_policy needs closed extents"))?;
+            let Some(all) = all else { return computed(r, operands, &axes, [mode, coordinates, nearest, policy]) };
             let pick = if policy == "not_larger" { f64::min } else { f64::max };
             let s = all.iter().copied().reduce(pick).unwrap_or(1.0);
             for &a in &axes {

@@ -71,6 +71,11 @@ pub(super) fn of(g: &Graph, node: &Node) -> Vec<Check> {
                 }
             }
         }
+        Op::LayerNorm(l) => {
+            for i in (1..3).filter(|i| node.inputs.get(*i).copied().flatten().is_some()) {
+                checks.push(Check::Equal(product(shape(i)), product(&shape(0)[l.axis..])));
+            }
+        }
         Op::Reshape(r) => checks.push(Check::Equal(product(shape(0)), product(&r.shape))),
         Op::Expand(e) => {
             let (x, o) = (shape(0), out(0));
