@@ -23,7 +23,6 @@ use crate::samples::Rng;
 use kiln_compiler::onnx::proto::AttributeProto;
 use kiln_kernels::dtype::DType;
 use kiln_kernels::value::Tensor;
-use std::collections::BTreeMap;
 
 /// An extent in the first run and in the second; they differ where the dim is open.
 pub type Extent = [usize; 2];
@@ -162,10 +161,10 @@ pub struct Growing {
     pub long: bool,
     /// Values.
     pub values: Vec<Known>,
+    /// Values that are never inputs.
+    pub settled: Vec<V>,
     /// Nodes.
     pub steps: Vec<Step>,
-    /// Operators whose number changes how often later ones are of the same kind.
-    pub counts: BTreeMap<String, usize>,
 }
 
 impl Growing {
@@ -181,7 +180,7 @@ impl Growing {
         let open = (0..count).map(|_| rng.pick(&pairs)).collect();
         let edges = rng.below(5) == 0;
         let (computed, long) = (rng.below(8) == 0, rng.below(8) == 0);
-        Growing { rng, opset, open, edges, computed, long, values: vec![], steps: vec![], counts: BTreeMap::new() }
+        Growing { rng, opset, open, edges, computed, long, values: vec![], settled: vec![], steps: vec![] }
     }
     /// True once in `n` times.
     pub fn once_in(&mut self, n: usize) -> bool {
@@ -231,6 +230,12 @@ impl Growing {
     /// A list of integers.
     pub fn list(&mut self, x: &[i64]) -> V {
         self.fixed(Tensor::new(&[x.len()], x))
+    }
+    /// A list of integers that is a constant in every model: ranks are settled when a model is compiled.
+    pub fn known(&mut self, x: &[i64]) -> V {
+        let v = self.list(x);
+        self.settled.push(v);
+        v
     }
     /// A float as a tensor of no dims.
     pub fn scalar(&mut self, x: f64, dtype: DType) -> V {
@@ -349,7 +354,6 @@ impl Growing {
             self.values[*v].read = true;
         }
         let outputs: Vec<V> = outs.into_iter().map(|(d, s, r)| self.define(d, s, wrapped(d, r), Source::Node)).collect();
-        *self.counts.entry(op.into()).or_default() += 1;
         self.steps.push(Step { op: op.into(), domain, inputs: inputs.to_vec(), outputs: outputs.clone(), attributes, class });
         outputs
     }
@@ -359,7 +363,7 @@ impl Growing {
     }
     /// Axes as the operator set has them: an attribute, or from that version on an input behind the others.
     pub fn axes(&mut self, since: i64, axes: &[i64]) -> (Option<V>, Vec<AttributeProto>) {
-        if self.opset >= since { (Some(self.list(axes)), vec![]) } else { (None, vec![attr("axes", axes)]) }
+        if self.opset >= since { (Some(self.known(axes)), vec![]) } else { (None, vec![attr("axes", axes)]) }
     }
     /// An axis of a rank, counted from the front or from the back.
     pub fn spelled(&mut self, axis: usize, rank: usize) -> i64 {

@@ -78,7 +78,7 @@ pub fn finish(mut graph: Growing, seed: u64) -> Option<Drawn> {
     for v in 0..graph.values.len() {
         let k = graph.values[v].clone();
         match (&k.source, &k.shape) {
-            (Source::Fixed(t), _) if k.read && graph.computed && t.dims.len() <= 1 && graph.once_in(4) => {
+            (Source::Fixed(t), _) if k.read && graph.computed && !graph.settled.contains(&v) && t.dims.len() <= 1 && graph.once_in(4) => {
                 inputs.push(v);
                 constants[v] = Some(t.clone());
             }
