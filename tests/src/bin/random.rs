@@ -34,7 +34,8 @@ struct Asked {
 }
 
 fn asked() -> Result<Asked, String> {
-    let mut a = Asked { models: 1000, seed: 1, evaluate: false, ort: None, out: PathBuf::from("random-failures"), only: None, reduce: true };
+    let mut a =
+        Asked { models: 1000, seed: 1, evaluate: false, ort: None, out: PathBuf::from("random-failures"), only: None, reduce: true };
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
         let mut value = || args.next().ok_or(format!("{flag} needs a value"));
@@ -198,7 +199,12 @@ fn run(a: &Asked) -> Result<Tally, String> {
             for j in &live {
                 let path = std::path::absolute(work.join(format!("seed-{}", j.seed))).map_err(|e| e.to_string())?;
                 write_case(&path, j).map_err(|e| e.to_string())?;
-                cases.push(Case { group: String::new(), name: j.seed.to_string(), path, tolerance: Tolerance { relative: 0.0, absolute: 0.0 } });
+                cases.push(Case {
+                    group: String::new(),
+                    name: j.seed.to_string(),
+                    path,
+                    tolerance: Tolerance { relative: 0.0, absolute: 0.0 },
+                });
             }
             let mut bad = vec![false; live.len()];
             if !a.evaluate {
@@ -221,8 +227,11 @@ fn run(a: &Asked) -> Result<Tally, String> {
                     match results {
                         Ok(found) => {
                             let sets = j.expected.as_ref().into_iter().flatten();
-                            let verdict: Result<(), String> =
-                                found.iter().zip(sets).enumerate().try_for_each(|(k, (f, e))| judge::compare(f, e, judge::FOREIGN).map_err(|w| format!("run {k}: {w}")));
+                            let verdict: Result<(), String> = found
+                                .iter()
+                                .zip(sets)
+                                .enumerate()
+                                .try_for_each(|(k, (f, e))| judge::compare(f, e, judge::FOREIGN).map_err(|w| format!("run {k}: {w}")));
                             match verdict {
                                 Ok(()) => tally.agree += 1,
                                 Err(why) => {

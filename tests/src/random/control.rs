@@ -20,7 +20,11 @@ pub fn branch(g: &mut Growing, line: &Line) -> Option<()> {
         let (m, out) = (format!("m{id}{tag}"), format!("o{id}{tag}"));
         let op = g.rng.pick(&["Add", "Sub", "Mul"]);
         let after = g.rng.pick(&["Relu", "Tanh", "Neg", "Abs"]);
-        ModelBuilder::new().graph_name(tag).node(op, &[&x, &y], &[&m]).node(after, &[&m], &[&out]).output_of(&out, crate::models::unranked_type(DType::F32))
+        ModelBuilder::new()
+            .graph_name(tag)
+            .node(op, &[&x, &y], &[&m])
+            .node(after, &[&m], &[&out])
+            .output_of(&out, crate::models::unranked_type(DType::F32))
     };
     let attributes = vec![attr("then_branch", body(g, "t")), attr("else_branch", body(g, "e"))];
     // The branches read what the node does not list.

@@ -230,7 +230,8 @@ pub fn conv_transpose(g: &mut Growing, line: &Line) -> Option<()> {
     let filters = g.between(1, 6);
     let mut out = vec![s[0], closed(filters * groups)];
     for i in 0..spatial {
-        let e = each(s[2 + i], |n| ((n - 1) * strides[i] + kernel[i] + extra[i]).checked_sub(pads[i] + pads[i + spatial]).filter(|n| *n > 0))?;
+        let e =
+            each(s[2 + i], |n| ((n - 1) * strides[i] + kernel[i] + extra[i]).checked_sub(pads[i] + pads[i + spatial]).filter(|n| *n > 0))?;
         out.push(e);
     }
     if !small(&out) {

@@ -20,7 +20,8 @@ pub fn unary_with(
     attributes: Vec<AttributeProto>,
 ) -> Option<()> {
     let v = g.operand(line.types, 0, 5);
-    let (least, greatest) = if g.dtype(v).is_float() { (domain.0.max(-most(g.dtype(v))), domain.1.min(most(g.dtype(v)))) } else { limits(g.dtype(v)) };
+    let (least, greatest) =
+        if g.dtype(v).is_float() { (domain.0.max(-most(g.dtype(v))), domain.1.min(most(g.dtype(v)))) } else { limits(g.dtype(v)) };
     let v = g.within(v, least, greatest);
     let (lo, hi) = g.range(v);
     let (a, b) = results(lo, hi);

@@ -184,7 +184,14 @@ pub fn compare(found: &[Value], expected: &Expected, more: f64) -> Result<(), St
         let wrong: Vec<usize> = (0..x.len()).filter(|k| off(*k)).collect();
         if let Some(k) = wrong.first() {
             let allowed = slack.get(*k).copied().unwrap_or_default();
-            return Err(format!("output {i} ({}): {} of {} elements differ, first [{k}]: {}, expected {} within {allowed:e}", e.dtype, wrong.len(), x.len(), x[*k], y[*k]));
+            return Err(format!(
+                "output {i} ({}): {} of {} elements differ, first [{k}]: {}, expected {} within {allowed:e}",
+                e.dtype,
+                wrong.len(),
+                x.len(),
+                x[*k],
+                y[*k]
+            ));
         }
     }
     Ok(())

@@ -283,7 +283,11 @@ pub fn split(g: &mut Growing, line: &Line) -> Option<()> {
         let first = g.between(least, n);
         let parts = vec![first, n - first];
         let list: Vec<i64> = parts.iter().map(|p| *p as i64).collect();
-        if g.opset >= 13 { inputs.push(g.list(&list)) } else { attributes.push(attr("split", list)) }
+        if g.opset >= 13 {
+            inputs.push(g.list(&list))
+        } else {
+            attributes.push(attr("split", list))
+        }
         parts
     };
     let outs = parts.iter().map(|p| {
@@ -316,7 +320,11 @@ pub fn pad(g: &mut Growing, line: &Line) -> Option<()> {
             }
         }
     }
-    let out: Shape = shape.iter().enumerate().map(|(i, e)| each(*e, |n| usize::try_from(n as i64 + pads[i] + pads[i + rank]).ok())).collect::<Option<_>>()?;
+    let out: Shape = shape
+        .iter()
+        .enumerate()
+        .map(|(i, e)| each(*e, |n| usize::try_from(n as i64 + pads[i] + pads[i + rank]).ok()))
+        .collect::<Option<_>>()?;
     let mut inputs = vec![v, g.list(&pads)];
     let value = g.rng.pick(&[0.0, 1.0, 2.0]);
     if mode == "constant" && g.once_in(2) {

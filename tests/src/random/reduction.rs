@@ -114,7 +114,11 @@ pub fn running(g: &mut Growing, line: &Line) -> Option<()> {
     let v = g.tame(v, most(dtype) / n);
     let top = g.magnitude(v) * n;
     let spelled = g.spelled(axis, shape.len());
-    let at = if g.once_in(2) { g.fixed(kiln_kernels::value::Tensor::scalar(spelled)) } else { g.fixed(kiln_kernels::value::Tensor::scalar(spelled as i32)) };
+    let at = if g.once_in(2) {
+        g.fixed(kiln_kernels::value::Tensor::scalar(spelled))
+    } else {
+        g.fixed(kiln_kernels::value::Tensor::scalar(spelled as i32))
+    };
     let attributes = vec![attr("exclusive", g.once_in(2)), attr("reverse", g.once_in(2))];
     g.one(line.op, &[v, at], attributes, (dtype, shape, (-top, top)), Class::Sums);
     Some(())

@@ -7,7 +7,7 @@ use kiln_compiler::eval::Evaluator;
 use kiln_compiler::import::{Dims, import};
 use kiln_compiler::ir::{Graph, Type};
 use kiln_compiler::onnx::proto::{
-    AttributeProto, Dimension, DimValue, EXTERNAL, GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, TensorType, TypeProto,
+    AttributeProto, DimValue, Dimension, EXTERNAL, GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, TensorType, TypeProto,
     TypeValue, ValueInfoProto,
 };
 use kiln_compiler::onnx::{self, Limits, write_tensor};
@@ -228,6 +228,7 @@ fn graphs(a: &AttributeProto) -> impl Iterator<Item = &GraphProto> {
 
 /// The names that a node reads, those that its bodies take from the graph around them too.
 pub(crate) fn reads(n: &NodeProto) -> Box<dyn Iterator<Item = &str> + '_> {
-    let bodies = n.attribute.iter().flat_map(graphs).flat_map(|g| g.node.iter().flat_map(reads).chain(g.output.iter().map(|o| o.name.as_str())));
+    let bodies =
+        n.attribute.iter().flat_map(graphs).flat_map(|g| g.node.iter().flat_map(reads).chain(g.output.iter().map(|o| o.name.as_str())));
     Box::new(n.input.iter().map(String::as_str).chain(bodies).filter(|n| !n.is_empty()))
 }

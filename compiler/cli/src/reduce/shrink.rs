@@ -224,7 +224,9 @@ pub(super) fn smaller_extents(c: &Candidate) -> Vec<Candidate> {
     }
     for (name, held) in &all {
         for axis in 0..held.first().map_or(0, |t| t.dims.len()) {
-            let Some(d) = held.first().map(|t| t.dims[axis]).filter(|d| *d > 1 && held.iter().all(|t| t.dims[axis] == *d)) else { continue };
+            let Some(d) = held.first().map(|t| t.dims[axis]).filter(|d| *d > 1 && held.iter().all(|t| t.dims[axis] == *d)) else {
+                continue;
+            };
             for n in steps(d) {
                 out.extend(shrunk(name, axis, n).map(|new| changed(c, |c| put(c, name, new))));
             }
