@@ -212,8 +212,8 @@ fn run(a: &Asked) -> Result<Tally, String> {
                     let j = &live[i];
                     let sets = j.expected.as_ref().into_iter().flatten();
                     let verdict: Result<(), (&str, String)> = outcome.map_err(|why| ("compiled", why)).and_then(|found| {
-                        let pairs = found.iter().zip(sets).enumerate();
-                        pairs.map(|(k, (f, e))| judge::compare(f, e, 0.0).map_err(|w| ("differs", format!("run {k}: {w}")))).collect()
+                        let mut pairs = found.iter().zip(sets).enumerate();
+                        pairs.try_for_each(|(k, (f, e))| judge::compare(f, e, 0.0).map_err(|w| ("differs", format!("run {k}: {w}"))))
                     });
                     if let Err((stage, why)) = verdict {
                         bad[i] = true;

@@ -323,7 +323,7 @@ impl Growing {
         }
         let (a, b) = (self.scalar(least, dtype), self.scalar(most, dtype));
         let wide = dtype.is_float() || self.opset >= 12;
-        if wide && self.once_in(2) || !wide {
+        if !wide || self.once_in(2) {
             let range = (lo.max(least).min(most), hi.min(most).max(least));
             let low = self.one("Max", &[v, a], vec![], (dtype, shape.clone(), (least, hi.max(least))), Class::Exact);
             return self.one("Min", &[low, b], vec![], (dtype, shape, range), Class::Exact);

@@ -52,7 +52,7 @@ fn regrouped(g: &mut Growing, shape: &[Extent]) -> Shape {
                 let merged = [out[i][0] * out[i + 1][0], out[i][1] * out[i + 1][1]];
                 out.splice(i..i + 2, [merged]);
             }
-            2 if n >= 1 && n < 6 => {
+            2 if (1..6).contains(&n) => {
                 let i = g.rng.below(n);
                 let d = g.rng.pick(&[2, 3, 4]);
                 if out[i].iter().all(|e| e % d == 0 && *e > 0) && !is_open_axis(out[i]) {

@@ -10,11 +10,14 @@ use std::process::Command;
 /// The script that runs cases, beside this file.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/random/ort.py");
 
+/// The results of each data set of a case, or why there are none.
+pub type Results = Result<Vec<Vec<Value>>, String>;
+
 /// Runs cases; gives for each the results of its data sets, or why there are none.
 ///
 /// # Errors
 /// The Python cannot be started.
-pub fn run(python: &Path, cases: &[Case], sets: usize) -> Result<Vec<Result<Vec<Vec<Value>>, String>>, String> {
+pub fn run(python: &Path, cases: &[Case], sets: usize) -> Result<Vec<Results>, String> {
     let paths: Vec<PathBuf> = cases.iter().map(|c| c.path.clone()).collect();
     let mut from = 0;
     let mut died = vec![false; cases.len()];
@@ -34,7 +37,7 @@ pub fn run(python: &Path, cases: &[Case], sets: usize) -> Result<Vec<Result<Vec<
     Ok(paths.iter().zip(died).map(|(p, died)| if died { Err("ONNX Runtime ended".into()) } else { results(p, sets) }).collect())
 }
 
-fn results(case: &Path, sets: usize) -> Result<Vec<Vec<Value>>, String> {
+fn results(case: &Path, sets: usize) -> Results {
     if let Ok(why) = fs::read_to_string(case.join("error.txt")) {
         return Err(why);
     }

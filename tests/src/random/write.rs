@@ -75,8 +75,7 @@ pub fn finish(mut graph: Growing, seed: u64) -> Option<Drawn> {
     }
     let mut rng = Rng::new(seed ^ 0x00c0_ffee);
     let (mut inputs, mut constants) = (Vec::new(), vec![None; graph.values.len()]);
-    for v in 0..graph.values.len() {
-        let k = graph.values[v].clone();
+    for (v, k) in graph.values.clone().into_iter().enumerate() {
         match (&k.source, &k.shape) {
             (Source::Fixed(t), _) if k.read && graph.computed && !graph.settled.contains(&v) && t.dims.len() <= 1 && graph.once_in(4) => {
                 inputs.push(v);

@@ -7,7 +7,7 @@ mod shrink;
 use candidate::Candidate;
 use predicate::Judge;
 
-/// A way to make smaller candidates: the one numbered so at this grain, or none when there are no more.
+/// A way to make a candidate smaller: all that it may become by it.
 type Moves = fn(&Candidate) -> Vec<Candidate>;
 
 /// Shrinks a candidate until no move makes it smaller.
