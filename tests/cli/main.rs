@@ -1,9 +1,10 @@
 //! The command `kiln` as its users call it: verbs, exit statuses, files and JSON.
 
-use kiln_kernels::dtype::DType::F32;
+use kiln_compiler::onnx::read_tensor;
+use kiln_kernels::dtype::DType::{Bool, F32};
 use kiln_kernels::value::Tensor;
 use kiln_tests::command;
-use kiln_tests::models::{ModelBuilder, tensor};
+use kiln_tests::models::{ModelBuilder, SCALAR, tensor};
 use prost::Message as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -244,4 +245,52 @@ fn a_bad_case_takes_no_other_with_it() {
     assert!(said("b_no_model").contains("not an ONNX model"), "{json}");
     assert!(said("c_wrong").contains("elements differ"), "{json}");
     assert!(said("d_deadly").contains("rustc stopped with signal: 9"), "{json}");
+}
+
+#[test]
+fn a_model_is_reduced_to_what_fails() {
+    let dir = folder("reduces");
+    let part = |m: ModelBuilder, y: &str| m.node("Exp", &["s"], &[y]).output(y);
+    let weights = Tensor::new(&[6, 8], &[0.1f32; 48]);
+    let model = ModelBuilder::new()
+        .opset(17)
+        .input("x", F32, ["N", "6"])
+        .input("c", Bool, SCALAR)
+        .initializer("w", weights)
+        .node("Relu", &["x"], &["a"])
+        .node("MatMul", &["a", "w"], &["b"])
+        .node("Softmax", &["b"], &["p"])
+        .attr("axis", -1)
+        .node("Add", &["b", "p"], &["s"])
+        .node("If", &["c"], &["y"])
+        .attr("then_branch", part(ModelBuilder::new(), "t"))
+        .attr("else_branch", part(ModelBuilder::new(), "e"))
+        .node("Transpose", &["y"], &["z"])
+        .node("NoSuchOperator", &["z"], &["q"])
+        .node("Tanh", &["q"], &["r"]);
+    let sound = model.clone().output("z");
+    fs::write(dir.join("long.onnx"), sound.build()).unwrap();
+    fs::write(dir.join("unknown.onnx"), model.output("r").output("z").build()).unwrap();
+    let operators = |name: &str| -> Vec<String> {
+        let model = kiln_compiler::onnx::read_file(&dir.join(name), &Default::default()).unwrap();
+        model.graph.nodes.into_iter().map(|n| n.op_type).collect()
+    };
+    // A command decides.
+    for (check, left) in [("! grep -q Softmax", "Softmax"), ("! grep -q Exp", "Exp")] {
+        let (code, text) = status(&dir, &["reduce", "long.onnx", "-o", "out/small.onnx", "--check", check]);
+        assert_eq!(code, 0, "{text}");
+        assert_eq!(operators("out/small.onnx"), [left]);
+        let small = kiln_compiler::onnx::read_file(&dir.join("out/small.onnx"), &Default::default()).unwrap();
+        let v = read_tensor(&fs::read(dir.join("out/small.onnx.inputs/in_0.pb")).unwrap()).unwrap();
+        assert_eq!((small.graph.inputs.len(), v.len()), (1, 1), "one number is left");
+    }
+    // What the compiler says decides: the operator that it does not know is left.
+    let (code, text) = status(&dir, &["reduce", "unknown.onnx", "-o", "least.onnx"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("fails: refused"), "{text}");
+    assert_eq!(operators("least.onnx"), ["NoSuchOperator"]);
+    // What does not fail is not reduced.
+    let (code, text) = status(&dir, &["reduce", "long.onnx", "-o", "none.onnx", "--check", "true"]);
+    assert!(code == 1 && text.contains("does not fail"), "{text}");
+    assert!(!dir.join("none.onnx").exists());
 }

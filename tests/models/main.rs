@@ -205,7 +205,7 @@ fn recurrent_layers_run_for_every_length_and_batch() {
 }
 
 /// Shapes of the two operands of each node in `extents.onnx` that fit.
-const FITTING: [(&str, [&[usize]; 2]); 15] = [
+const FITTING: [(&str, [&[usize]; 2]); 16] = [
     ("concat", [&[2, 3], &[4, 3]]),
     ("reshape", [&[2, 6], &[3, 4]]),
     ("expand", [&[2, 3], &[2, 3]]),
@@ -220,6 +220,7 @@ const FITTING: [(&str, [&[usize]; 2]); 15] = [
     ("scatter", [&[3], &[3]]),
     ("layer", [&[2, 3], &[3]]),
     ("instance", [&[1, 3, 4], &[3]]),
+    ("window", [&[3, 4], &[9, 4]]),
     ("matmul", [&[2, 3], &[3, 4]]),
 ];
 
@@ -274,7 +275,8 @@ fn extents_that_only_run_time_can_compare_are_compared() {
             "{name} of {shapes:?}: {found:?}"
         );
     }
-    let good: [(&str, [&[usize]; 2]); 17] = [
+    let good: [(&str, [&[usize]; 2]); 18] = [
+        ("window", [&[4, 4], &[9, 4]]),
         ("all", [&[], &[]]),
         ("scatter", [&[5], &[5]]),
         ("layer", [&[2, 17], &[17]]),

@@ -31,6 +31,7 @@ pub mod experts;
 pub mod hostile;
 pub mod models;
 pub mod plans;
+pub mod random;
 pub mod samples;
 pub mod transformers;
 pub mod writer;

@@ -269,6 +269,13 @@ pub fn extents() -> Vec<u8> {
     m = m.node("LayerNormalization", &["layer_a", "layer_b"], &["layer"]).named("layer").output("layer");
     m = pair(m, "instance", &["1", "i0", "4"], &["i1"]);
     m = m.node("InstanceNormalization", &["instance_a", "instance_b", "instance_b"], &["instance"]).named("instance").output("instance");
+    // Rows by a window of a table, as wide as the rows are many: an extent of a least and a greatest.
+    m = pair(m, "window", &["w0", "4"], &["9", "4"]).initializer("five", number(5)).initializer("first", number(0));
+    m = m.node("Shape", &["window_a"], &["window_all"]).node("Gather", &["window_all", "first"], &["window_rows"]);
+    m = m.node("Sub", &["five", "window_rows"], &["window_from"]).node("Add", &["five", "window_rows"], &["window_to"]);
+    m = m.node("Slice", &["window_b", "window_from", "window_to", "zero"], &["window_cut"]);
+    m = m.node("Transpose", &["window_cut"], &["window_columns"]).attr("perm", vec![1i64, 0]);
+    m = m.node("MatMul", &["window_a", "window_columns"], &["window"]).named("window").output("window");
     m = pair(m, "matmul", &["m", "k"], &["j", "n"]).node("MatMul", &["matmul_a", "matmul_b"], &["matmul"]).named("matmul").output("matmul");
     m.build()
 }

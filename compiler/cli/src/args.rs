@@ -34,6 +34,7 @@ enum Verb {
     /// Print the graph after a pass.
     Dump(verbs::dump::Dump),
     Explain(verbs::explain::Explain),
+    Reduce(verbs::reduce::Reduce),
     Report(verbs::report::Report),
     Tune(verbs::tune::TuneArgs),
     /// Compile cases to modules, for `test`.
@@ -230,6 +231,7 @@ pub fn main() -> ExitCode {
         Verb::Inspect(v) => v.run(),
         Verb::Dump(v) => v.run(),
         Verb::Explain(v) => v.run(),
+        Verb::Reduce(v) => v.run(),
         Verb::Report(v) => v.run(),
         Verb::Tune(v) => v.run(),
         Verb::Modules(v) => v.run(),

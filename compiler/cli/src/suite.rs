@@ -106,6 +106,14 @@ pub(crate) fn data(folder: &Path, model: &Model) -> Result<Vec<DataSet>, String>
     sets.map(|set| Ok(DataSet { inputs: values(&set, "input", &inputs)?, outputs: values(&set, "output", &outputs)? })).collect()
 }
 
+/// The inputs of each data set of the case in a folder.
+pub(crate) fn inputs(folder: &Path, model: &Model) -> Result<Vec<Vec<Value>>, String> {
+    let ports = crate::data::ports(model);
+    let ports: Vec<&ValueInfo> = ports.iter().collect();
+    let sets = folders(folder).into_iter().filter(|p| name(p).starts_with("test_data_set_"));
+    sets.map(|set| values(&set, "input", &ports)).collect()
+}
+
 fn values(set: &Path, kind: &str, ports: &[&ValueInfo]) -> Result<Vec<Value>, String> {
     let one = |(k, port): (usize, &&ValueInfo)| {
         let file = set.join(format!("{kind}_{k}.pb"));

@@ -72,7 +72,9 @@ impl Network {
         if orders.loose {
             self.loose.extend(&c.outputs);
         }
-        let results: Vec<ValueId> = c.outputs.iter().copied().filter(|v| super::fits(g, *v) && turns(g, *v)).collect();
+        // A kernel that knows one order alone writes it in a slot too.
+        let settled = orders.row_major.is_none();
+        let results: Vec<ValueId> = c.outputs.iter().copied().filter(|v| (settled || super::fits(g, *v)) && turns(g, *v)).collect();
         let node = match (orders.row_major, orders.channels_last) {
             _ if results.is_empty() => return,
             (_, None) => return,

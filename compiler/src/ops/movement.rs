@@ -444,7 +444,11 @@ pub fn read_depth_to_space(r: &mut Reader<'_, '_>) -> Read {
 /// Reads `SpaceToDepth`.
 pub fn read_space_to_depth(r: &mut Reader<'_, '_>) -> Read {
     let (x, [n, c, h, w], d, b) = blocks(r)?;
-    let divide = |e: &Dim| e.exact_div(&Dim::int(b)).ok_or_else(|| Diagnostic::new(format!("extent {e} does not divide by {b}")));
+    // Whether an open extent divides is told by the sizes of the Reshape, when it is known.
+    let divide = |e: &Dim| match e.as_int() {
+        Some(n) if n % b != 0 => Err(Diagnostic::new(format!("extent {e} does not divide by {b}"))),
+        _ => Ok(e.floor_div(&Dim::int(b))),
+    };
     let (h, w) = (divide(&h)?, divide(&w)?);
     let dcr = r.word("mode", &["DCR", "CRD"])? == "DCR";
     let y = r.reshape(x, vec![n.clone(), c.clone(), h.clone(), d.clone(), w.clone(), d.clone()])?;

@@ -26,6 +26,7 @@ impl Operator for LayerNorm {
         let x = cx.shape(0);
         for i in 1..3 {
             let count = product(cx.shape(i));
+            // Extents that only run time can tell are held against each other there.
             if cx.has(i) && count.equals(&product(&x[self.axis..])) == Some(false) {
                 return Err(Diagnostic::new(format!(
                     "LayerNormalization needs scale and bias of shape [{}], found [{}]",

@@ -190,7 +190,8 @@ pub fn read_binary(r: &mut Reader<'_, '_>) -> Read {
     let b = legacy_operand(r, a, b)?;
     let y = r.pointwise(name, &[a, b])?;
     // `Equal(shape, -1)` guards an Expand, `Greater(length, 512)` a branch: what is known of extents decides them here.
-    if let (Some(x), Some(z)) = (r.dims(a), r.dims(b))
+    if r.dtype(y) == DType::Bool
+        && let (Some(x), Some(z)) = (r.dims(a), r.dims(b))
         && let Some(dims) = r.ty(y).closed_dims().filter(|d| d.len() <= 1)
     {
         let n = dims.first().copied().unwrap_or(1);

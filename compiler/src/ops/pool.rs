@@ -43,10 +43,9 @@ impl Operator for Pool {
             let stride = Dim::int(self.strides[i]);
             let mut n = if self.ceil { span.ceil_div(&stride) } else { span.floor_div(&stride) } + Dim::int(1);
             // The last window must start inside the input or its leading pad.
-            if let (true, Some(count), Some(extent)) = (self.ceil, n.as_int(), x[2 + i].as_int())
-                && (count - 1) * self.strides[i] >= extent + self.pads[i]
-            {
-                n = Dim::int(count - 1);
+            if self.ceil && self.strides[i] > 1 {
+                let last = (x[2 + i].clone() + Dim::int(self.pads[i] - 1)).floor_div(&stride);
+                n = n.least(&(last + Dim::int(1)));
             }
             shape.push(n);
         }

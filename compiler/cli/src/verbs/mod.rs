@@ -9,6 +9,7 @@ pub(crate) mod dump;
 pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod modules;
+pub(crate) mod reduce;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod test;
