@@ -223,6 +223,6 @@ pub fn evaluate(drawn: &Drawn, model: &[u8], expected: &[Expected; 2]) -> Result
     shielded("plan", || {
         let plan = schedule(graph, Ablation::Nothing, Default::default(), Default::default());
         let names = Names::new("Net", WeightsAt::Given).interface(Interface::Dynamic);
-        rust(&plan, &names).map(|_| ()).map_err(|d| Finding::Failed("emit", d.to_string()))
+        rust(&plan, None, &names).map(|_| ()).map_err(|d| Finding::Failed("emit", d.to_string()))
     })
 }

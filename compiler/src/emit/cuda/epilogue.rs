@@ -77,14 +77,14 @@ impl Printer<'_> {
         let mut sum = "v[i]".to_string();
         if let Some(b) = bias {
             let w = s.packed(b, "float");
-            let _ = write!(before, "const Vec<float, V> bias = load<V>({w} + col);\n");
+            let _ = writeln!(before, "const Vec<float, V> bias = load<V>({w} + col);");
             sum = "v[i] + bias.at[i]".to_string();
         }
         let store = |s: &mut Sheet<'_>, k: usize, v: ValueId, at: String, before: &mut String, after: &mut String| {
             let ty = s.stored(v);
             let o = s.writes(v);
-            let _ = write!(before, "Vec<{ty}, V> y{k};\n");
-            let _ = write!(after, "store<V>({o} + ({at}), y{k});\n");
+            let _ = writeln!(before, "Vec<{ty}, V> y{k};");
+            let _ = writeln!(after, "store<V>({o} + ({at}), y{k});");
         };
         let mut each = String::new();
         let place = {

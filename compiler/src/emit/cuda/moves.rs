@@ -86,7 +86,7 @@ impl Printer<'_> {
             .enumerate()
             .map(|(k, (t, o))| format!("y{k}.at[i] = {}; ", expr::store(self.plan.stored(*o), t)))
             .collect();
-        let _ = write!(body, "KILN_UNROLL\nfor (int i = 0; i < {by}; i++) {{ {code}{stores}}} {ends}}}\n");
+        let _ = writeln!(body, "KILN_UNROLL\nfor (int i = 0; i < {by}; i++) {{ {code}{stores}}} {ends}}}");
         let functor = s.end("F", &body);
         let all = product(&extents);
         let count = s.extent(&all);
@@ -107,7 +107,7 @@ impl Printer<'_> {
         let (source, stored) = (self.plan.stored(from), self.plan.stored(to));
         let value = format!("{x}[{from_at} + {from_start}]");
         let value = if source == stored { value } else { expr::store(stored, &format!("widen({value})")) };
-        let _ = write!(body, "{o}[{to_at} + {to_start}] = {value}; }}\n");
+        let _ = writeln!(body, "{o}[{to_at} + {to_start}] = {value}; }}");
         let functor = s.end("F", &body);
         let all = product(&c.dims);
         let count = s.extent(&all);

@@ -64,10 +64,10 @@ impl Printer<'_> {
         match kept {
             Some(v) => {
                 let (o, ty, pitch) = (s.writes(v), s.stored(v), s.extent(x_row));
-                let _ = write!(body, "{ty} y = Narrow<{ty}>::of({value}); {o}[row * {pitch} + i] = y; return {value}; }}\n");
+                let _ = writeln!(body, "{ty} y = Narrow<{ty}>::of({value}); {o}[row * {pitch} + i] = y; return {value}; }}");
             }
             None => {
-                let _ = write!(body, "return {value}; }}\n");
+                let _ = writeln!(body, "return {value}; }}");
             }
         }
         let before = s.end("H", &body);
@@ -87,7 +87,7 @@ impl Printer<'_> {
             None => "y".to_string(),
         };
         let (o, ty, pitch) = (s.writes(out), s.stored(out), s.extent(out_row));
-        let _ = write!(body, "{o}[row * {pitch} + i] = Narrow<{ty}>::of({value}); }}\n");
+        let _ = writeln!(body, "{o}[row * {pitch} + i] = Narrow<{ty}>::of({value}); }}");
         let behind = s.end("T", &body);
         let length = s.extent(n);
         let shared = (ROOM + n.as_int().unwrap_or(0).max(0) as usize) * size_of::<f32>();
