@@ -62,7 +62,7 @@ fn inputs(sample: &str) -> Vec<Value> {
             Tensor::strings(&[2], vec!["Kiln".into(), "äé".into()]).into(),
         ],
         "extents" => {
-            let shapes: [&[usize]; 24] = [
+            let shapes: [&[usize]; 32] = [
                 &[2, 3],
                 &[4, 3],
                 &[2, 6],
@@ -85,6 +85,14 @@ fn inputs(sample: &str) -> Vec<Value> {
                 &[3],
                 &[3],
                 &[3],
+                &[3],
+                &[3],
+                &[2, 3],
+                &[3],
+                &[1, 3, 4],
+                &[3],
+                &[3, 4],
+                &[9, 4],
                 &[2, 3],
                 &[3, 4],
             ];

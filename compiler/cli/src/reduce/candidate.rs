@@ -11,6 +11,7 @@ use kiln_compiler::onnx::proto::{
     TypeValue, ValueInfoProto,
 };
 use kiln_compiler::onnx::{self, Limits, write_tensor};
+use kiln_kernels::dtype::DType;
 use kiln_kernels::value::{Tensor, Value};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,7 +132,8 @@ impl Candidate {
         let lost: BTreeSet<&str> = cut.iter().flat_map(reads).filter(|n| made.contains(n) && !read.contains(n)).collect();
         for name in lost {
             if g.output.iter().all(|o| o.name != name) {
-                g.output.push(output(name, &values.get(name)?.0));
+                // What cannot be evaluated, an operator that is not known say, has no type to state.
+                g.output.push(output(name, &values.get(name).map_or_else(|| of_tensor(DType::F32.to_onnx(), None), |v| v.0.clone())));
             }
         }
         if g.output.is_empty() {
