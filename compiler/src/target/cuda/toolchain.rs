@@ -62,7 +62,7 @@ fn put(dir: &Path, files: impl Iterator<Item = Source>) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Compiles the kernels in a folder that [`write`] filled, to the file `image`.
+/// Compiles the kernels in a folder that [`write()`] filled, to the file `image`.
 ///
 /// # Errors
 /// No compiler, or one that refuses the kernels: registers that do not suffice count as that.
