@@ -1,6 +1,6 @@
 // Convolutions of several groups, depthwise ones above all: a thread computes one pixel of some neighbouring channels.
 #pragma once
-#include "prims.cuh"
+#include "conv/pixels.cuh"
 
 namespace kiln {
 
@@ -14,16 +14,14 @@ KILN_DEVICE void grouped_convolution(const S* x, const T* weights, const E& e, c
     if (id >= all) return;
     const int col = int(id % columns) * V;
     const long long row = id / columns;
-    const int w0 = int(row % g.out_w) * int(g.s_w) - int(g.p_w);
-    const int h0 = int(row / g.out_w % g.out_h) * int(g.s_h) - int(g.p_h);
-    const int d0 = int(row / g.out_w / g.out_h % g.out_d) * int(g.s_d) - int(g.p_d);
-    const S* image = x + row / g.out_w / g.out_h / g.out_d * g.by_n;
+    const Corner at = corner(g, row);
+    const S* image = x + at.image * g.by_n;
     const int group = col / results;
     typename Sum<T>::Type sums[V] = {};
     for (int kd = 0; kd < int(g.k_d); kd++)
         for (int kh = 0; kh < int(g.k_h); kh++)
             for (int kw = 0; kw < int(g.k_w); kw++) {
-                const int d = d0 + kd * int(g.d_d), h = h0 + kh * int(g.d_h), w = w0 + kw * int(g.d_w);
+                const int d = at.d + kd * int(g.d_d), h = at.h + kh * int(g.d_h), w = at.w + kw * int(g.d_w);
                 if (unsigned(d) >= unsigned(g.in_d) || unsigned(h) >= unsigned(g.in_h) || unsigned(w) >= unsigned(g.in_w)) continue;
                 const S* pixel = image + (long long)d * g.by_d + (long long)h * g.by_h + (long long)w * g.by_w;
                 const T* tap = weights + (long long)((kd * int(g.k_h) + kh) * int(g.k_w) + kw) * per_group * k + col;

@@ -4,6 +4,18 @@
 
 namespace kiln {
 
+// Where the window of a pixel begins, padding counted as negative, and the number of its image.
+struct Corner {
+    long long image;
+    int d, h, w;
+};
+// The corner of pixel `row` of all images. G: as of `Windows`.
+template <class G>
+KILN_DEVICE Corner corner(const G& g, long long row) {
+    const long long w = row % g.out_w, h = row / g.out_w % g.out_h, d = row / g.out_w / g.out_h % g.out_d;
+    return {row / g.out_w / g.out_h / g.out_d, int(d) * int(g.s_d) - int(g.p_d), int(h) * int(g.s_h) - int(g.p_h), int(w) * int(g.s_w) - int(g.p_w)};
+}
+
 // Windows of an image whose channels have the step `by_c`. G: images `n`, channels `c`, extents `in_*` and `out_*`, window `k_*`, steps
 // `s_*`, leading pads `p_*`, distances of taps `d_*` along depth, height and width (`d`, `h`, `w`), and the image's steps `by_*`.
 template <class S, int STEP_, class G>
@@ -17,10 +29,9 @@ struct Windows {
         int d, h, w;
     };
     KILN_DEVICE Row row(int i) const {
-        int w = i % int(g.out_w), h = i / int(g.out_w) % int(g.out_h), d = i / int(g.out_w) / int(g.out_h) % int(g.out_d);
-        int n = i / int(g.out_w) / int(g.out_h) / int(g.out_d);
-        if (n >= int(g.n)) return {nullptr, 0, 0, 0};
-        return {x + (long long)n * g.by_n, d * int(g.s_d) - int(g.p_d), h * int(g.s_h) - int(g.p_h), w * int(g.s_w) - int(g.p_w)};
+        const Corner c = corner(g, i);
+        if (c.image >= g.n) return {nullptr, 0, 0, 0};
+        return {x + c.image * g.by_n, c.d, c.h, c.w};
     }
     KILN_DEVICE const S* at(const Row& r, int k) const {
         int c = k % int(g.c), tap = k / int(g.c);

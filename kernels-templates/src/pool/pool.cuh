@@ -1,6 +1,6 @@
 // Max and mean pools of channels-last images, and the mean over all pixels.
 #pragma once
-#include "prims.cuh"
+#include "conv/pixels.cuh"
 
 namespace kiln {
 
@@ -22,10 +22,8 @@ KILN_DEVICE void pool(const S* x, const G& g, const Put& put) {
     if (id >= all) return;
     const int col = int(id % columns) * V;
     const long long row = id / columns;
-    const int w0 = int(row % g.out_w) * int(g.s_w) - int(g.p_w);
-    const int h0 = int(row / g.out_w % g.out_h) * int(g.s_h) - int(g.p_h);
-    const int d0 = int(row / g.out_w / g.out_h % g.out_d) * int(g.s_d) - int(g.p_d);
-    const S* image = x + row / g.out_w / g.out_h / g.out_d * g.by_n + col;
+    const Corner at = corner(g, row);
+    const S* image = x + at.image * g.by_n + col;
     using F = decltype(widen(S()));
     F out[V];
     int count = 0;
@@ -34,7 +32,7 @@ KILN_DEVICE void pool(const S* x, const G& g, const Put& put) {
     for (int kd = 0; kd < int(g.k_d); kd++)
         for (int kh = 0; kh < int(g.k_h); kh++)
             for (int kw = 0; kw < int(g.k_w); kw++) {
-                const int d = d0 + kd * int(g.d_d), h = h0 + kh * int(g.d_h), w = w0 + kw * int(g.d_w);
+                const int d = at.d + kd * int(g.d_d), h = at.h + kh * int(g.d_h), w = at.w + kw * int(g.d_w);
                 if (unsigned(d) >= unsigned(g.in_d) || unsigned(h) >= unsigned(g.in_h) || unsigned(w) >= unsigned(g.in_w)) continue;
                 count++;
                 Vec<S, V> a = load<V>(image + (long long)d * g.by_d + (long long)h * g.by_h + (long long)w * g.by_w);
@@ -46,8 +44,8 @@ KILN_DEVICE void pool(const S* x, const G& g, const Put& put) {
                 }
             }
     if (KIND == Pool::MeanPadded)
-        count = counted(w0, int(g.k_w), int(g.d_w), int(g.in_w) + int(g.e_w)) * counted(h0, int(g.k_h), int(g.d_h), int(g.in_h) + int(g.e_h)) *
-                counted(d0, int(g.k_d), int(g.d_d), int(g.in_d) + int(g.e_d));
+        count = counted(at.w, int(g.k_w), int(g.d_w), int(g.in_w) + int(g.e_w)) * counted(at.h, int(g.k_h), int(g.d_h), int(g.in_h) + int(g.e_h)) *
+                counted(at.d, int(g.k_d), int(g.d_d), int(g.in_d) + int(g.e_d));
     if (KIND != Pool::Max) {
         KILN_UNROLL
         for (int v = 0; v < V; v++) out[v] = out[v] / F(count);

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 /// Words that kernels report a fault in: how many did, the line of the node, the index, and the extent.
 const FAULT: usize = 4;
+/// Arguments of a launch at most.
+const ARGUMENTS: usize = 128;
 /// Shapes whose recordings are kept.
 const RECORDINGS: usize = 8;
 /// Work of other threads of the process stays out of a recording, and they are not disturbed by it.
@@ -226,9 +228,12 @@ impl Machine {
         if grid.contains(&0) {
             return Ok(());
         }
+        if args.len() > ARGUMENTS {
+            return Err(Fail::Device(format!("a launch of {} arguments; there is room for {ARGUMENTS}", args.len())));
+        }
         let result = self.post(|m| {
             let function = m.shared.function(i, shared)?;
-            let mut words: [*mut c_void; 64] = [std::ptr::null_mut(); 64];
+            let mut words: [*mut c_void; ARGUMENTS] = [std::ptr::null_mut(); ARGUMENTS];
             for (w, a) in words.iter_mut().zip(args) {
                 *w = std::ptr::from_ref(a).cast_mut().cast();
             }

@@ -16,11 +16,11 @@ use kiln_kernels::dtype::{DType, bf16, f16};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Precision {
     /// Multiply-adds of f32.
+    #[default]
     F32,
     /// Products of f32 rounded to 10 bits of mantissa, by matrix units; values are stored as f32.
     Tf32,
     /// Products and values of f16.
-    #[default]
     F16,
     /// Products and values of bf16.
     Bf16,

@@ -9,6 +9,9 @@ use kiln_kernels::dtype::DType;
 /// sm_80 it is 163 KiB.
 const ROW: i64 = 163 * 256 - 64;
 
+/// Values that a kernel reads and writes at most: launches have room for as many arguments, extents among them.
+const VALUES: usize = 40;
+
 /// Columns of keys and values that attention keeps in registers and shared memory.
 const DEPTH: i64 = 256;
 
@@ -17,6 +20,9 @@ pub fn refusal(g: &Graph, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: 
     let values = || inputs.iter().flatten().chain(outputs);
     if values().any(|v| !matches!(g.ty(*v), Type::Tensor(..)) || !crate::layout::fits(g, *v)) {
         return Some("its operands or results are of sizes that data decides, or no tensors of numbers");
+    }
+    if values().count() > VALUES {
+        return Some("it has more operands than a launch has room for");
     }
     let plain = |d: DType| {
         use DType::*;
