@@ -3,6 +3,7 @@
 use crate::failure::{At, Failure, Result};
 use crate::model::Ready;
 use crate::package::{self, Draft};
+use kiln_compiler::target::cuda::toolchain;
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
 use std::hash::Hasher;
@@ -28,6 +29,17 @@ pub(crate) fn runtime() -> Result<PathBuf> {
         draft.finish(false)?;
     }
     Ok(dir)
+}
+
+/// The driver that stands in for that of a GPU, compiled once for each version of it.
+pub(crate) fn emulator() -> Result<PathBuf> {
+    let dir = root()?.join("emulator").join(format!("{}-{:016x}", package::VERSION, package::runtime_hash()));
+    if !dir.is_dir() {
+        let draft = Draft::new(&dir)?;
+        toolchain::emulator(draft.path())?;
+        draft.finish(false)?;
+    }
+    Ok(dir.join("libcuda.so.1"))
 }
 
 /// Holds a lock until it is dropped: whoever wants the same one waits.

@@ -106,7 +106,8 @@ impl Built {
 
 /// What the compiler is asked of a model made ready.
 pub(crate) fn options(args: &ModelArgs, ready: &Ready) -> Result<Options> {
-    Ok(Options { without: ready.without, tune: ready.tune.clone(), ..args.options(ready.dims.clone())? })
+    let cuda = ready.gpu.map(|(cuda, _)| cuda);
+    Ok(Options { without: ready.without, tune: ready.tune.clone(), cuda, ..args.options(ready.dims.clone())? })
 }
 
 /// Compiles and builds, unless the cache has the program.

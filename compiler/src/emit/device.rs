@@ -53,7 +53,6 @@ pub(super) fn module(plan: &Plan, n: &Names) -> TokenStream {
     let spec = tables::spec(&p, &n.model, &weights, &listed, &quote!(None));
     let kernel_names = launched.names();
     let scratch = int(launched.scratch());
-    let precision = plan.device.as_ref().map_or("f32", |d| d.precision.name());
     let uploads = p.uploads();
     let graphs = p.replays();
     quote! {
@@ -69,7 +68,6 @@ pub(super) fn module(plan: &Plan, n: &Names) -> TokenStream {
                 scratch: #scratch,
                 uploads: &[#(#uploads),*],
                 replays: #graphs,
-                precision: #precision,
             };
         }
     }

@@ -156,10 +156,6 @@ int cuInit(unsigned) {
     initialized = true;
     return SUCCESS;
 }
-int cuDriverGetVersion(int* version) {
-    *version = 13000;
-    return SUCCESS;
-}
 int cuDeviceGetCount(int* count) {
     *count = 1;
     return initialized ? SUCCESS : NOT_INITIALIZED;
@@ -174,16 +170,6 @@ int cuDeviceGetName(char* name, int length, int) {
 }
 int cuDeviceGetUuid_v2(unsigned char* uuid, int) {
     std::memset(uuid, 0, 16);
-    return SUCCESS;
-}
-int cuDeviceGetAttribute(int* value, int attribute, int) {
-    switch (attribute) {
-        case 16: *value = 132; break;              // multiprocessors
-        case 75: *value = 9; break;                // compute capability, major
-        case 76: *value = 0; break;                // and minor
-        case 97: *value = int(MOST_SHARED); break; // shared memory that a block can ask for
-        default: *value = 0;
-    }
     return SUCCESS;
 }
 int cuDevicePrimaryCtxRetain(void** context, int) {

@@ -24,6 +24,4 @@ pub struct DeviceSpec {
     pub uploads: &'static [bool],
     /// Whether every run launches the same, so that one can be recorded and launched again as a whole.
     pub replays: bool,
-    /// What products are computed in.
-    pub precision: &'static str,
 }

@@ -115,16 +115,19 @@ impl Compare {
         let key = format!("layers-{}", cache::key(&self.model.model, ready)?);
         pipeline::optimize(&mut wide, Ablation::Nothing, &mut |_, _| {}).map_err(Failure::Fault)?;
         let settings = Settings { accuracy: ready.accuracy, tuning: ready.tune.read(&self.model.model)?, ..Settings::default() };
+        let device = ready.gpu.map(|(cuda, _)| {
+            plan::schedule_with(wide.clone(), Default::default(), Settings { cuda: Some(cuda.precision), ..settings.clone() })
+        });
         let output = Output {
             plan: plan::schedule_with(wide, Default::default(), settings),
-            device: None,
+            device,
             report: Default::default(),
             data_files: Vec::new(),
             dump: None,
         };
         let dir = cache::root()?.join("models").join(&key);
         let _lock = cache::lock(&key)?;
-        let built = model::build_program(&output, &key, &dir, Machine::Gpu)?;
+        let built = model::build_program(&output, &key, &dir, ready.gpu.map_or(Machine::Gpu, |(_, machine)| machine))?;
         let found = job::run(&built.binary, &ready.values, how)?;
         for ((n, v), f) in watched.iter().zip(&found) {
             let (Some(f), Some(e)) = (f.as_tensor(), evaluator.values[v].as_tensor()) else { continue };

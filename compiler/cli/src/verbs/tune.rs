@@ -101,6 +101,8 @@ impl TuneArgs {
     /// Times of each kernel with a choice, by its nodes and the method's place among all; and the instruction set they are of.
     fn measure(&self, how: &[String], always: impl Fn(Method) -> Tune) -> Result<(Times, Isa)> {
         let mut ready = model::ready(&self.model, &self.inputs)?;
+        // The methods are those of the CPU.
+        ready.gpu = None;
         let mut programs: Vec<(Built, Vec<(usize, Choice)>)> = Vec::new();
         for (_, method) in METHODS {
             ready.tune = always(method);

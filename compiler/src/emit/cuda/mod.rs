@@ -8,6 +8,7 @@ mod sheet;
 mod windows;
 
 use super::{Printer, ident};
+use crate::ir::{Dim, Sym};
 use crate::kernel::Kernel;
 use crate::plan::KernelStep;
 use proc_macro2::TokenStream;
@@ -97,7 +98,9 @@ impl Printer<'_> {
         };
         let rt = super::names::rt();
         let name = ident("k", n);
-        let bindings = self.bindings(&step_dims(self, step));
+        // A symbol that is bound and not read costs nothing, so all of them are.
+        let symbols: Vec<Dim> = (0..self.plan.graph.symbols.len()).map(|i| Dim::sym(Sym(i as u32))).collect();
+        let bindings = self.bindings(&symbols);
         let checks = self.meets_of(step);
         let launches = launches.into_iter().map(|l| {
             let Launch { kernel, grid: [x, y, z], threads, shared, args } = l;
@@ -125,12 +128,4 @@ impl Printer<'_> {
         });
         quote!(#(#each)*)
     }
-}
-
-/// The extents that a step's launch mentions: those of every value, stride and start in it, by walking the kernel's text form.
-fn step_dims(p: &Printer<'_>, step: &KernelStep) -> Vec<crate::ir::Dim> {
-    // Whatever is bound and not read costs nothing, so all symbols of the model's inputs are.
-    let g = &p.plan.graph;
-    let _ = step;
-    (0..g.symbols.len()).map(|i| crate::ir::Dim::sym(crate::ir::Sym(i as u32))).collect()
 }

@@ -1,7 +1,7 @@
 //! Which kernels of a plan a GPU computes, and how their constants are packed for it.
 
 use super::Precision;
-use crate::ir::{Dim, Graph, Type, ValueId};
+use crate::ir::{Dim, Graph, Type, ValueId, product};
 use crate::kernel::{Kernel, Operand, Packed, Recipe, Row};
 use kiln_kernels::dtype::DType;
 
@@ -11,6 +11,9 @@ const ROW: i64 = 163 * 256 - 64;
 
 /// Values that a kernel reads and writes at most: launches have room for as many arguments, extents among them.
 const VALUES: usize = 40;
+
+/// Blocks of a grid along its second and third axis at most.
+const LAYERS: i64 = 65535;
 
 /// Columns of keys and values that attention keeps in registers and shared memory.
 const DEPTH: i64 = 256;
@@ -33,6 +36,14 @@ pub fn refusal(g: &Graph, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: 
     }
     let floats = || outputs.iter().all(|v| matches!(g.dtype(*v), DType::F32 | DType::Bool) || kernel.epilogue().is_some());
     let constant = |d: &Dim| d.as_int().is_some();
+    let layers = match kernel {
+        Kernel::MatMul { batch, .. } | Kernel::Attend { batch, .. } => product(batch),
+        Kernel::GlobalMean { n, .. } => n.clone(),
+        _ => Dim::int(1),
+    };
+    if layers.as_int().is_some_and(|n| n > LAYERS) {
+        return Some("its batch is larger than a grid of blocks");
+    }
     match kernel {
         Kernel::Map { .. } | Kernel::Move { .. } | Kernel::Dims { .. } => None,
         Kernel::Conv { window, .. } if !constant(&window.c) => Some("its channels are open"),
@@ -47,15 +58,12 @@ pub fn refusal(g: &Graph, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: 
         }
         Kernel::GlobalMean { .. } => None,
         Kernel::Softmax { dims: [_, n, _], .. } => long(n),
-        Kernel::Rows { op: Row::Reduce(fold), .. } if !super::select::FOLDS.contains(fold) => {
-            Some("it folds rows in a way that has no kernel")
-        }
+        Kernel::Rows { op: Row::Reduce(fold), .. } if !FOLDS.contains(fold) => Some("it folds rows in a way that has no kernel"),
         Kernel::Rows { n, .. } => long(n),
-        Kernel::Attend { sizes: [_, _, depth, width], q, k, v, mask, out, .. } => {
+        Kernel::Attend { sizes: [_, _, depth, width], q, k, v, out, .. } => {
             let neighbours = |o: &Operand| o.strides.last().is_some_and(|s| s.is(1));
             let last = out.last().is_some_and(|s| s.is(1));
             let small = [depth, width].iter().all(|d| d.as_int().is_some_and(|d| (1..=DEPTH).contains(&d)));
-            let _ = mask;
             if !small {
                 Some("its heads are open, or wider than 256 columns")
             } else {

@@ -89,7 +89,7 @@ pub fn compile(dir: &Path, machine: Machine, image: &Path) -> Result<(), Failed>
             run(c.arg("-I").arg(dir).arg("-o").arg(image).arg(dir.join(SOURCE)))
         }
         Machine::Emulator { checked } => {
-            put(dir, EMULATOR.iter().copied())?;
+            put(dir, EMULATOR.iter().copied().filter(|s| s.name == "emulator.h"))?;
             let object = image.with_extension("o");
             let mut c = host();
             c.args(["-std=c++17", "-O2", "-march=native", "-fPIC", "-DKILN_EMULATE", "-x", "c++"]);
