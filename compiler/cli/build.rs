@@ -35,6 +35,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     table.push_str("];\n");
+    // The part of the kernels' manifest that says which feature brings which crates.
+    let manifest = root.join("kernels-templates/Cargo.toml");
+    println!("cargo::rerun-if-changed={}", manifest.display());
+    let text = fs::read_to_string(&manifest)?;
+    let from = text.find("[features]").ok_or("the kernels' manifest has no features")?;
+    let to =
+        text.find("[dev-dependencies]").filter(|to| from < *to).ok_or("the kernels' manifest has no tests' dependencies at its end")?;
+    writeln!(table, "pub(crate) static NEEDS: &str = {:?};", &text[from..to])?;
     fs::write(Path::new(&env::var("OUT_DIR")?).join("sources.rs"), table)?;
     Ok(())
 }

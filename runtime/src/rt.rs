@@ -172,3 +172,21 @@ macro_rules! __embed {
     };
 }
 pub use crate::__embed as embed;
+
+/// Refuses to build a model that needs the feature `images` where it is off.
+#[cfg(feature = "images")]
+#[macro_export]
+#[doc(hidden)]
+macro_rules! __images {
+    ($why:literal) => {};
+}
+/// Refuses to build a model that needs the feature `images` where it is off.
+#[cfg(not(feature = "images"))]
+#[macro_export]
+#[doc(hidden)]
+macro_rules! __images {
+    ($why:literal) => {
+        compile_error!($why);
+    };
+}
+pub use crate::__images as images;

@@ -2,6 +2,8 @@
 
 use kiln_compiler::emit::{self, Names, WeightsAt};
 use kiln_compiler::{Options, compile};
+use kiln_kernels::dtype::DType::U8;
+use kiln_tests::models::ModelBuilder;
 use std::path::PathBuf;
 
 fn output(model: &str) -> kiln_compiler::Output {
@@ -30,4 +32,17 @@ fn graphs_after_the_passes() {
     for model in ["mlp", "convnet", "control"] {
         insta::assert_snapshot!(format!("{model}_graph"), output(model).dump.unwrap());
     }
+}
+
+#[test]
+fn models_say_which_features_they_need() {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("decoder.onnx");
+    let model = ModelBuilder::new().opset(20).input("file", U8, ["n"]).node("ImageDecoder", &["file"], &["image"]).named("read");
+    std::fs::write(&path, model.output("image").build()).unwrap();
+    let output = compile(&Options { model: path, ..Options::default() }).unwrap();
+    assert_eq!(output.plan.features().into_keys().collect::<Vec<_>>(), ["images"]);
+    let source = output.rust(&names("decoder")).unwrap();
+    let asked: Vec<&str> = source.lines().filter(|l| l.contains("images!")).collect();
+    assert!(matches!(asked[..], [l] if l.contains("read") && l.contains("features = [")), "{asked:?}");
+    assert!(!self::output("mlp").rust(&names("mlp")).unwrap().contains("images!"));
 }

@@ -8,7 +8,7 @@ use crate::crates::{self, Round, Unit};
 use crate::failure::{At, Failure, Result};
 use crate::job;
 use crate::model::compile_guarded;
-use crate::package::{self, toml};
+use crate::package::{self, Features};
 use crate::suite::{self, Case, DataSet};
 use kiln_compiler::Options;
 use kiln_compiler::emit::{Interface, Names, WeightsAt};
@@ -42,6 +42,7 @@ struct Shop<'a> {
     work: PathBuf,
     tag: String,
     failed: Mutex<BTreeMap<usize, String>>,
+    features: Features,
 }
 
 /// Compiles, builds and runs the cases; `extra` are arguments of their jobs.
@@ -51,8 +52,13 @@ pub(crate) fn run(cases: &[Case], extra: &[String], each: &mut dyn FnMut(usize, 
     for d in [&dir, &work] {
         fs::create_dir_all(d).at(d)?;
     }
-    let shop = Shop { cases, dir, work, tag: format!("kiln-t-{}", std::process::id()), failed: Mutex::new(BTreeMap::new()) };
-    let done = shop.make_all().and_then(|()| shop.build()).and_then(|programs| shop.run_all(&programs, extra, each));
+    let (tag, failed) = (format!("kiln-t-{}", std::process::id()), Mutex::new(BTreeMap::new()));
+    let mut shop = Shop { cases, dir, work, tag, failed, features: Features::new() };
+    let done = shop
+        .make_all()
+        .and_then(|()| shop.read_features())
+        .and_then(|()| shop.build())
+        .and_then(|programs| shop.run_all(&programs, extra, each));
     shop.sweep();
     done
 }
@@ -90,6 +96,16 @@ impl Shop<'_> {
         });
         Ok(())
     }
+    /// Learns which features the modules need.
+    fn read_features(&mut self) -> Result<()> {
+        for i in 0..self.cases.len() {
+            let path = self.work.join(format!("c{i}.features"));
+            if path.is_file() {
+                self.features.extend(fs::read_to_string(&path).at(&path)?.lines().map(String::from));
+            }
+        }
+        Ok(())
+    }
     /// Builds the programs, without the modules that rustc refuses; gives those that were built.
     fn build(&self) -> Result<Vec<(Unit, PathBuf)>> {
         let failed = self.failed().clone();
@@ -122,11 +138,9 @@ impl Shop<'_> {
     fn write_crate(&self, unit: &Unit) -> Result<()> {
         let src = self.dir.join(format!("b{}/src", unit.id));
         fs::create_dir_all(&src).at(&src)?;
-        let kiln = toml(cache::runtime()?.join("kiln").display().to_string());
-        let manifest = format!(
-            "[package]\nname = \"{}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[dependencies]\nkiln = {{ path = {kiln}, features = [\"harness\"] }}\n",
-            self.crate_name(unit)
-        );
+        let kiln = package::program_dependency(&self.features)?;
+        let manifest =
+            format!("[package]\nname = \"{}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[dependencies]\n{kiln}\n", self.crate_name(unit));
         write_changed(&self.dir.join(format!("b{}/Cargo.toml", unit.id)), &manifest)?;
         let mut text = String::from("//! A batch of compiled models.\n#![allow(unused, missing_docs, clippy::all)]\n\n");
         unit.members.iter().for_each(|i| text += &format!("#[path = \"../../c{i}.rs\"]\nmod c{i};\n"));
@@ -197,6 +211,11 @@ pub(crate) fn module(src: &Path, work: &Path, i: usize, folder: &Path) -> std::r
     let names = Names::new("Net", WeightsAt::Given).interface(Interface::Dynamic);
     let source = output.rust(&names).map_err(|d| d.to_string())?;
     fs::write(src.join(format!("c{i}.rs")), source).map_err(|e| e.to_string())?;
+    let features = package::features(&output);
+    if !features.is_empty() {
+        let lines: Vec<String> = features.into_iter().collect();
+        fs::write(work.join(format!("c{i}.features")), lines.join("\n")).map_err(|e| e.to_string())?;
+    }
     package::write_weights(&output, &work.join(format!("c{i}.bin"))).map_err(text)?;
     let sets = sets.into_iter().map(|s| job::set(&s.inputs.into_iter().map(Some).collect::<Vec<_>>())).collect();
     job::save(&work.join(format!("c{i}.in")), &Value::Sequence(sets)).map_err(text)

@@ -2,7 +2,7 @@
 
 use crate::failure::{At, Failure, Result};
 use crate::model::Ready;
-use crate::package::{self, Draft};
+use crate::package::{self, Draft, Features};
 use kiln_compiler::target::cuda::toolchain;
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
@@ -20,12 +20,13 @@ pub(crate) fn root() -> Result<PathBuf> {
     Ok(root)
 }
 
-/// The sources of the runtime, written once for each version of them.
-pub(crate) fn runtime() -> Result<PathBuf> {
-    let dir = root()?.join("runtime").join(format!("{}-{:016x}", package::VERSION, package::runtime_hash()));
+/// The sources of the runtime, written once for each version of them and each set of features.
+pub(crate) fn runtime(features: &Features) -> Result<PathBuf> {
+    let name = format!("{}-{:016x}", package::VERSION, package::runtime_hash());
+    let dir = root()?.join("runtime").join(features.iter().fold(name, |name, f| format!("{name}-{f}")));
     if !dir.is_dir() {
         let draft = Draft::new(&dir)?;
-        package::write_runtime(draft.path())?;
+        package::write_runtime(draft.path(), features)?;
         draft.finish(false)?;
     }
     Ok(dir)

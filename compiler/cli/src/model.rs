@@ -5,7 +5,7 @@ use crate::cache;
 use crate::cargo;
 use crate::data;
 use crate::failure::{At, Failure, Result};
-use crate::package::{self, toml};
+use crate::package;
 use kiln_compiler::import::Dims;
 use kiln_compiler::onnx::{self, Limits, ValueInfo};
 use kiln_compiler::pipeline::Ablation;
@@ -149,8 +149,8 @@ pub(crate) fn build_program(output: &Output, key: &str, dir: &Path, machine: Mac
     data::replace(&src.join("main.rs"), main.as_bytes())?;
     let name = format!("kiln-m-{key}");
     let manifest = format!(
-        "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\nkiln = {{ path = {}, features = [\"harness\"] }}\n",
-        toml(cache::runtime()?.join("kiln").display().to_string())
+        "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n{}\n",
+        package::program_dependency(&package::features(output))?
     );
     data::replace(&dir.join("Cargo.toml"), manifest.as_bytes())?;
     let start = Instant::now();

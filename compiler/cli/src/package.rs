@@ -5,7 +5,7 @@ use crate::failure::{At, Failure, Result};
 use kiln_compiler::Output;
 use kiln_compiler::emit::{DeviceFiles, Interface, Names, WeightsAt};
 use kiln_compiler::target::cuda::toolchain::{self, Machine};
-use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeSet, hash_map::DefaultHasher};
 use std::fs;
 use std::hash::Hasher;
 use std::io::{BufWriter, Write as _};
@@ -14,6 +14,27 @@ use std::path::{Path, PathBuf};
 mod sources {
     //! The table that the build script makes.
     include!(concat!(env!("OUT_DIR"), "/sources.rs"));
+}
+
+/// Features of the crate kiln.
+pub(crate) type Features = BTreeSet<String>;
+
+/// The features that a model needs.
+pub(crate) fn features(output: &Output) -> Features {
+    output.plan.features().into_keys().map(String::from).collect()
+}
+
+/// The line of a manifest that depends on a runtime in that folder.
+pub(crate) fn dependency(runtime: &Path, features: &Features) -> String {
+    let features: Vec<&String> = features.iter().collect();
+    format!("kiln = {{ path = {}, features = {features:?} }}", toml(runtime.join("kiln").display().to_string()))
+}
+
+/// The same for a program of the command, which needs the runtime's `main` too.
+pub(crate) fn program_dependency(features: &Features) -> Result<String> {
+    let mut all = features.clone();
+    all.insert("harness".into());
+    Ok(dependency(&cache::runtime(features)?, &all))
 }
 
 /// The version of the compiler, which emitted code shares.
@@ -26,8 +47,9 @@ pub(crate) fn toml(text: impl Into<String>) -> String {
     serde_json::Value::String(text.into()).to_string()
 }
 
-/// Writes the crates kiln and kiln-kernels into a folder.
-pub(crate) fn write_runtime(dir: &Path) -> Result<()> {
+/// Writes the crates kiln and kiln-kernels into a folder. Without features they need nothing but rustc; a manifest that only names other
+/// crates would already need a registry.
+pub(crate) fn write_runtime(dir: &Path, features: &Features) -> Result<()> {
     for (name, text) in sources::FILES {
         let path = dir.join(name);
         if let Some(parent) = path.parent() {
@@ -37,8 +59,15 @@ pub(crate) fn write_runtime(dir: &Path) -> Result<()> {
     }
     let lints = "[lints.rust]\nunexpected_cfgs = \"allow\"\n";
     for (name, rest) in [
-        ("kiln", format!("[features]\nharness = []\n\n[dependencies]\nkiln-kernels = {{ path = {} }}\n", toml("../kiln-kernels"))),
-        ("kiln-kernels", String::new()),
+        (
+            "kiln",
+            format!(
+                "[features]\nharness = []\n{}\n[dependencies]\nkiln-kernels = {{ path = {} }}\n",
+                features.iter().map(|f| format!("{f} = [\"kiln-kernels/{f}\"]\n")).collect::<String>(),
+                toml("../kiln-kernels")
+            ),
+        ),
+        ("kiln-kernels", if features.is_empty() { String::new() } else { sources::NEEDS.into() }),
     ] {
         let head = format!(
             "[package]\nname = \"{name}\"\nversion = \"{VERSION}\"\nedition = \"{EDITION}\"\nrust-version = \"{RUST}\"\nlicense = \"MIT OR Apache-2.0\"\n"

@@ -88,10 +88,20 @@ pub fn rust(plan: &Plan, device: Option<&Plan>, names: &Names) -> Result<String>
     let run = control::run(&p);
     let tables = tables::tables(&p, names, &kernels, device.is_some());
     let api = api::api(&p, names)?;
+    let features = plan.features().into_iter().map(|(feature, line)| {
+        let (rt, wants) = (self::names::rt(), Ident::new(feature, Span::call_site()));
+        let why = format!(
+            "{} needs the feature `{feature}`: in Cargo.toml write `kiln = {{ version = \"{}\", features = [\"{feature}\"] }}`",
+            plan.lines[line],
+            env!("CARGO_PKG_VERSION")
+        );
+        quote!(#rt::#wants!(#why);)
+    });
     let device = device.map(|plan| device::module(plan, names));
     Ok(module(
         names,
         &quote! {
+            #(#features)*
             #api
             #tables
             #run

@@ -23,6 +23,7 @@ use crate::ir::{Dim, Graph, Port, Sym, ValueId};
 use crate::kernel::Kernel;
 use crate::state::States;
 use crate::target::Choice;
+use kiln_kernels::host::FEATURES;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a value lies at run time.
@@ -228,6 +229,18 @@ impl Plan {
         }
         let mut out = Vec::new();
         walk(&self.steps, &mut out);
+        out
+    }
+    /// The features of the crate `kiln` that the model needs, each with the line of the first node that does.
+    pub fn features(&self) -> BTreeMap<&'static str, usize> {
+        let mut out = BTreeMap::new();
+        for k in self.kernels() {
+            if let Kernel::Host(h) = &k.kernel
+                && let Some((_, feature)) = FEATURES.iter().find(|(name, _)| *name == h.name)
+            {
+                out.entry(*feature).or_insert(k.line);
+            }
+        }
         out
     }
     /// Bytes of scratch that an instance allocates for each worker; `None` where open dimensions decide it.

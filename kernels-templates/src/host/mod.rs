@@ -2,6 +2,7 @@
 
 mod dynamic;
 mod fft;
+#[cfg(feature = "images")]
 mod image;
 mod maps;
 mod random;
@@ -56,7 +57,7 @@ host! {
     "dropout" => random::dropout;
     "expand" => tensor::expand;
     "identity" => sequence::identity;
-    "image_decoder" => image::decode;
+    "image_decoder" => image_decoder;
     "label_encoder" => words::encode;
     "max_unpool" => spatial::max_unpool;
     "mel_weights" => signal::mel_weights;
@@ -98,6 +99,18 @@ host! {
     "unsqueeze" => dynamic::unsqueeze;
     "zip_map" => maps::zip;
 }
+
+#[cfg(feature = "images")]
+use image::decode as image_decoder;
+
+/// Stands in for ImageDecoder where its libraries are left out; compiled models that need it do not build then.
+#[cfg(not(feature = "images"))]
+fn image_decoder(_: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
+    Err(Fault::Domain("kiln is built without its feature images".into()))
+}
+
+/// Functions that read with libraries: each with the feature of `kiln` that brings them.
+pub const FEATURES: &[(&str, &str)] = &[("image_decoder", "images")];
 
 /// Runs the function of that name.
 ///

@@ -3,7 +3,7 @@
 use crate::args::ModelArgs;
 use crate::failure::{At, Failure, Result};
 use crate::model::{compile_guarded, report, say_left};
-use crate::package::{self, ALLOW, Draft, toml};
+use crate::package::{self, ALLOW, Draft, Features, toml};
 use kiln_compiler::diagnostics::shown;
 use kiln_compiler::ir::{Port, ValueId};
 use kiln_compiler::plan::Plan;
@@ -51,10 +51,11 @@ impl Compile {
         let put = |name: &str, text: &str| fs::write(dir.join(name), text).at(&dir.join(name));
         let head = format!("//! A model compiled by kiln {}: see README.md.\n{ALLOW}pub use kiln;\n\n", package::VERSION);
         put("src/lib.rs", &format!("{head}{source}"))?;
-        put("Cargo.toml", &manifest(path))?;
-        put("README.md", &readme(&output.plan, path, &name, &report))?;
+        let features = package::features(&output);
+        put("Cargo.toml", &manifest(path, &features))?;
+        put("README.md", &readme(&output.plan, path, &name, &report, &features))?;
         package::write_weights(&output, &dir.join("weights.bin"))?;
-        package::write_runtime(&dir.join("vendor"))?;
+        package::write_runtime(&dir.join("vendor"), &features)?;
         draft.finish(true)?;
         say_left(&report);
         if self.json {
@@ -81,19 +82,21 @@ fn replaceable(dir: &Path) -> bool {
 
 const MARK: &str = "# Made by kiln";
 
-fn manifest(path: &Path) -> String {
+fn manifest(path: &Path, features: &Features) -> String {
     format!(
         "{MARK}; a new run of `kiln compile` replaces the whole folder.\n[package]\nname = {}\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
-         [workspace]\nexclude = [\"vendor\"]\n\n[dependencies]\nkiln = {{ path = \"vendor/kiln\" }}\n\n[profile.dev]\nopt-level = 3\n",
-        toml(package::crate_name(path))
+         [workspace]\nexclude = [\"vendor\"]\n\n[dependencies]\n{}\n\n[profile.dev]\nopt-level = 3\n",
+        toml(package::crate_name(path)),
+        package::dependency(Path::new("vendor"), features)
     )
 }
 
 /// The page that goes with the crate.
-fn readme(plan: &Plan, path: &Path, name: &str, report: &Json) -> String {
+fn readme(plan: &Plan, path: &Path, name: &str, report: &Json, features: &Features) -> String {
     let krate = package::crate_name(path);
     let file = path.file_name().map_or_else(String::new, |n| shown(&n.to_string_lossy()));
-    let mut out = format!("# {krate}\n\n`{file}` compiled by kiln {}. It builds offline: `cargo build --release`.\n\n", package::VERSION);
+    let builds = if features.is_empty() { "It builds offline" } else { "It builds with crates of the registry" };
+    let mut out = format!("# {krate}\n\n`{file}` compiled by kiln {}. {builds}: `cargo build --release`.\n\n", package::VERSION);
     let _ = write!(
         out,
         "```rust\nuse {}::{{{name}, kiln::{{Model, Options, Tensor, Value}}}};\n\nlet mut net = {name}::with(&Options::default())?;\nlet outputs = net.run_dyn(&[(\"{}\", &value)])?;\n```\n\n",
