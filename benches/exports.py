@@ -188,6 +188,26 @@ def measure(job):
     return out
 
 
+def shaken(job):
+    """How far the outputs of ONNX Runtime move by themselves when its inputs move by some units in the last place, as much as a layer rounds: for each output the largest distance over
+    the standard deviation, or None where shapes or integers change, so that nothing is to be said of values."""
+    import numpy
+
+    folder = pathlib.Path(job["folder"])
+    run = session(folder / "model.onnx", False, job["threads"])
+    feeds = {p.name: numpy.load(folder / job["set"] / f"in_{i}.npy") for i, p in enumerate(run.get_inputs())}
+    wanted = run.run(None, feeds)
+    out = [0.0] * len(wanted)
+    for seed in range(8):
+        noise = numpy.random.default_rng(seed)
+        near = {k: (v * (1 + 2.0**-21 * noise.standard_normal(v.shape))).astype(v.dtype) if v.dtype.kind == "f" else v for k, v in feeds.items()}
+        for i, (a, b) in enumerate(zip(run.run(None, near), wanted)):
+            if out[i] is not None:
+                same = a.shape == b.shape and (a.dtype.kind == "f" or (a == b).all())
+                out[i] = max(out[i], apart(a, b)) if same else None
+    return {"moved": out}
+
+
 # What stands before a result among what libraries print.
 MARK = "kiln-result "
 
@@ -196,7 +216,7 @@ def worker():
     """Answers jobs, a line each, until there are no more."""
     for text in sys.stdin:
         job = json.loads(text)
-        found = {"make": make, "measure": measure}[job["job"]](job)
+        found = {"make": make, "measure": measure, "shaken": shaken}[job["job"]](job)
         print("\n" + MARK + json.dumps(found), flush=True)
 
 
@@ -253,22 +273,29 @@ class Run:
         """Runs each set of inputs; gives the worst error and what is wrong."""
         import numpy
 
-        worst, absolute = 0.0, 0.0
+        worst, absolute, shaken = 0.0, 0.0, False
         for data in sorted(folder.glob("set_*")):
+            moved = None
             # Its own verdict is of another tolerance.
             status, out, why = self.kiln("compare", folder / "model.onnx", "--expect", data, *open_, "--json")
             if not out.strip():
                 return {"why": why or f"ended by {status}"}
             for i, o in enumerate(json.loads(out)["outputs"]):
                 kind = numpy.load(data / f"out_{i}.npy", mmap_mode="r").dtype.kind
-                if "reason" in o:
-                    return {"why": f"{data.name}, output {i}: {o['reason']}"}
-                error = o["worst_over_sd"] if o["worst_over_sd"] is not None else float("inf")
+                error = o["worst_over_sd"] if o.get("worst_over_sd") is not None else float("inf")
+                wrong = "reason" in o or error > (tolerance if kind == "f" else 0)
+                if wrong:
+                    # What such noise already does to ONNX Runtime alone is no difference.
+                    if moved is None:
+                        moved = self.ask(job="shaken", folder=folder, set=data.name, threads=self.args.threads).get("moved", [0.0] * (i + 1))
+                    if moved[i] is None or ("reason" not in o and error <= 4 * moved[i]):
+                        shaken = True
+                        continue
+                    why = o.get("reason") or f"differs by {error:.1e} of the deviation, {o['outside']} of {o['elements']}"
+                    return {"why": f"{data.name}, output {i}: {why}"}
                 if kind == "f":
                     worst, absolute = max(worst, error), max(absolute, o["worst"] or 0.0)
-                if error > (tolerance if kind == "f" else 0):
-                    return {"why": f"{data.name}, output {i}: differs by {error:.1e} of the deviation, {o['outside']} of {o['elements']}"}
-        return {"worst": absolute, "relative": worst}
+        return {"worst": absolute, "relative": worst, "shaken": shaken}
 
     def time(self, folder, open_):
         """The least milliseconds of Kiln and of ONNX Runtime, in turn for some rounds."""
@@ -338,7 +365,8 @@ def line(found):
     if "checked" in found:
         return "compiles"
     cell = lambda key: f"{found[key]:.2f}" if found.get(key) else "-"
-    return f"error {found['worst']:.1e}, {found['relative']:.1e} of the deviation (ONNX Runtime's own {found['own']:.1e}); Kiln {cell('kiln')} ms, ONNX Runtime {cell('ort')} ms, unoptimized {cell('plain')} ms"
+    shaken = " (some outputs are decided by rounding)" if found.get("shaken") else ""
+    return f"error {found['worst']:.1e}{shaken}, {found['relative']:.1e} of the deviation (ONNX Runtime's own {found['own']:.1e}); Kiln {cell('kiln')} ms, ONNX Runtime {cell('ort')} ms, unoptimized {cell('plain')} ms"
 
 
 HEAD = """# Real exports
@@ -346,7 +374,9 @@ HEAD = """# Real exports
 `python3 benches/exports.py --kiln target/release/kiln --table docs/exports.md` writes this page. Models with seeded random weights, small configurations where weights do
 not change which operators are written, go through PyTorch's exporters: `script` traces TorchScript, `export` is `torch.export`; `open` leaves axes open, and the one
 compiled model runs at all sizes. Errors are the largest over all outputs and sizes against ONNX Runtime 1.31.1 with its optimizations off, absolute and over the
-standard deviation of the output; beside them the error of ONNX Runtime's own optimizations, by the same measure. Integers, truth values and shapes are equal. Times are the least milliseconds on {threads}, on a machine that others used too.
+standard deviation of the output; beside them the error of ONNX Runtime's own optimizations, by the same measure. Integers, truth values and shapes are equal. Outputs marked by a star are decided
+by rounding: noise of some units in the last place on the inputs moves what ONNX Runtime itself gives by a quarter of the difference or more (boxes and ties of detectors whose weights
+are random); their errors are not counted. Times are the least milliseconds on {threads}, on a machine that others used too.
 
 {count} exports of {models} models agree.
 
@@ -368,7 +398,7 @@ def table(results, threads):
         ms = lambda key: f"{r[key]:.2f}" if r.get(key) else ""
         ratio = f"{r['kiln'] / r['ort']:.2f}" if r.get("ort") else ""
         own = f"{r['own']:.1e}" if r.get("ort") and r.get("own") is not None else ""
-        rows.append(f"| {families.CASES[name].library} | {name} | {way} | {r['sizes']} | {r['worst']:.1e} | {r['relative']:.1e} | {own} | {ms('kiln')} | {ms('ort')} | {ms('plain')} | {ratio} |")
+        rows.append(f"| {families.CASES[name].library} | {name} | {way} | {r['sizes']} | {r['worst']:.1e}{' *' if r.get('shaken') else ''} | {r['relative']:.1e} | {own} | {ms('kiln')} | {ms('ort')} | {ms('plain')} | {ratio} |")
     text = HEAD.format(threads="one thread" if threads == 1 else f"{threads} threads", count=len(good), models=len({n for n, _ in good})) + "\n".join(rows) + "\n"
     if bad:
         text += "\n## What does not\n\n" + "\n".join(f"- {name}, {way}: {r['failed']}: {r['why']}" for (name, way), r in bad.items()) + "\n"

@@ -62,6 +62,8 @@ dtypes! {
     F8E8M0 = 24, 8, "f8e8m0", "FLOAT8E8M0";
     U2 = 25, 2, "u2", "UINT2";
     I2 = 26, 2, "i2", "INT2";
+    F6E2M3 = 27, 6, "f6e2m3", "FLOAT6E2M3";
+    F6E3M2 = 28, 6, "f6e3m2", "FLOAT6E3M2";
 }
 
 impl DType {
@@ -79,7 +81,11 @@ impl DType {
     /// f16, bf16, f32, f64 and the smaller floats.
     pub const fn is_float(self) -> bool {
         use DType::*;
-        matches!(self, F32 | F16 | F64 | Bf16 | F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F4E2M1 | F8E8M0)
+        matches!(self, F32 | F16 | F64 | Bf16 | F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F6E2M3 | F6E3M2 | F4E2M1 | F8E8M0)
+    }
+    /// Numbers of two parts.
+    pub const fn is_complex(self) -> bool {
+        matches!(self, DType::C64 | DType::C128)
     }
     /// Signed and unsigned integers of any width; not bool.
     pub const fn is_int(self) -> bool {

@@ -6,8 +6,8 @@ Run it with a Python that has the pinned packages, and name the folder to fill:
     VENV/bin/python tests/conformance/prepare.py OUT
 
 OUT then holds node/ (1884 cases, which the package builds in memory), simple/, pytorch-operator/, pytorch-converted/
-(folders the package ships) and light/ (nine image networks whose weights are made by nodes of the graph; their input
-is the ramp i/n that ONNX's own runner feeds them). A second run finds OUT complete and only prints the counts.
+(folders the package ships), light/ (nine image networks whose weights are made by nodes of the graph; their input
+is the ramp i/n that ONNX's own runner feeds them) and types/ (see sweep.py). A second run finds OUT complete and only prints the counts.
 
 Inputs are numbered as the graph's inputs that are not initializers; each file holds the message that the port's type
 asks for: TensorProto, SequenceProto, OptionalProto or MapProto. tolerance.json has the rtol and atol to compare with,
@@ -24,6 +24,8 @@ import warnings
 import numpy as np
 import onnx
 from onnx import TensorProto, TypeProto, ValueInfoProto, numpy_helper
+
+from sweep import write_types
 
 VERSION = "1.23.2"
 SHIPPED = ["simple", "pytorch-operator", "pytorch-converted"]
@@ -135,8 +137,10 @@ def main() -> int:
         return 1
     out = pathlib.Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    state = hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()
+    sources = [pathlib.Path(__file__), pathlib.Path(__file__).with_name("sweep.py")]
+    state = hashlib.sha256(b"".join(s.read_bytes() for s in sources)).hexdigest()
     writers = {"node": write_node, **{kind: lambda to, kind=kind: write_shipped(to, kind) for kind in SHIPPED}, "light": write_light}
+    writers["types"] = lambda to: write_types(to, out / "node")
     for kind, write in writers.items():
         folder, stamp = out / kind, out / f".{kind}.done"
         if not stamp.is_file() or stamp.read_text() != state:

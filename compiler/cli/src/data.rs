@@ -204,7 +204,7 @@ pub(crate) fn ulps(dtype: DType, a: f64, b: f64) -> u64 {
         return between.len() as u64 + (a.min(b) < 0.0 && a.max(b) >= 0.0) as u64;
     }
     let key = |x: f64| match dtype {
-        DType::F64 => {
+        DType::F64 | DType::C128 => {
             let bits = x.to_bits() as i64;
             if bits < 0 { i64::MIN.wrapping_sub(bits) } else { bits }
         }

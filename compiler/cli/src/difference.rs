@@ -71,7 +71,7 @@ impl Tolerance {
         let n = finite.len().max(1) as f64;
         let mean = finite.iter().sum::<f64>() / n;
         let sd = (finite.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt();
-        let exact = !found.dtype.is_float();
+        let exact = !found.dtype.is_float() && !found.dtype.is_complex();
         let atol = self.atol.unwrap_or(if exact { 0.0 } else { 1e-3 * sd });
         let rtol = if exact && self.atol.is_none() { 0.0 } else { self.rtol };
         let mut out = Difference { worst: 0.0, sd, ulps: 0, wrong: 0, count: f.len() };

@@ -3,6 +3,7 @@
 
 use kiln_compiler::onnx::{self, Limits, Model, TypeInfo, ValueInfo, read_value};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::host::pairs;
 use kiln_kernels::narrow;
 use kiln_kernels::value::{Tensor, Value};
 use std::any::Any;
@@ -173,7 +174,7 @@ fn compare_tensors(found: &Tensor, expected: &Tensor, tolerance: Tolerance) -> R
         return Err(format!("{}{:?}, expected {}{:?}", found.dtype, found.dims, expected.dtype, expected.dims));
     }
     match (floats(found), floats(expected)) {
-        (Some(f), Some(e)) if found.dtype.is_float() => {
+        (Some(f), Some(e)) if found.dtype.is_float() || found.dtype.is_complex() => {
             // The suite's runner widens the tolerance of bfloat16 to two of its steps.
             let relative = if found.dtype == DType::Bf16 { tolerance.relative.max(1.0 / 64.0) } else { tolerance.relative };
             let close = |f: f64, e: f64| {
@@ -193,14 +194,16 @@ fn compare_tensors(found: &Tensor, expected: &Tensor, tolerance: Tolerance) -> R
     }
 }
 
-/// The elements as f64, those of 8- and 4-bit floats too.
+/// The elements as f64, those of floats of up to 8 bits and the two parts of complex numbers too.
 pub(crate) fn floats(t: &Tensor) -> Option<Vec<f64>> {
     let bits = t.dtype.bits();
+    if t.dtype.is_complex() {
+        return Some(pairs(t).into_iter().flat_map(|(re, im)| [re, im]).collect());
+    }
     if !t.dtype.is_float() || bits > 8 {
         return t.to_f64s();
     }
-    let code = |i: usize| (t.bytes()[i * bits / 8] >> (i * bits % 8)) & (0xff >> (8 - bits));
-    Some((0..t.len()).map(|i| narrow::value(t.dtype, code(i)) as f64).collect())
+    Some((0..t.len()).map(|i| narrow::value(t.dtype, narrow::code_at(t.bytes(), bits, i)) as f64).collect())
 }
 
 fn first_difference<T: PartialEq + std::fmt::Debug>(found: &[T], expected: &[T]) -> Result<(), String> {

@@ -311,7 +311,7 @@ pub(crate) fn element(d: DType) -> TokenStream {
         U64 => quote!(u64),
         C64 => quote!(u64),
         C128 => quote!(u128),
-        U8 | Bool | Str | F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F8E8M0 | U4 | U2 | F4E2M1 => quote!(u8),
+        U8 | Bool | Str | F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F8E8M0 | U4 | U2 | F6E2M3 | F6E3M2 | F4E2M1 => quote!(u8),
     }
 }
 

@@ -6,6 +6,7 @@ use super::source::Large;
 use super::{Limits, proto};
 use crate::diagnostics::shown;
 use kiln_kernels::dtype::DType;
+use kiln_kernels::narrow::{code_at, put_code};
 use kiln_kernels::value::{Bytes, Data, Element, Tensor};
 use std::sync::Arc;
 
@@ -172,9 +173,6 @@ pub(super) fn dtype(code: i32) -> Result<DType, String> {
     match (DType::from_onnx(code), code) {
         (Some(dtype), _) => Ok(dtype),
         (None, 0) => Err("it has no element type".to_string()),
-        (None, 27 | 28) => {
-            Err(format!("it has element type {}, which is not supported", ["FLOAT6E2M3", "FLOAT6E3M2"][usize::from(code == 28)]))
-        }
         (None, _) => Err(format!("it has the unknown element type {code}")),
     }
 }
@@ -208,7 +206,8 @@ fn field_of(dtype: DType) -> &'static str {
 fn entries(form: &Form) -> usize {
     match form.dtype {
         DType::C64 | DType::C128 => form.len.saturating_mul(2),
-        d if (1..8).contains(&d.bits()) => form.bytes,
+        // An entry is a byte of several elements, but of 6 bits one element.
+        d if matches!(d.bits(), 2 | 4) => form.bytes,
         _ => form.len,
     }
 }
@@ -255,6 +254,11 @@ fn typed(form: Form, p: TensorProto) -> Result<Tensor, String> {
                 return Err(format!("its int32_data has the entry {x}, which does not fit {bits} bits"));
             }
             let bytes = match bits {
+                _ if form.dtype.bits() == 6 => {
+                    let mut bytes = Bytes::zeroed(form.bytes);
+                    p.int32_data.iter().enumerate().for_each(|(i, x)| put_code(bytes.bytes_mut(), 6, i, *x as u8 & 0x3f));
+                    bytes
+                }
                 8 => stored(&p.int32_data.iter().map(|&x| x as u8).collect::<Vec<_>>()),
                 _ => stored(&p.int32_data.iter().map(|&x| x as u16).collect::<Vec<_>>()),
             };
@@ -275,10 +279,7 @@ fn put(dense: &mut Tensor, to: usize, values: &Tensor, from: usize) {
     match values.dtype.bits() {
         0 => dense.strings_mut()[to].clone_from(&values.as_strings()[from]),
         bits @ 1..8 => {
-            let mask = (1u8 << bits) - 1;
-            let per = 8 / bits;
-            let x = (values.bytes()[from / per] >> (from % per * bits)) & mask;
-            dense.bytes_mut()[to / per] |= x << (to % per * bits);
+            put_code(dense.bytes_mut(), bits, to, code_at(values.bytes(), bits, from));
         }
         bits => {
             let size = bits / 8;

@@ -76,6 +76,8 @@ pub fn read(r: &mut Reader<'_, '_>) -> Read {
     let (present_key, present_value) = (k, v);
     let (dtype, qs, ks) = (r.dtype(q), r.shape(q)?, r.shape(k)?);
     let (k, v) = (repeat_heads(r, k, &qs[1])?, repeat_heads(r, v, &qs[1])?);
+    // Values may have a type of their own; the result has that of the queries.
+    let v = r.cast(v, dtype)?;
     let bias = bias(r, dtype, &qs[2], &ks[2], past)?;
 
     // Scores: each factor takes the root of the scale, as the function of the specification does.

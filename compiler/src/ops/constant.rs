@@ -1,5 +1,7 @@
 //! Tensors made from nothing: Constant, ConstantOfShape, Range, EyeLike and Trilu's mask.
 
+use super::moved::moved;
+use super::pointwise::computes;
 use super::{Reader, movement::Expand};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, ValueId};
@@ -95,6 +97,10 @@ pub fn read_trilu(r: &mut Reader<'_, '_>) -> Read {
         Some(v) => r.reshape(v, vec![])?,
     };
     let mask = r.pointwise(if upper { "GreaterOrEqual" } else { "LessOrEqual" }, &[diagonal, k])?;
-    let zero = r.scalar(0.0, r.dtype(x));
-    Ok(vec![r.pointwise("Where", &[mask, x, zero])?])
+    let zero = match r.dtype(x) {
+        DType::Str => Tensor::strings(&[], vec![String::new()]),
+        dtype => Tensor::zeros(dtype, &[]),
+    };
+    let zero = r.tensor(zero);
+    Ok(vec![moved(r, &[x, zero], computes, |r, x| r.pointwise("Where", &[mask, x[0], x[1]]))?])
 }

@@ -1,5 +1,6 @@
 //! Gather, GatherElements, GatherND and OneHot.
 
+use super::moved::{has_bytes, moved};
 use super::reduce::around;
 use super::{Call, CallArg, Facts, Infer, Lowering, Op, Operator, Reader};
 use crate::diagnostics::Diagnostic;
@@ -173,30 +174,7 @@ fn index(r: &mut Reader<'_, '_>, i: usize) -> Result<ValueId, Diagnostic> {
 
 /// Adds a primitive of this file that picks from `x` by the indices `i`.
 pub fn gathered(r: &mut Reader<'_, '_>, op: impl Into<Op>, x: ValueId, i: ValueId) -> Result<ValueId, Diagnostic> {
-    by_position(r, x, |r, x| r.emit(op, &[x, i]))
-}
-
-/// What `moved` makes of `x`. Strings have no kernels: their positions are moved instead, and a host function takes the strings
-/// from there.
-pub fn by_position(
-    r: &mut Reader<'_, '_>,
-    x: ValueId,
-    moved: impl FnOnce(&mut Reader<'_, '_>, ValueId) -> Result<ValueId, Diagnostic>,
-) -> Result<ValueId, Diagnostic> {
-    if r.dtype(x) != DType::Str {
-        return moved(r, x);
-    }
-    let shape = r.shape(x)?;
-    let places = r.iota(product(&shape))?;
-    let places = r.reshape(places, shape)?;
-    let places = moved(r, places)?;
-    strings_at(r, x, places)
-}
-
-/// The strings of `x` at positions in row-major order.
-pub fn strings_at(r: &mut Reader<'_, '_>, x: ValueId, places: ValueId) -> Result<ValueId, Diagnostic> {
-    let ty = Type::Tensor(DType::Str, r.shape(places)?);
-    Ok(super::host::call(r, "string_pick", &[x, places], vec![], vec![ty])?[0])
+    moved(r, &[x], has_bytes, |r, x| r.emit(op, &[x[0], i]))
 }
 
 /// Reads `Gather`.

@@ -1,9 +1,11 @@
 //! GridSample.
 
+use super::moved::{One, at, by_parts};
 use super::{CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
-use crate::ir::{Fact, ValueId};
+use crate::ir::{Fact, ValueId, product};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::value::Tensor;
 
 /// [GridSample](https://onnx.ai/onnx/operators/onnx__GridSample.html): operands x `[N, C, ..]` and grid `[N, .., axes]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,9 +59,30 @@ pub fn read(r: &mut Reader<'_, '_>) -> Result<Vec<ValueId>, Diagnostic> {
     };
     let op =
         GridSample { mode, padding: r.word("padding_mode", &["zeros", "border", "reflection"])?, align: r.int("align_corners", 0)? != 0 };
-    let dtype = r.dtype(x);
-    let wide = if dtype == DType::F64 { dtype } else { DType::F32 };
-    let (x, grid) = (r.cast(x, wide)?, r.cast(grid, wide)?);
-    let y = r.emit(op, &[x, grid])?;
-    Ok(vec![r.cast(y, dtype)?])
+    if r.dtype(x) == DType::Str && op.mode == "nearest" {
+        return Ok(vec![strings(r, op, x, grid)?]);
+    }
+    let y = by_parts(r, x, |r, x| {
+        let dtype = r.dtype(x);
+        let wide = if dtype == DType::F64 { dtype } else { DType::F32 };
+        let (x, grid) = (r.cast(x, wide)?, r.cast(grid, wide)?);
+        let y = r.emit(op.clone(), &[x, grid])?;
+        r.cast(y, dtype)
+    })?;
+    Ok(vec![y])
+}
+
+/// Strings are picked by their positions; position 0 is an empty one, for what lies outside.
+fn strings(r: &mut Reader<'_, '_>, op: GridSample, x: ValueId, grid: ValueId) -> One {
+    let shape = r.shape(x)?;
+    let n = product(&shape);
+    let (flat, outside) = (r.reshape(x, vec![n.clone()])?, r.tensor(Tensor::strings(&[1], vec![String::new()])));
+    let all = r.concat(&[outside, flat], 0)?;
+    let places = r.iota(n)?;
+    let places = r.plus(places, 1.0)?;
+    let places = r.reshape(places, shape)?;
+    let (places, grid) = (r.cast(places, DType::F64)?, r.cast(grid, DType::F64)?);
+    let places = r.emit(op, &[places, grid])?;
+    let places = r.cast(places, DType::I64)?;
+    at(r, all, places)
 }

@@ -30,6 +30,7 @@ pub mod inverse;
 pub mod loss;
 pub mod matmul;
 pub mod ml;
+pub mod moved;
 pub mod movement;
 pub mod narrow;
 pub mod norm;
@@ -341,7 +342,7 @@ schemas! {
         "ImageDecoder" 20 image::read;
         "InstanceNormalization" 1 norm::read_instance;
         "IsInf" 10 pointwise::read_is_inf;
-        "IsNaN" 9 pointwise::read_unary;
+        "IsNaN" 9 pointwise::read_is_nan;
         "LRN" 1 norm::read_lrn;
         "LSTM" 1 recurrent::read;
         "LayerNormalization" 1 norm::read_layer;

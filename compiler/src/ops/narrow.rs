@@ -23,7 +23,7 @@ pub struct Narrow {
 /// Whether the type is only stored.
 pub fn is_narrow(d: DType) -> bool {
     use DType::*;
-    matches!(d, F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F8E8M0 | F4E2M1 | U4 | I4 | U2 | I2)
+    matches!(d, F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F8E8M0 | F6E2M3 | F6E3M2 | F4E2M1 | U4 | I4 | U2 | I2)
 }
 
 impl Operator for Widen {

@@ -2,7 +2,7 @@
 
 use super::cx::agree;
 use super::reduce::{Reduce, around};
-use super::{Call, CallArg, Facts, Infer, Lowering, Operator, Reader, Real};
+use super::{Call, CallArg, Facts, Infer, Lowering, Op, Operator, Reader, Real};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId, product};
 use kiln_kernels::dtype::DType;
@@ -208,7 +208,7 @@ fn by_channel(r: &mut Reader<'_, '_>, v: ValueId, rank: usize) -> Result<ValueId
 /// Reads `BatchNormalization` at inference: a scale and a shift by channel, folded in f64 when the statistics are constant.
 pub fn read_batch(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
-    let (shape, dtype) = (r.shape(x)?, r.dtype(x));
+    let (shape, given) = (r.shape(x)?, r.dtype(x));
     // Until opset 14 a node trains by naming the results of training, and by its own word before 7.
     let trains = match r.version {
         14.. => r.int("training_mode", 0)? != 0,
@@ -239,7 +239,10 @@ pub fn read_batch(r: &mut Reader<'_, '_>) -> Read {
         }
     }
     let folded: Option<Vec<Vec<f64>>> = params.iter().map(|p| r.constant(*p).and_then(Tensor::to_f64s)).collect();
-    let (scale, shift) = match folded.filter(|_| matches!(dtype, DType::F32 | DType::F64)) {
+    // What is known takes the type of x, so that it can go into the weights before; what is not is a difference that may cancel.
+    let dtype = if folded.is_none() && matches!(given, DType::F16 | DType::Bf16) { DType::F32 } else { given };
+    let x = r.cast(x, dtype)?;
+    let (scale, shift) = match folded {
         Some(p) => {
             let scale: Vec<f64> = (0..p[0].len()).map(|c| p[0][c] / (p[3][c] + epsilon).sqrt()).collect();
             let shift: Vec<f64> = (0..p[0].len()).map(|c| p[1][c] - p[2][c] * scale[c]).collect();
@@ -258,7 +261,8 @@ pub fn read_batch(r: &mut Reader<'_, '_>) -> Read {
     };
     let (scale, shift) = (by_channel(r, scale, shape.len())?, by_channel(r, shift, shape.len())?);
     let y = r.pointwise("Mul", &[x, scale])?;
-    Ok(vec![r.pointwise("Add", &[y, shift])?])
+    let y = r.pointwise("Add", &[y, shift])?;
+    Ok(vec![r.cast(y, given)?])
 }
 
 /// `BatchNormalization` in training mode: normalized by the batch's own statistics, which also move the running ones.
@@ -359,8 +363,12 @@ pub fn read_layer(r: &mut Reader<'_, '_>) -> Read {
     }
     let results = r.outputs().clamp(1, 3);
     let mut out = r.emit_all(op, inputs, results)?;
-    // The statistics keep the type they are computed in (attribute stash_type).
     out[0] = r.cast(out[0], dtype)?;
+    // The statistics have the type of attribute stash_type, whatever they are computed in.
+    let stash = r.dtype_attr("stash_type")?.unwrap_or(DType::F32);
+    for v in &mut out[1..] {
+        *v = r.cast(*v, stash)?;
+    }
     Ok(out)
 }
 
@@ -381,8 +389,9 @@ pub fn read_rms(r: &mut Reader<'_, '_>) -> Read {
     let sum = r.pointwise("Add", &[mean, eps])?;
     let rms = r.pointwise("Sqrt", &[sum])?;
     let y = r.pointwise("Div", &[x, rms])?;
-    let y = r.cast(y, dtype)?;
     let scale = r.input(1)?;
+    let y = r.cast(y, dtype)?;
+    let y = r.cast(y, r.dtype(scale))?;
     Ok(vec![r.pointwise("Mul", &[y, scale])?])
 }
 
@@ -466,7 +475,15 @@ pub fn read_lp(r: &mut Reader<'_, '_>) -> Read {
         return Err(Diagnostic::new(format!("LpNormalization of order {p} is not defined")));
     }
     let op = LpNorm { axis: r.axis(axis, rank)?, p, floor: 0.0.into() };
-    Ok(vec![r.emit(op, &[x])?])
+    in_wide(r, x, op)
+}
+
+/// What `op` makes of `x`, computed in f32 where `x` has 16 bits.
+fn in_wide(r: &mut Reader<'_, '_>, x: ValueId, op: impl Into<Op>) -> Read {
+    let mut inputs = [Some(x)];
+    let dtype = widen(r, &mut inputs)?;
+    let y = r.emit_all(op, inputs.to_vec(), 1)?[0];
+    Ok(vec![r.cast(y, dtype)?])
 }
 
 /// Reads `LRN`.
@@ -477,5 +494,5 @@ pub fn read_lrn(r: &mut Reader<'_, '_>) -> Read {
         return Err(Diagnostic::new(format!("attribute size is {size}")));
     }
     let op = Lrn { size, alpha: r.float("alpha", 1e-4)?.into(), beta: r.float("beta", 0.75)?.into(), bias: r.float("bias", 1.0)?.into() };
-    Ok(vec![r.emit(op, &[x])?])
+    in_wide(r, x, op)
 }

@@ -1,10 +1,9 @@
 //! Pad and Tile.
 
-use super::gather::{by_position, strings_at};
+use super::moved::{has_bytes, moved};
 use super::{CallArg, Facts, Infer, Lowering, Operator, Reader};
 use crate::diagnostics::Diagnostic;
-use crate::ir::{Dim, Fact, Type, ValueId, product};
-use kiln_kernels::dtype::DType;
+use crate::ir::{Dim, Fact, Type, ValueId};
 
 /// Elements added around (or, with negative pads, cut from) every axis; operands x and the value to fill with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,18 +60,7 @@ pub fn read_pad(r: &mut Reader<'_, '_>) -> Read {
         Some(v) if r.version >= 11 => v,
         _ => r.scalar(value as f64, dtype),
     };
-    if dtype != DType::Str {
-        return Ok(vec![padded(r, x, value)?]);
-    }
-    // Strings are padded through their positions; that of the value is behind them all.
-    let shape = r.shape(x)?;
-    let n = product(&shape);
-    let (flat, fill) = (r.reshape(x, vec![n.clone()])?, r.reshape(value, vec![Dim::int(1)])?);
-    let all = r.concat(&[flat, fill], 0)?;
-    let (places, behind) = (r.iota(n.clone())?, r.extent(n)?);
-    let places = r.reshape(places, shape)?;
-    let places = padded(r, places, behind)?;
-    Ok(vec![strings_at(r, all, places)?])
+    Ok(vec![moved(r, &[x, value], has_bytes, |r, x| padded(r, x[0], x[1]))?])
 }
 
 fn padded(r: &mut Reader<'_, '_>, x: ValueId, value: ValueId) -> Result<ValueId, Diagnostic> {
@@ -121,7 +109,7 @@ fn padded(r: &mut Reader<'_, '_>, x: ValueId, value: ValueId) -> Result<ValueId,
 /// Reads `Tile`; opset 1 repeats one axis.
 pub fn read_tile(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
-    Ok(vec![by_position(r, x, tiled)?])
+    Ok(vec![moved(r, &[x], has_bytes, |r, x| tiled(r, x[0]))?])
 }
 
 fn tiled(r: &mut Reader<'_, '_>, x: ValueId) -> Result<ValueId, Diagnostic> {

@@ -1,6 +1,8 @@
 //! Elementwise operators: each a line in the table of formulas, over operands that broadcast.
 
 use super::formulas::{Formula, TABLE};
+use super::moved::moved;
+use super::narrow::widen;
 use super::{Facts, Infer, Lowering, Operator, Reader, broadcast};
 use crate::diagnostics::{Diagnostic, shown};
 use crate::ir::{Dim, Fact, Type, ValueId};
@@ -219,8 +221,12 @@ pub fn power(r: &mut Reader<'_, '_>, a: ValueId, b: ValueId) -> Result<ValueId, 
         return Err(Diagnostic::new(format!("Pow does not compute on {t}")));
     }
     let (x, y) = (e.input(0, ta), e.input(1, tb));
-    // An integer base with a float exponent is raised in floats, and converted back.
-    let wide = if ta.is_float() || !tb.is_float() { ta } else { DType::F64 };
+    // An integer base with a float exponent is raised in floats, and converted back, as is a float with an exponent that it does not hold.
+    let wide = match ta.is_float() {
+        false if tb.is_float() => DType::F64,
+        true if ta.bits() < 32 && tb != ta => DType::F32,
+        _ => ta,
+    };
     let (x, y) = (e.cast(x, wide), e.cast(y, wide));
     let p = e.bin(B::Pow, x, y);
     let p = e.cast(p, ta);
@@ -312,9 +318,17 @@ pub fn read_clip(r: &mut Reader<'_, '_>) -> Read {
 /// Reads `IsInf`.
 pub fn read_is_inf(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
+    let x = widen(r, x)?;
     let attrs = [r.int("detect_positive", 1)? as f32, r.int("detect_negative", 1)? as f32];
     let dtype = r.dtype(x);
     Ok(vec![r.emit(Pointwise::of("IsInf", &attrs, &[dtype])?, &[x])?])
+}
+
+/// Reads `IsNaN`.
+pub fn read_is_nan(r: &mut Reader<'_, '_>) -> Read {
+    let x = r.input(0)?;
+    let x = widen(r, x)?;
+    Ok(vec![r.pointwise("IsNaN", &[x])?])
 }
 
 /// Reads `PRelu`, whose slope is given by channel before opset 7, and still in some files of 7 and 8.
@@ -335,7 +349,7 @@ pub fn read_prelu(r: &mut Reader<'_, '_>) -> Read {
 /// Reads `Where`.
 pub fn read_where(r: &mut Reader<'_, '_>) -> Read {
     let (c, a, b) = (r.input(0)?, r.input(1)?, r.input(2)?);
-    Ok(vec![r.pointwise("Where", &[c, a, b])?])
+    Ok(vec![moved(r, &[a, b], computes, |r, x| r.pointwise("Where", &[c, x[0], x[1]]))?])
 }
 
 /// Reads [SwiGLU](https://onnx.ai/onnx/operators/onnx__SwiGLU.html): `a · sigmoid(alpha · a) · b`.

@@ -4,6 +4,7 @@
 //! [com.microsoft](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md), as quantizers write them. They become what
 //! graphs with QuantizeLinear and DequantizeLinear around each operator are, so that one set of rules finds the integer kernels of both.
 
+use super::narrow::{is_narrow, narrow, widen};
 use super::pointwise::Pointwise;
 use super::quantize::{dequantizer, integer_range, quantizer};
 use super::{Read as ReadNode, Reader};
@@ -228,6 +229,27 @@ pub fn read_matmul(r: &mut Reader<'_, '_>) -> Read {
         r.reshape(p, shape)
     };
     let (a_scale, y_scale, y_zero) = (by_row(r, v[1])?, by_row(r, v[6])?, by_row(r, v[7])?);
+    if [v[0], v[3], v[7]].iter().any(|x| is_narrow(r.dtype(*x))) {
+        // 8-bit floats are multiplied as what they stand for.
+        let a_zero = by_row(r, v[2])?;
+        let centred = |r: &mut Reader<'_, '_>, x: ValueId, zero: ValueId, scale: ValueId| {
+            let (x, zero) = (widen(r, x)?, widen(r, zero)?);
+            let (x, zero, scale) = (r.cast(x, DType::F32)?, r.cast(zero, DType::F32)?, r.cast(scale, DType::F32)?);
+            let x = r.sub(x, zero)?;
+            r.mul(x, scale)
+        };
+        let (a, b) = (centred(r, v[0], a_zero, a_scale)?, centred(r, v[3], v[5], v[4])?);
+        let y = r.matmul(a, b)?;
+        let to = r.dtype(y_zero);
+        let y_scale = r.cast(y_scale, DType::F32)?;
+        if is_narrow(to) {
+            let (y, zero) = (r.div(y, y_scale)?, widen(r, y_zero)?);
+            let y = r.add(y, zero)?;
+            return Ok(vec![narrow(r, y, to, true, "up")?]);
+        }
+        let op = super::quantize::quantizer(DType::F32, DType::F32, Some(to), to)?;
+        return Ok(vec![r.emit(op, &[y, y_scale, y_zero])?]);
+    }
     let sums = super::matmul::integers(r, (v[0], Some(v[2])), (v[3], Some(v[5])))?;
     let scale = joint_scale(r, a_scale, v[4], y_scale)?;
     Ok(vec![requantize(r, sums, scale, y_zero)?])

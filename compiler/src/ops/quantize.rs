@@ -159,6 +159,7 @@ impl Signed {
 pub fn read_dequantize(r: &mut Reader<'_, '_>) -> Read {
     let (x, s) = (r.input(0)?, r.input(1)?);
     let ts = r.dtype(s);
+    let out = r.dtype_attr("output_dtype")?.unwrap_or(ts);
     if !is_narrow(r.dtype(x)) {
         integer_range(r.dtype(x))?;
     }
@@ -167,7 +168,9 @@ pub fn read_dequantize(r: &mut Reader<'_, '_>) -> Read {
     }
     let x = widen(r, x)?;
     let tx = r.dtype(x);
-    let out = r.dtype_attr("output_dtype")?.unwrap_or(ts);
+    // Scales may be powers of two, of 8 bits.
+    let s = widen(r, s)?;
+    let ts = r.dtype(s);
     let s = spread(r, x, s)?;
     let mut inputs = vec![x, s];
     if let Some(z) = r.opt(2) {
@@ -175,12 +178,17 @@ pub fn read_dequantize(r: &mut Reader<'_, '_>) -> Read {
         inputs.push(spread(r, x, z)?);
     }
     let zero = inputs.get(2).map(|z| r.dtype(*z));
+    if is_narrow(out) {
+        let y = r.emit(dequantizer(tx, ts, zero, DType::F32), &inputs)?;
+        return Ok(vec![narrow(r, y, out, true, "up")?]);
+    }
     Ok(vec![r.emit(dequantizer(tx, ts, zero, out), &inputs)?])
 }
 
 /// Reads `QuantizeLinear`: `saturate(round(x / scale) + zero_point)`, ties to even.
 pub fn read_quantize(r: &mut Reader<'_, '_>) -> Read {
     let (x, s) = (r.input(0)?, r.input(1)?);
+    let s = widen(r, s)?;
     let (tx, ts) = (r.dtype(x), r.dtype(s));
     let zero = r.opt(2);
     let to = match zero {

@@ -253,6 +253,10 @@ impl<'m> Reader<'_, 'm> {
         }
         Ok(out)
     }
+    /// The same bits as another type of that width.
+    pub fn bit_cast(&mut self, v: ValueId, to: DType) -> Result<ValueId> {
+        if self.dtype(v) == to { Ok(v) } else { self.emit(super::shape::BitCast { to }, &[v]) }
+    }
     /// `name(inputs..)` of the pointwise table.
     pub fn pointwise(&mut self, name: &'static str, inputs: &[ValueId]) -> Result<ValueId> {
         let inputs = &self.broadcast(inputs)?[..];

@@ -2,7 +2,8 @@
 
 use super::attention::{repeat_heads, split_heads};
 use super::control::Loop;
-use super::scatter::ScatterElements;
+use super::moved::moved;
+use super::scatter::{ScatterElements, scatters};
 use super::{Reader, conv::Conv, gather::Gather, pointwise::Pointwise};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, ValueId};
@@ -155,7 +156,12 @@ pub fn read_rotary(r: &mut Reader<'_, '_>) -> Read {
         angles.push(r.unsqueeze(cache, 2)?);
     }
     let interleaved = r.int("interleaved", 0)? != 0;
-    let y = turn(r, x, [angles[0], angles[1]], turned, interleaved)?;
+    // Sums that cancel are taken of unrounded products.
+    let dtype = r.dtype(x);
+    let wide = super::reduce::widened(dtype);
+    let (x, cos, sin) = (r.cast(x, wide)?, r.cast(angles[0], wide)?, r.cast(angles[1], wide)?);
+    let y = turn(r, x, [cos, sin], turned, interleaved)?;
+    let y = r.cast(y, dtype)?;
     Ok(vec![if whole.len() == 4 { r.transpose(y, vec![0, 2, 1, 3])? } else { r.reshape(y, whole)? }])
 }
 
@@ -219,9 +225,6 @@ pub fn read_tensor_scatter(r: &mut Reader<'_, '_>) -> Read {
         index = r.pointwise("Mod", &[index, n])?;
     }
     let index = r.expand(index, us)?;
-    let dtype = r.dtype(cache);
-    let wide = super::reduce::widened(dtype);
-    let (x, u) = (r.cast(cache, wide)?, r.cast(update, wide)?);
-    let y = r.emit(ScatterElements { axis, mode: "none" }, &[x, index, u])?;
-    Ok(vec![r.cast(y, dtype)?])
+    let op = ScatterElements { axis, mode: "none" };
+    Ok(vec![moved(r, &[cache, update], scatters, |r, x| r.emit(op, &[x[0], index, x[1]]))?])
 }

@@ -1,5 +1,6 @@
 //! Resize and Upsample.
 
+use super::moved::{One, by_parts, by_position};
 use super::{Affine, CallArg, Facts, Infer, Lowering, Operator, Part, Reader, Real};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, Type, ValueId};
@@ -110,12 +111,27 @@ fn floats(r: &Reader<'_, '_>, v: Option<ValueId>, what: &str) -> Result<Option<V
 }
 
 fn finish(r: &mut Reader<'_, '_>, x: ValueId, op: Resize) -> Read {
-    // Types that no interpolation is compiled for go through f32, as the reference implementation does.
-    let dtype = r.dtype(x);
-    let wide = if matches!(dtype, DType::F32 | DType::F64) { dtype } else { DType::F32 };
-    let x = r.cast(x, wide)?;
-    let y = r.emit(op, &[x])?;
-    Ok(vec![r.cast(y, dtype)?])
+    let picks = op.mode == "nearest" && op.coordinates != "tf_crop_and_resize";
+    in_floats(r, x, picks, |r, x| r.emit(op.clone(), &[x]))
+}
+
+/// What `f` makes of a tensor of floats: types that no interpolation is compiled for go through those, as in the reference implementation.
+/// Where it only `picks` elements, those that no float holds are moved by their positions.
+fn in_floats(r: &mut Reader<'_, '_>, x: ValueId, picks: bool, mut f: impl FnMut(&mut Reader<'_, '_>, ValueId) -> One) -> Read {
+    let mut cast = |r: &mut Reader<'_, '_>, x: ValueId| {
+        let dtype = r.dtype(x);
+        let wide = match dtype {
+            DType::F64 | DType::I32 | DType::U32 | DType::I64 | DType::U64 => DType::F64,
+            _ => DType::F32,
+        };
+        let x = r.cast(x, wide)?;
+        let y = f(r, x)?;
+        r.cast(y, dtype)
+    };
+    Ok(vec![match r.dtype(x) {
+        DType::I64 | DType::U64 | DType::Str if picks => by_position(r, &[x], |r, x| cast(r, x[0]))?,
+        _ => by_parts(r, x, cast)?,
+    }])
 }
 
 /// Reads `Resize`; opset 10 has only scales.
@@ -233,23 +249,21 @@ pub fn read_resize(r: &mut Reader<'_, '_>) -> Read {
 /// A Resize whose region, scales or sizes only run time can tell.
 fn computed(r: &mut Reader<'_, '_>, operands: [Option<ValueId>; 3], axes: &[usize], sizes: Option<&[Dim]>, words: [&str; 4]) -> Read {
     let x = r.input(0)?;
-    let (shape, dtype) = (r.shape(x)?, r.dtype(x));
-    let wide = if matches!(dtype, DType::F32 | DType::F64) { dtype } else { DType::F32 };
-    let x = r.cast(x, wide)?;
+    let shape = r.shape(x)?;
     let (cubic, extrapolation) = (r.float("cubic_coeff_a", -0.75)?, r.float("extrapolation_value", 0.0)?);
     let (cubic, extrapolation) = (r.scalar(cubic as f64, DType::F32), r.scalar(extrapolation as f64, DType::F32));
-    let mut inputs = vec![Some(x)];
-    inputs.extend(operands);
-    inputs.extend([Some(cubic), Some(extrapolation)]);
     let mut ints = vec![r.int("exclude_outside", 0)?];
     ints.extend(axes.iter().map(|a| *a as i64));
     let mut out = shape;
     for (k, &a) in axes.iter().enumerate() {
         out[a] = sizes.map_or_else(|| r.b.fresh("resized"), |s| s[k].clone());
     }
-    let text = words.iter().map(|w| w.to_string()).collect();
-    let y = super::host::call_with(r, "resize", inputs, ints, text, vec![Type::Tensor(wide, out)])?[0];
-    Ok(vec![r.cast(y, dtype)?])
+    let text: Vec<String> = words.iter().map(|w| w.to_string()).collect();
+    in_floats(r, x, words[0] == "nearest" && words[1] != "tf_crop_and_resize", |r, x| {
+        let inputs = [Some(x)].into_iter().chain(operands).chain([Some(cubic), Some(extrapolation)]).collect();
+        let ty = Type::Tensor(r.dtype(x), out.clone());
+        Ok(super::host::call_with(r, "resize", inputs, ints.clone(), text.clone(), vec![ty])?[0])
+    })
 }
 
 /// A positive float as a ratio of integers, as each is; not those far from 1, by which extents would overflow.

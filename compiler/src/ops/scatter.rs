@@ -1,6 +1,8 @@
 //! Scatter, ScatterElements and ScatterND.
 
-use super::{CallArg, Facts, Infer, Lowering, Operator, Reader};
+use super::moved::moved;
+use super::pointwise::computes;
+use super::{CallArg, Facts, Infer, Lowering, Op, Operator, Reader};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Fact, ValueId};
 use kiln_kernels::dtype::DType;
@@ -68,31 +70,38 @@ type Read = Result<Vec<ValueId>, Diagnostic>;
 /// What the modes can be.
 pub(super) const MODES: &[&str] = &["none", "add", "mul", "max", "min"];
 
-fn operands(r: &mut Reader<'_, '_>) -> Result<([ValueId; 3], DType), Diagnostic> {
+/// What `op` makes of its operands, whose elements it moves, or combines in a wider type.
+fn scattered(r: &mut Reader<'_, '_>, op: impl Into<Op>, mode: &str) -> Read {
     let (x, i, u) = (r.input(0)?, r.input(1)?, r.input(2)?);
     let dtype = r.dtype(x);
+    if mode == "none" {
+        return Ok(vec![moved(r, &[x, u], scatters, |r, x| r.emit(op, &[x[0], i, x[1]]))?]);
+    }
     let wide = match dtype {
         DType::F16 | DType::Bf16 => DType::F32,
         DType::Bool => DType::U8,
         d => d,
     };
-    Ok(([r.cast(x, wide)?, i, r.cast(u, wide)?], dtype))
+    let (x, u) = (r.cast(x, wide)?, r.cast(u, wide)?);
+    let y = r.emit(op, &[x, i, u])?;
+    Ok(vec![r.cast(y, dtype)?])
+}
+
+/// Types that the kernels take.
+pub(super) fn scatters(d: DType) -> bool {
+    computes(d) && !matches!(d, DType::F16 | DType::Bf16 | DType::Bool)
 }
 
 /// Reads `Scatter` and `ScatterElements`.
 pub fn read_elements(r: &mut Reader<'_, '_>) -> Read {
-    let (inputs, dtype) = operands(r)?;
-    let rank = r.rank(inputs[0])?;
-    let axis = r.int("axis", 0)?;
-    let op = ScatterElements { axis: r.axis(axis, rank)?, mode: r.word("reduction", MODES)? };
-    let y = r.emit(op, &inputs)?;
-    Ok(vec![r.cast(y, dtype)?])
+    let x = r.input(0)?;
+    let (rank, axis, mode) = (r.rank(x)?, r.int("axis", 0)?, r.word("reduction", MODES)?);
+    let op = ScatterElements { axis: r.axis(axis, rank)?, mode };
+    scattered(r, op, mode)
 }
 
 /// Reads `ScatterND`.
 pub fn read_nd(r: &mut Reader<'_, '_>) -> Read {
-    let (inputs, dtype) = operands(r)?;
-    let op = ScatterNd { mode: r.word("reduction", MODES)? };
-    let y = r.emit(op, &inputs)?;
-    Ok(vec![r.cast(y, dtype)?])
+    let mode = r.word("reduction", MODES)?;
+    scattered(r, ScatterNd { mode }, mode)
 }

@@ -93,7 +93,7 @@ pub fn read_shape(r: &mut Reader<'_, '_>) -> Read {
 pub fn read_bit_cast(r: &mut Reader<'_, '_>) -> Read {
     let x = r.input(0)?;
     let to = r.dtype_attr("to")?.ok_or_else(|| Diagnostic::new("attribute to is missing"))?;
-    Ok(vec![if to == r.dtype(x) { x } else { r.emit(BitCast { to }, &[x])? }])
+    Ok(vec![r.bit_cast(x, to)?])
 }
 
 /// Reads `Size`.

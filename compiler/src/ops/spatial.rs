@@ -1,5 +1,6 @@
 //! Host functions on images, whose sizes may be operands: AffineGrid, Col2Im, CenterCropPad and MaxUnpool; and NonMaxSuppression.
 
+use super::moved::by_parts;
 use super::{Reader, conv::Window, host};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Type, ValueId};
@@ -43,7 +44,6 @@ pub fn read_affine_grid(r: &mut Reader<'_, '_>) -> Read {
 /// Reads [Col2Im](https://onnx.ai/onnx/operators/onnx__Col2Im.html).
 pub fn read_col2im(r: &mut Reader<'_, '_>) -> Read {
     let (x, image, block) = (r.ranked(0, 3)?, r.input(1)?, r.input(2)?);
-    let (x, dtype) = widened(r, x)?;
     let image_shape = listed(r, image, "the image of Col2Im")?;
     let axes = image_shape.len();
     let get = |name: &str, len: usize, default: i64, least: i64| -> Result<Vec<i64>, Diagnostic> {
@@ -60,9 +60,13 @@ pub fn read_col2im(r: &mut Reader<'_, '_>) -> Read {
         None => r.b.fresh("channels"),
     };
     let shape = [vec![r.shape(x)?[0].clone(), channels], image_shape].concat();
-    let ty = Type::Tensor(r.dtype(x), shape);
-    let y = host::call(r, "col2im", &[x, image, block], ints, vec![ty])?[0];
-    Ok(vec![r.cast(y, dtype)?])
+    let y = by_parts(r, x, |r, x| {
+        let (x, dtype) = widened(r, x)?;
+        let ty = Type::Tensor(r.dtype(x), shape.clone());
+        let y = host::call(r, "col2im", &[x, image, block], ints.clone(), vec![ty])?[0];
+        r.cast(y, dtype)
+    })?;
+    Ok(vec![y])
 }
 
 /// Reads [CenterCropPad](https://onnx.ai/onnx/operators/onnx__CenterCropPad.html).

@@ -1,5 +1,6 @@
 //! Host functions: operators whose result types depend on data, and operators on strings and sequences, over run-time values.
 
+mod complex;
 mod dynamic;
 mod fft;
 #[cfg(feature = "images")]
@@ -17,6 +18,7 @@ mod tensor;
 mod twister;
 mod words;
 
+pub use complex::pairs;
 pub use words::{listed, sorted};
 
 use crate::fault::Fault;
@@ -50,6 +52,8 @@ host! {
     "cast_map" => maps::cast;
     "center_crop_pad" => spatial::center_crop_pad;
     "col2im" => spatial::col2im;
+    "complex_join" => complex::join;
+    "complex_parts" => complex::parts;
     "compress" => tensor::compress;
     "concat_from_sequence" => sequence::concat;
     "dict_vectorizer" => maps::vectorize;

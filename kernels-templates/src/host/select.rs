@@ -1,5 +1,6 @@
 //! Host functions that select elements by comparing them: NonMaxSuppression and Unique.
 
+use super::complex::pairs;
 use super::{Answer, HostArgs, ints, pick, tensor};
 use crate::fault::{Fault, position};
 use crate::index::strides;
@@ -81,7 +82,8 @@ pub(super) fn unique(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
     // The elements of each slice, in order.
     let inner: Vec<usize> = (0..dims.iter().product::<usize>()).filter(|k| n > 0 && (k / s[axis]).is_multiple_of(n)).collect();
     let (text, whole, floats) = (x.as_strings(), x.to_i64s(), x.to_f64s());
-    if text.is_empty() && floats.is_none() && !x.is_empty() {
+    let complex = pairs(x);
+    if text.is_empty() && floats.is_none() && complex.is_empty() && !x.is_empty() {
         return Err(Fault::Domain(format!("Unique of {} is not supported", x.dtype)));
     }
     let element = |a: usize, b: usize| -> Ordering {
@@ -89,6 +91,8 @@ pub(super) fn unique(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
             (Some(v), _) if x.dtype == crate::dtype::DType::U64 => (v[a] as u64).cmp(&(v[b] as u64)),
             (Some(v), _) => v[a].cmp(&v[b]),
             (_, Some(v)) => v[a].partial_cmp(&v[b]).unwrap_or_else(|| v[a].is_nan().cmp(&v[b].is_nan())),
+            // Complex numbers are ordered by their real parts, then by their imaginary ones.
+            _ if !complex.is_empty() => complex[a].partial_cmp(&complex[b]).unwrap_or(Ordering::Equal),
             _ => text[a].cmp(&text[b]),
         }
     };

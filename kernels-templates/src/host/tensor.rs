@@ -1,5 +1,6 @@
 //! Host functions on dense tensors whose result shapes depend on data.
 
+use super::complex::pairs;
 use super::{Answer, HostArgs, extents, ints, pick, tensor};
 use crate::dtype::{DType, bf16, f16};
 use crate::fault::{Fault, position};
@@ -102,6 +103,7 @@ pub(super) fn nonzero(inputs: &[Option<&Value>], _: HostArgs<'_>) -> Answer {
     let hit: Vec<bool> = match x.to_f64s() {
         Some(v) => v.iter().map(|v| *v != 0.0).collect(),
         None if x.dtype == DType::Str => x.as_strings().iter().map(|s| !s.is_empty()).collect(),
+        None if x.dtype.is_complex() => pairs(x).iter().map(|c| *c != (0.0, 0.0)).collect(),
         None => return Err(Fault::Domain(format!("NonZero of {} is not supported", x.dtype))),
     };
     let rank = x.dims.len();

@@ -1,4 +1,4 @@
-//! Conversions between f32 and the types that are only stored: 8- and 4-bit floats, and integers of 4 and 2 bits, which are packed
+//! Conversions between f32 and the types that are only stored: 8-, 6- and 4-bit floats, and integers of 4 and 2 bits, which are packed
 //! low bits first.
 
 mod blocks;
@@ -27,6 +27,8 @@ fn format_of(kind: DType) -> Option<Format> {
         DType::F8E4M3FNUZ => Format { mantissa: 3, bias: 8, greatest: 0x7f, unsigned_zero: true, beyond: 0x80, sign: 0x80 },
         DType::F8E5M2 => Format { mantissa: 2, bias: 15, greatest: 0x7b, unsigned_zero: false, beyond: 0x7c, sign: 0x80 },
         DType::F8E5M2FNUZ => Format { mantissa: 2, bias: 16, greatest: 0x7f, unsigned_zero: true, beyond: 0x80, sign: 0x80 },
+        DType::F6E2M3 => Format { mantissa: 3, bias: 1, greatest: 0x1f, unsigned_zero: false, beyond: 0x1f, sign: 0x20 },
+        DType::F6E3M2 => Format { mantissa: 2, bias: 3, greatest: 0x1f, unsigned_zero: false, beyond: 0x1f, sign: 0x20 },
         DType::F4E2M1 => Format { mantissa: 1, bias: 1, greatest: 0x7, unsigned_zero: false, beyond: 0x7, sign: 0x8 },
         _ => return None,
     })
@@ -73,12 +75,14 @@ fn float_code(kind: DType, x: f32, saturate: bool) -> u8 {
     if x.is_nan() {
         return match kind {
             _ if f.unsigned_zero => 0x80,
+            // These have no NaN: the standard makes it a zero.
             DType::F4E2M1 => 0x8,
+            DType::F6E2M3 | DType::F6E3M2 => 0x20,
             _ => sign | 0x7f,
         };
     }
     let beyond = |sign: u8| match kind {
-        _ if saturate || kind == DType::F4E2M1 => sign | f.greatest,
+        _ if saturate || matches!(kind, DType::F4E2M1 | DType::F6E2M3 | DType::F6E3M2) => sign | f.greatest,
         _ if f.unsigned_zero => 0x80,
         _ => sign | f.beyond,
     };
@@ -125,13 +129,28 @@ fn kind_of(name: &str) -> Result<DType, Fault> {
     DType::from_name(name).filter(|d| d.bits() <= 8 && d.bits() > 0).ok_or_else(|| Fault::Domain(format!("{name} is no narrow type")))
 }
 
+/// Code `i` of a stream of codes of up to 8 bits, low bits first; those of 6 bits lie across bytes.
+pub fn code_at(bytes: &[u8], bits: usize, i: usize) -> u8 {
+    let (byte, shift) = (i * bits / 8, i * bits % 8);
+    let next = if shift + bits > 8 { bytes[byte + 1] } else { 0 };
+    (u16::from_le_bytes([bytes[byte], next]) >> shift & ((1 << bits) - 1)) as u8
+}
+
+/// Writes code `i` of such a stream, whose bits are 0.
+pub fn put_code(bytes: &mut [u8], bits: usize, i: usize, code: u8) {
+    let (byte, shift) = (i * bits / 8, i * bits % 8);
+    let [low, high] = (u16::from(code) << shift).to_le_bytes();
+    bytes[byte] |= low;
+    if shift + bits > 8 {
+        bytes[byte + 1] |= high;
+    }
+}
+
 /// The values of a tensor of a narrow type, which `kind` names.
 pub fn decode(out: Out<'_, f32>, x: In<'_, u8>, kind: &str) -> Result<(), Fault> {
     let kind = kind_of(kind)?;
-    let (bits, per_byte) = (kind.bits(), 8 / kind.bits());
     for (i, o) in out.0.iter_mut().enumerate() {
-        let byte = x.0[i / per_byte] >> (i % per_byte * bits);
-        *o = value(kind, if bits == 8 { byte } else { byte & ((1 << bits) - 1) });
+        *o = value(kind, code_at(x.0, kind.bits(), i));
     }
     Ok(())
 }
@@ -139,10 +158,9 @@ pub fn decode(out: Out<'_, f32>, x: In<'_, u8>, kind: &str) -> Result<(), Fault>
 /// f32 as a narrow type, which `kind` names: [Cast](https://onnx.ai/onnx/operators/onnx__Cast.html). `round` is that of f8e8m0.
 pub fn encode(out: Out<'_, u8>, x: In<'_, f32>, kind: &str, saturate: bool, round: &str) -> Result<(), Fault> {
     let kind = kind_of(kind)?;
-    let (bits, per_byte) = (kind.bits(), 8 / kind.bits());
     out.0.fill(0);
     for (i, &x) in x.0.iter().enumerate() {
-        out.0[i / per_byte] |= code(kind, x, saturate, round) << (i % per_byte * bits);
+        put_code(out.0, kind.bits(), i, code(kind, x, saturate, round));
     }
     Ok(())
 }
@@ -154,7 +172,7 @@ mod tests {
     #[test]
     fn codes_survive_the_round_trip() {
         use DType::*;
-        for kind in [F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F4E2M1, F8E8M0, U4, I4, U2, I2] {
+        for kind in [F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F6E2M3, F6E3M2, F4E2M1, F8E8M0, U4, I4, U2, I2] {
             for c in 0..=((1u32 << kind.bits()) - 1) as u8 {
                 let x = value(kind, c);
                 if !x.is_nan() {
@@ -171,6 +189,8 @@ mod tests {
             (DType::F8E4M3FNUZ, 240.0),
             (DType::F8E5M2, 57344.0),
             (DType::F8E5M2FNUZ, 57344.0),
+            (DType::F6E2M3, 7.5),
+            (DType::F6E3M2, 28.0),
             (DType::F4E2M1, 6.0),
         ] {
             assert_eq!(value(kind, code(kind, 1e9, true, "")), greatest);

@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode};
 
 /// The version whose suite the expectations are of.
 const ONNX: &str = "onnx==1.23.2";
-const FOLDERS: [&str; 5] = ["simple", "pytorch-operator", "pytorch-converted", "light", "node"];
+const FOLDERS: [&str; 6] = ["simple", "pytorch-operator", "pytorch-converted", "light", "node", "types"];
 /// The folder of whole networks, whose plans are held against the table.
 const NETWORKS: &str = "light";
 /// Longer reasons are cut: the expectation is for people to read.
@@ -192,7 +192,7 @@ fn compare(file: &Path, got: &BTreeMap<String, String>) -> Result<usize, String>
 fn support(suite: &Path, all: &BTreeMap<&str, BTreeMap<String, String>>) -> String {
     let mut out = String::from(
         "# Operators\n\nWritten by `cargo run --release -p kiln-tests --bin conformance` with `BLESS=1`: cases of the backend suite of onnx 1.23.2, \
-         compiled and run.\n\n| folder | passed | of |\n|---|---|---|\n",
+         compiled and run; `types` are cases of it with operands of each other type that the operator takes.\n\n| folder | passed | of |\n|---|---|---|\n",
     );
     for (folder, cases) in all {
         let _ = writeln!(out, "| {folder} | {} | {} |", cases.values().filter(|r| *r == "ok").count(), cases.len());

@@ -1,6 +1,7 @@
 //! Steps that call a plain kernel of the table, with slices of the plan's memory for its operands.
 
 use super::super::{Printer, element, expr, ident, int, names};
+use super::moves::packed_bytes;
 use crate::ir::{Dim, ValueId, product};
 use crate::ops::{Call, CallArg};
 use crate::plan::KernelStep;
@@ -38,10 +39,7 @@ impl Printer<'_> {
         let stored = |v: ValueId| {
             let (dtype, len) = (self.dtype(v), self.dim(&product(self.plan.graph.shape(v))));
             match dtype.bits() {
-                bits @ 1..8 => {
-                    let per_byte = int(8 / bits);
-                    (quote!(u8), quote!(usize::div_ceil(#len, #per_byte)))
-                }
+                1..8 => (quote!(u8), packed_bytes(dtype, &len)),
                 _ => (element(dtype), len),
             }
         };

@@ -1,12 +1,18 @@
 //! Steps that copy regions, and those that write extents out as integers.
 
 use super::super::{Printer, element, ident, int, names};
-use crate::ir::Dim;
+use crate::ir::{Dim, product};
 use crate::kernel::Copy;
 use crate::plan::{KernelStep, Place};
 use kiln_kernels::dtype::DType;
 use proc_macro2::{Literal, TokenStream};
 use quote::quote;
+
+/// The bytes that so many elements of a type of less than a byte take.
+pub(super) fn packed_bytes(dtype: DType, len: &TokenStream) -> TokenStream {
+    let bits = int(dtype.bits());
+    quote!(usize::div_ceil(#len * #bits, 8))
+}
 
 impl Printer<'_> {
     /// Copies of regions of memory.
@@ -22,6 +28,12 @@ impl Printer<'_> {
         let runs = copies.iter().map(|c| {
             let o = ident("o", c.output);
             let x = step.inputs[c.input].map_or(quote!(core::ptr::null::<#ty>()), |v| self.pointer(v, ty, false));
+            let dtype = self.dtype(step.outputs[c.output]);
+            if (1..8).contains(&dtype.bits()) {
+                // Elements that share bytes are moved only as whole tensors: operators on them are read by way of wider types.
+                let bytes = packed_bytes(dtype, &self.dim(&product(&c.dims)));
+                return quote!(#rt::copy::<u8>(f, #o.cast(), &[1], #x.cast(), &[1], &[#bytes])?;);
+            }
             let (extents, from, to) = (self.extent_list(&c.dims), self.steps_list(&c.from), self.steps_list(&c.to));
             let (from_start, to_start) = (self.signed(&c.from_start), self.signed(&c.to_start));
             quote! {
