@@ -32,7 +32,7 @@ fn program(name: &str) {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
     let compile = |args: &[&str], from: &Path, to: &Path| {
         let mut c = Command::new("g++");
-        c.args(["-std=c++17", "-march=native", "-Wall", "-Wextra", "-Werror", "-DKILN_EMULATE"]).args(args);
+        c.args(["-std=c++17", "-march=native", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-DKILN_EMULATE"]).args(args);
         done(c.arg("-I").arg(&dir).arg("-I").arg(&own).arg("-c").arg(from).arg("-o").arg(to));
     };
     let emulator = dir.join("emulator.o");
@@ -50,6 +50,11 @@ fn program(name: &str) {
 #[test]
 fn products_and_convolutions_are_those_of_plain_sums() {
     program("products");
+}
+
+#[test]
+fn products_of_bytes_are_those_of_integers() {
+    program("bytes");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::Method;
 use crate::ir::ValueId;
-use crate::target::Precision;
+use crate::target::Element;
 
 /// How constant bytes become what a kernel reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,16 +105,18 @@ pub enum Recipe {
         /// The kernel that reads them.
         method: Method,
     },
-    /// For a GPU, a row-major `[k, n]` matrix column by column, each padded with zeros to a multiple of 16 bytes.
+    /// For a GPU, a row-major `[k, n]` matrix column by column, each padded with zeros to a multiple of 16 bytes. Behind bytes follow the
+    /// sums of the columns as i32.
     Columns {
         /// Rows.
         k: usize,
         /// Columns.
         n: usize,
         /// The elements.
-        precision: Precision,
+        element: Element,
     },
-    /// For a GPU, filters one behind the other, taps by channels, each padded with zeros to a multiple of 16 bytes.
+    /// For a GPU, filters one behind the other, taps by channels, each padded with zeros to a multiple of 16 bytes. Behind
+    /// bytes follow the sums of the filters as i32.
     Filters {
         /// Input channels.
         c: usize,
@@ -123,7 +125,7 @@ pub enum Recipe {
         /// Taps of a window.
         taps: usize,
         /// The elements.
-        precision: Precision,
+        element: Element,
     },
     /// For a GPU, filters of several groups: taps, then the channels of a group, then filters, which are neighbours.
     Taps {
@@ -134,7 +136,7 @@ pub enum Recipe {
         /// Taps of a window.
         taps: usize,
         /// The elements.
-        precision: Precision,
+        element: Element,
     },
     /// Weights of bytes as `kiln_kernels::igemm::IntConv`, or the depthwise kernel, wants them.
     IntConv {

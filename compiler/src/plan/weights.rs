@@ -226,7 +226,7 @@ fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
             assert_eq!(made.len(), *bytes, "an ensemble packs to the same bytes again; this is a bug");
             made
         }
-        Recipe::Columns { .. } | Recipe::Filters { .. } | Recipe::Taps { .. } => device::pack(t.slice(), recipe),
+        Recipe::Columns { .. } | Recipe::Filters { .. } | Recipe::Taps { .. } => device::pack(t, recipe),
         Recipe::Zeros { n } => igemm::pack_zeros(*n, t.bytes(), unsigned).into_iter().flat_map(i32::to_le_bytes).collect(),
         _ => bytes_of(&pack_floats(t, recipe)),
     }

@@ -26,6 +26,7 @@ pub const TEMPLATES: &[Source] = sources![
     "attention/attend.cuh" in "../attention/attend.cuh",
     "pool/pool.cuh" in "../pool/pool.cuh",
     "gather/gather.cuh" in "../gather/gather.cuh",
+    "quantize/range.cuh" in "../quantize/range.cuh",
 ];
 
 /// What a host compiler needs to run kernels without a GPU: the emulator, and the driver library that stands in for `libcuda.so.1`.

@@ -1,6 +1,6 @@
 //! Which kernels of a plan a GPU computes, and how their constants are packed for it.
 
-use super::Precision;
+use super::{Element, Precision};
 use crate::ir::{Dim, Graph, Type, ValueId, product};
 use crate::kernel::{Kernel, Operand, Packed, Recipe, Row};
 use kiln_kernels::dtype::DType;
@@ -46,7 +46,8 @@ pub fn refusal(g: &Graph, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: 
     }
     match kernel {
         Kernel::Map { .. } | Kernel::Move { .. } | Kernel::Dims { .. } => None,
-        Kernel::Conv { window, .. } if !constant(&window.c) => Some("its channels are open"),
+        Kernel::Conv { window, .. } | Kernel::IntConv { window, .. } if !constant(&window.c) => Some("its channels are open"),
+        Kernel::IntGemm { .. } | Kernel::IntConv { .. } | Kernel::Calibrate { .. } => None,
         Kernel::Conv { .. } | Kernel::Gemm { .. } | Kernel::MatMul { .. } if floats() => None,
         Kernel::Pool { window, .. } => {
             let [float, byte] = [DType::F32, DType::U8].map(|t| values().all(|v| g.dtype(*v) == t));
@@ -88,16 +89,25 @@ fn long(n: &Dim) -> Option<&'static str> {
 
 /// Has the constants of a kernel packed as the GPU reads them.
 pub fn pack(kernel: &mut Kernel, precision: Precision) {
+    let element = Element::from(precision);
     match kernel {
         Kernel::Gemm { n, k, b, bias, .. } => {
-            b.recipe = Recipe::Columns { k: *k, n: *n, precision };
+            b.recipe = Recipe::Columns { k: *k, n: *n, element };
             raw(bias);
+        }
+        Kernel::IntGemm { n, k, b, .. } => b.recipe = Recipe::Columns { k: *k, n: *n, element: Element::Byte },
+        Kernel::IntConv { window, k, depthwise, weights, .. } => {
+            let (c, k, taps) = (window.c.as_int().unwrap_or(0) as usize, *k, window.kernel.iter().product());
+            weights.recipe = match depthwise {
+                None => Recipe::Filters { c, k, taps, element: Element::Byte },
+                Some(wide) => Recipe::Taps { c: 1, k, taps, element: if *wide { Element::Short } else { Element::Byte } },
+            };
         }
         Kernel::Conv { window, k, groups, weights, bias, .. } => {
             let (c, taps) = (window.c.as_int().unwrap_or(0) as usize / (*groups).max(1), window.kernel.iter().product());
             weights.recipe = match *groups {
-                1 => Recipe::Filters { c, k: *k, taps, precision },
-                _ => Recipe::Taps { c, k: *k, taps, precision },
+                1 => Recipe::Filters { c, k: *k, taps, element },
+                _ => Recipe::Taps { c, k: *k, taps, element },
             };
             raw(bias);
         }
