@@ -2,7 +2,11 @@
 
 use kiln_compiler::target::cuda::toolchain;
 use kiln_kernels::cuda::{EMULATOR, TEMPLATES};
+use kiln_kernels::dtype::DType;
+use kiln_kernels::value::Tensor;
 use kiln_tests::command;
+use kiln_tests::models::ModelBuilder;
+use kiln_tests::samples;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -67,18 +71,26 @@ fn planted_bugs_are_caught() {
     program("bugs");
 }
 
-/// The outputs of a model by the command, as bytes of `.npy` files.
-fn outputs(dir: &Path, model: &Path, args: &[&str]) -> Vec<Vec<f32>> {
+/// The outputs of a model by the command, as `.npy` files.
+fn files(dir: &Path, model: &Path, args: &[&str]) -> Vec<Vec<u8>> {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     let mut c = Command::new(command());
     c.arg("run").arg(model).args(args).arg("--output-dir").arg(dir).env("XDG_CACHE_HOME", cache);
     done(&mut c);
     let mut out = Vec::new();
     while let Ok(bytes) = fs::read(dir.join(format!("out_{}.npy", out.len()))) {
-        let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-        out.push(bytes[header..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect());
+        out.push(bytes);
     }
     out
+}
+
+/// The same as floats.
+fn outputs(dir: &Path, model: &Path, args: &[&str]) -> Vec<Vec<f32>> {
+    let floats = |bytes: Vec<u8>| {
+        let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+        bytes[header..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    };
+    files(dir, model, args).into_iter().map(floats).collect()
 }
 
 /// The largest difference, over the largest value.
@@ -99,6 +111,91 @@ fn a_model_runs_by_the_stand_in_driver() {
         let found = outputs(&dir.join(precision), &model, &["--emulate", "--check", "--precision", precision]);
         let distance = distance(&want, &found);
         assert!(distance <= limit, "{precision}: {distance}");
+    }
+}
+
+/// Convolutions between conversions to bytes and back: of few channels in planes, of many with padding, of channels alone with weights of
+/// bytes and wider, with a residual, of signed activations, and a pool of bytes.
+fn quantized_convolutions() -> Vec<u8> {
+    let bytes = |seed: u64, n: usize| samples::noise(seed, n).into_iter().map(|x| (x * 128.0) as i8).collect::<Vec<i8>>();
+    let unsigned = |seed: u64, n: usize| bytes(seed, n).into_iter().map(|x| x as u8 ^ 0x80).collect::<Vec<u8>>();
+    let mut m = ModelBuilder::new()
+        .opset(17)
+        .input("x", DType::F32, ["batch", "3", "13", "11"])
+        .initializer("scale", Tensor::scalar(0.0201f32))
+        .initializer("u", Tensor::scalar(117u8))
+        .initializer("i", Tensor::scalar(-9i8))
+        .initializer("w_scale", Tensor::scalar(0.0047f32))
+        .initializer("none", Tensor::scalar(0i8));
+    // Weights with the extents of windows, groups and steps; those of two layers are unsigned.
+    let layers: [(&str, &[usize], i64, i64); 5] = [
+        ("a", &[16, 3, 3, 3], 1, 2),
+        ("b", &[16, 16, 3, 3], 1, 1),
+        ("c", &[16, 1, 3, 3], 16, 1),
+        ("d", &[16, 1, 5, 5], 16, 1),
+        ("e", &[34, 16, 1, 1], 1, 1),
+    ];
+    for (seed, (name, dims, ..)) in (1..).zip(&layers) {
+        let n = dims.iter().product();
+        let w = if matches!(*name, "d" | "e") { Tensor::new(dims, &unsigned(seed, n)) } else { Tensor::new(dims, &bytes(seed, n)) };
+        let [zero, scales] = ["zero", "scales"].map(|part| format!("{name}_{part}"));
+        let zeros = if matches!(*name, "d" | "e") {
+            Tensor::new(&[dims[0]], &unsigned(seed + 10, dims[0]))
+        } else {
+            Tensor::new(&[dims[0]], &vec![0i8; dims[0]])
+        };
+        let each: Vec<f32> = samples::noise(seed + 20, dims[0]).iter().map(|x| 0.004 + 0.002 * x).collect();
+        m = m.initializer(&format!("{name}_codes"), w).initializer(&zero, zeros).initializer(&scales, Tensor::new(&[dims[0]], &each));
+        let (codes, weights) = (format!("{name}_codes"), format!("{name}_w"));
+        m = m.node("DequantizeLinear", &[&codes, &scales, &zero], &[&weights]).attr("axis", 0i64);
+    }
+    // A value as bytes of a kind, and back.
+    let through = |m: ModelBuilder, v: &str, zero: &str| {
+        let (q, out) = (format!("{v}_q"), format!("{v}_d"));
+        m.node("QuantizeLinear", &[v, "scale", zero], &[&q]).node("DequantizeLinear", &[&q, "scale", zero], &[&out])
+    };
+    m = through(m, "x", "u");
+    let mut from = "x_d".to_string();
+    for (name, dims, groups, step) in layers {
+        let pad = (dims[2] / 2) as i64;
+        m = m
+            .node("Conv", &[&from, &format!("{name}_w")], &[name])
+            .attr("group", groups)
+            .attr("pads", vec![pad; 4])
+            .attr("strides", vec![step; 2]);
+        m = through(m, name, if name == "b" { "i" } else { "u" });
+        from = format!("{name}_d");
+        if name == "c" {
+            m = through(m.node("Add", &["c_d", "a_d"], &["sum"]).node("Relu", &["sum"], &["r"]), "r", "u");
+            from = "r_d".into();
+        }
+    }
+    m.node("MaxPool", &["e_d"], &["pool"])
+        .attr("kernel_shape", vec![2i64; 2])
+        .attr("strides", vec![2i64; 2])
+        .output("pool")
+        .output("e_q")
+        .output("r_q")
+        .build()
+}
+
+#[test]
+fn models_of_bytes_have_the_bits_of_the_cpu() {
+    let dir = folder("bytes_of_models");
+    for (name, model, dims) in [
+        ("products", samples::quantized(), &["--dim", "batch=2", "--dim", "s=9"][..]),
+        ("few", samples::quantized(), &["--dim", "batch=1", "--dim", "s=3"]),
+        ("convolutions", quantized_convolutions(), &["--dim", "batch=2"]),
+    ] {
+        let path = dir.join(format!("{name}.onnx"));
+        fs::write(&path, model).unwrap();
+        let run = |to: &str, args: &[&str]| files(&dir.join(name).join(to), &path, &[dims, args].concat());
+        let want = run("cpu", &["--accuracy", "exact"]);
+        let found = run("gpu", &["--target", "cuda", "--strict", "--emulate", "--check"]);
+        assert!(!want.is_empty() && want.len() == found.len());
+        for (i, (want, found)) in want.iter().zip(&found).enumerate() {
+            assert!(want == found, "{name}, result {i}: other bits");
+        }
     }
 }
 

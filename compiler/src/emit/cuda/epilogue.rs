@@ -78,13 +78,7 @@ struct Found {
 impl Printer<'_> {
     /// The functor `E` of a kernel with sums of `sum` (`float` or `int32_t`), for up to `most` neighbours; gives the expression that makes
     /// it, and how many neighbours it can be handed.
-    pub(super) fn functor(
-        &self,
-        s: &mut Sheet<'_>,
-        rows: &Rows,
-        ends: Ends<'_>,
-        most: usize,
-    ) -> (String, usize) {
+    pub(super) fn functor(&self, s: &mut Sheet<'_>, rows: &Rows, ends: Ends<'_>, most: usize) -> (String, usize) {
         self.functor_of_batch(s, rows, ends, most, &|_, _| None, &[])
     }
     /// [`Self::functor`] of a kernel that computes a matrix of a batch, whose indices have these names. `shift` gives how far an operand lies

@@ -31,7 +31,9 @@ impl Printer<'_> {
         let (groups, element, first) = match depthwise {
             // What is not in the image is left out there, so nothing is left of zero points behind.
             Some(wide) => (*k, if *wide { Element::Short } else { Element::Byte }, First::Nothing),
-            None => (1, Element::Byte, First::Centre(Centre { zero: *zero, columns: (weights, sums_at(*k, depth)), zeros: zeros.as_ref() })),
+            None => {
+                (1, Element::Byte, First::Centre(Centre { zero: *zero, columns: (weights, sums_at(*k, depth)), zeros: zeros.as_ref() }))
+            }
         };
         let ends = Ends { first, epilogue: epilogue.as_ref() };
         self.filters_on_gpu(s, &Filters { window, k: *k, groups, x: *x, weights, element, zero: Some(*zero), ends }, kernels)

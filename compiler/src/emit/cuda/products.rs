@@ -6,8 +6,8 @@ use super::sheet::Sheet;
 use super::{COUNTERS, Kernels, Launch};
 use crate::ir::{Dim, ValueId, product};
 use crate::kernel::{Kernel, Packed, Stride};
-use crate::target::{Element, Precision};
 use crate::target::cuda::{Tile, tile_of};
+use crate::target::{Element, Precision};
 use proc_macro2::TokenStream;
 use quote::quote;
 
