@@ -62,6 +62,16 @@ fn products_of_bytes_are_those_of_integers() {
 }
 
 #[test]
+fn products_of_few_bits_are_those_of_plain_sums() {
+    program("codes");
+}
+
+#[test]
+fn images_and_turned_rows_are_those_of_plain_loops() {
+    program("images");
+}
+
+#[test]
 fn rows_attention_and_pools_are_those_of_plain_loops() {
     program("rows");
 }

@@ -4,7 +4,7 @@ use super::{On, Place, Plan, Step, memory};
 use crate::ir::{Dim, ValueId};
 use crate::kernel::Recipe;
 use crate::target::{Element, Precision};
-use kiln_kernels::dtype::DType;
+use kiln_kernels::dtype::{DType, bf16, f16};
 use kiln_kernels::value::Tensor;
 use std::collections::BTreeSet;
 
@@ -81,7 +81,7 @@ fn padded(depth: usize, element: Element) -> usize {
 /// Columns, or filters, with their depth and their elements, of a recipe that has them one behind the other.
 fn columns(recipe: &Recipe) -> Option<(usize, usize, Element)> {
     match *recipe {
-        Recipe::Columns { k, n, element } => Some((n, k, element)),
+        Recipe::Columns { k, n, element, .. } => Some((n, k, element)),
         Recipe::Filters { c, k, taps, element } => Some((k, c * taps, element)),
         _ => None,
     }
@@ -105,9 +105,12 @@ pub(super) fn packed_bytes(recipe: &Recipe) -> usize {
 /// Tells for each element of a constant where it goes.
 fn arrange(recipe: &Recipe, len: usize, put: &mut impl FnMut(usize, usize)) {
     match *recipe {
-        Recipe::Columns { k, n, element } => {
+        Recipe::Columns { k, n, axis, element } => {
             let pitch = padded(k, element);
-            (0..len).for_each(|i| put(i, i % n * pitch + i / n));
+            match axis {
+                0 => (0..len).for_each(|i| put(i, i % n * pitch + i / n)),
+                _ => (0..len).for_each(|i| put(i, i / k * pitch + i % k)),
+            }
         }
         Recipe::Filters { c, taps, element, .. } => {
             let (depth, pitch) = (c * taps, padded(c * taps, element));
@@ -118,7 +121,19 @@ fn arrange(recipe: &Recipe, len: usize, put: &mut impl FnMut(usize, usize)) {
     }
 }
 
-/// Packs a constant for a GPU: f32, i8, u8 (less 128), or i16.
+/// Bytes of a column of `k` integers of few bits, with its padding.
+pub(crate) fn codes_pitch(k: usize, bits: usize) -> usize {
+    (k * bits).div_ceil(8).next_multiple_of(16)
+}
+
+/// Packs integers of `bits` bits, `code(column, row)`, as columns one behind the other.
+pub(super) fn pack_codes(k: usize, bits: usize, code: impl Fn(usize, usize) -> u8, out: &mut [u8]) {
+    for (col, column) in out.chunks_mut(codes_pitch(k, bits).max(1)).enumerate() {
+        (0..k).for_each(|row| column[row * bits / 8] |= code(col, row) << (row * bits % 8));
+    }
+}
+
+/// Packs a constant for a GPU: floats of 32 or 16 bits, i8, u8 (less 128), or i16.
 pub(super) fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
     let mut out = vec![0; packed_bytes(recipe)];
     let element = match recipe {
@@ -127,8 +142,13 @@ pub(super) fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
     };
     match element {
         Element::Float(p) => {
-            let (x, size) = (t.slice::<f32>(), p.bytes());
-            arrange(recipe, x.len(), &mut |from, to| p.write(x[from], &mut out[to * size..][..size]));
+            let size = p.bytes();
+            let mut put = |x: f32, to: usize| p.write(x, &mut out[to * size..][..size]);
+            match t.dtype {
+                DType::F16 => arrange(recipe, t.len(), &mut |from, to| put(t.slice::<f16>()[from].to_f32(), to)),
+                DType::Bf16 => arrange(recipe, t.len(), &mut |from, to| put(t.slice::<bf16>()[from].to_f32(), to)),
+                _ => arrange(recipe, t.len(), &mut |from, to| put(t.slice::<f32>()[from], to)),
+            }
         }
         Element::Byte => {
             let (x, flip) = (t.bytes(), if t.dtype == DType::U8 { 0x80 } else { 0 });
@@ -157,11 +177,23 @@ mod tests {
     fn bytes_are_packed_with_their_sums() {
         // Three rows of two columns, of u8: 128 is what they have for zero.
         let t = Tensor::new(&[3, 2], &[129u8, 128, 131, 127, 0, 255]);
-        let out = pack(&t, &Recipe::Columns { k: 3, n: 2, element: Element::Byte });
+        let out = pack(&t, &Recipe::Columns { k: 3, n: 2, axis: 0, element: Element::Byte });
         let columns: Vec<Vec<i8>> = out[..32].chunks(16).map(|c| c[..4].iter().map(|b| *b as i8).collect()).collect();
         assert_eq!(columns, [[1, 3, -128, 0], [0, -1, 127, 0]]);
         let sums: Vec<i32> = out[32..].chunks(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect();
         assert_eq!(sums, [-124, 126]);
+    }
+
+    #[test]
+    fn integers_of_few_bits_are_packed_column_by_column() {
+        let mut out = vec![0; 2 * codes_pitch(5, 4)];
+        pack_codes(5, 4, |col, row| (row + 8 * col) as u8, &mut out);
+        assert_eq!((&out[..4], &out[16..20]), (&[0x10, 0x32, 0x04, 0][..], &[0x98, 0xba, 0x0c, 0][..]));
+        // A matrix whose columns are its rows.
+        let halves = Tensor::new(&[2, 3], &[1f32, 2.0, 3.0, 4.0, 5.0, 6.0].map(f16::from_f32));
+        let out = pack(&halves, &Recipe::Columns { k: 3, n: 2, axis: 1, element: Precision::F32.into() });
+        let found: Vec<f32> = out.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!(found, [1.0, 2.0, 3.0, 0.0, 4.0, 5.0, 6.0, 0.0]);
     }
 
     #[test]

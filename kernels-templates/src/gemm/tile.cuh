@@ -45,6 +45,11 @@ struct Absent<Filled<L>> {
     static constexpr bool ZERO = false;
     static KILN_DEVICE auto of(const Filled<L>& loader) { return widen(loader.none); }
 };
+// Whether a loader computes its elements, as `elements<T, V>(row, k)`, rather than saying where they lie.
+template <class L>
+struct Computed {
+    static constexpr bool VALUE = false;
+};
 
 // ---- Units: what a block does with two tiles in shared memory ----
 
@@ -195,7 +200,9 @@ struct Feed {
             if (ROWS * C::CHUNKS % THREADS != 0 && r >= ROWS) break;
             T* to = tile + swizzled<C::CHUNKS>(r, c) * PER;
             int k = (chunk + c) * PER;
-            if constexpr (L::STEP == PER) {
+            if constexpr (Computed<L>::VALUE) {
+                store<PER>(to, loader.template elements<T, PER>(rows[i], k));
+            } else if constexpr (L::STEP == PER) {
                 const typename L::Source* p = loader.at(rows[i], k);
                 if constexpr (!Absent<L>::ZERO) {
                     if (!p) {

@@ -2,7 +2,7 @@
 
 use super::super::{Printer, int};
 use super::epilogue::{Centre, Ends, First};
-use super::products::Dense;
+use super::products::{Dense, Right};
 use super::sheet::Sheet;
 use super::windows::Filters;
 use super::{COUNTERS, Kernels, Launch};
@@ -21,7 +21,7 @@ impl Printer<'_> {
         let Kernel::IntGemm { m, n, k, a, a_row, a_zero, out_row, b, zeros, epilogue } = &s.step.kernel else { return Vec::new() };
         let first = First::Centre(Centre { zero: *a_zero, columns: (b, sums_at(*n, *k)), zeros: zeros.as_ref() });
         let ends = Ends { first, epilogue: epilogue.as_ref() };
-        let dense = Dense { sizes: (m, *n, *k), left: (*a, a_row), columns: b, element: Element::Byte, out_row, ends };
+        let dense = Dense { sizes: (m, *n, *k), left: (*a, a_row), right: Right::Columns(b), element: Element::Byte, out_row, ends };
         self.dense_on_gpu(s, &dense, kernels)
     }
 

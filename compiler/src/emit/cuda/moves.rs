@@ -94,6 +94,30 @@ impl Printer<'_> {
         s.launch(kernels, grid, THREADS, 0, &format!("each({count}, {functor});"))
     }
 
+    /// Rows turned by angles.
+    pub(super) fn rotary_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+        let Kernel::Rotary { dims, size, width, interleaved, each: [cosines, sines], operands, out } = &s.step.kernel else {
+            return Vec::new();
+        };
+        s.begin();
+        let length = s.extent(size);
+        let mut body = format!("KILN_DEVICE void operator()(long long q) const {{ const int i = int(q % {length}); q /= {length}; ");
+        body += &indices(&mut s, dims);
+        let [x, c, n] = operands.each_ref().map(|o| {
+            let (x, at) = (s.reads(o.value), index(&mut s, &o.strides));
+            format!("{x} + {at}")
+        });
+        let value = format!("turned<{width}, {interleaved}, {cosines}, {sines}>({x}, {c}, {n}, i)");
+        let result = s.step.outputs[0];
+        let (o, at) = (s.writes(result), index(&mut s, out));
+        let _ = writeln!(body, "{o}[{at} + i] = {}; }}", expr::store(self.plan.stored(result), &value));
+        let functor = s.end("F", &body);
+        let all = product(dims) * size.clone();
+        let count = s.extent(&all);
+        let grid = [self.blocks(&all, THREADS), quote!(1), quote!(1)];
+        s.launch(kernels, grid, THREADS, 0, &format!("each({count}, {functor});"))
+    }
+
     /// A copied region.
     pub(super) fn move_on_gpu(&self, c: &Copy, step: &KernelStep, kernels: &mut Kernels) -> Option<Launch> {
         let (from, to) = (step.inputs.get(c.input).copied().flatten()?, *step.outputs.get(c.output)?);

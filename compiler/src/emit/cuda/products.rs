@@ -5,9 +5,11 @@ use super::epilogue::{Ends, Rows};
 use super::sheet::Sheet;
 use super::{COUNTERS, Kernels, Launch};
 use crate::ir::{Dim, ValueId, product};
-use crate::kernel::{Kernel, Packed, Stride};
+use crate::kernel::{Kernel, Packed, Stride, ZeroPoints};
+use crate::plan::codes_pitch;
 use crate::target::cuda::{Tile, tile_of};
 use crate::target::{Element, Precision};
+use kiln_kernels::gemm::narrow::Coding;
 use proc_macro2::TokenStream;
 use quote::quote;
 
@@ -16,6 +18,17 @@ const FEW: i64 = 8;
 /// Threads of its blocks, and columns of a warp.
 const THREADS: usize = 128;
 const COLUMNS: usize = 2;
+/// Elements that rows are filled up to multiples of where they meet integers of few bits: as many as 16 bytes have at most.
+const CODES: usize = 64;
+
+/// The constant side of a product.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'k> {
+    /// Packed columns of the elements that are multiplied.
+    Columns(&'k Packed),
+    /// Columns of integers of few bits: bits, elements of a block, the integers, their scales and zero points.
+    Codes([usize; 2], &'k Packed, &'k Packed, &'k ZeroPoints),
+}
 
 /// A product of rows with packed columns.
 pub(super) struct Dense<'k> {
@@ -23,9 +36,9 @@ pub(super) struct Dense<'k> {
     pub(super) sizes: (&'k Dim, usize, usize),
     /// The left side, and elements from row to row of it.
     pub(super) left: (ValueId, &'k Dim),
-    /// The packed columns.
-    pub(super) columns: &'k Packed,
-    /// What they are made of.
+    /// The columns.
+    pub(super) right: Right<'k>,
+    /// What is multiplied.
     pub(super) element: Element,
     /// Elements from row to row of the result.
     pub(super) out_row: &'k Dim,
@@ -59,7 +72,7 @@ impl Printer<'_> {
         self.plan.device.as_ref().map_or(Precision::F32, |d| d.precision)
     }
     /// An extent that a choice is made by: its upper bound, or 64.
-    fn likely(&self, d: &Dim) -> usize {
+    pub(super) fn likely(&self, d: &Dim) -> usize {
         self.plan.graph.range(d).hi.unwrap_or(64).max(1) as usize
     }
     /// Neighbours that a functor is handed at a time by the units that multiply such elements.
@@ -130,16 +143,44 @@ impl Printer<'_> {
         let Kernel::Gemm { m, n, k, a, a_row, out_row, b, bias, epilogue } = &s.step.kernel else { return Vec::new() };
         let ends = Ends::of(bias.as_ref(), epilogue.as_ref());
         let element = self.precision().into();
-        self.dense_on_gpu(s, &Dense { sizes: (m, *n, *k), left: (*a, a_row), columns: b, element, out_row, ends }, kernels)
+        self.dense_on_gpu(s, &Dense { sizes: (m, *n, *k), left: (*a, a_row), right: Right::Columns(b), element, out_row, ends }, kernels)
+    }
+    pub(super) fn narrow_gemm_on_gpu(&self, s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+        let Kernel::NarrowGemm { m, n, k, a, a_row, out_row, coding, codes, scales, zeros, bias, epilogue } = &s.step.kernel else {
+            return Vec::new();
+        };
+        // Packing has made another kernel of floats of 16 bits, and selection lets no others through.
+        let (Coding::Blocks { bits, block }, Some(scales)) = (coding, scales) else { return Vec::new() };
+        let right = Right::Codes([*bits, *block], codes, scales, zeros);
+        let (ends, element) = (Ends::of(bias.as_ref(), epilogue.as_ref()), self.precision().into());
+        self.dense_on_gpu(s, &Dense { sizes: (m, *n, *k), left: (*a, a_row), right, element, out_row, ends }, kernels)
+    }
+    /// The loader of the constant side of a product.
+    fn right_loader(&self, s: &mut Sheet<'_>, right: Right<'_>, element: Element, n: usize, k: usize) -> String {
+        let ([bits, block], codes, scales, zeros) = match right {
+            Right::Columns(packed) => return self.packed_loader(s, (packed, element), n, k),
+            Right::Codes(sizes, codes, scales, zeros) => (sizes, codes, scales, zeros),
+        };
+        let (w, scales) = (s.packed(codes, "uint8_t"), s.packed(scales, "float"));
+        let (ty, zeros) = match zeros {
+            ZeroPoints::Same(z) => ("SameZero", format!("SameZero{{{z}.0f}}")),
+            ZeroPoints::Each(z) => ("EachZero<uint8_t>", format!("EachZero<uint8_t>{{{}}}", s.packed(z, "uint8_t"))),
+            ZeroPoints::Floats(z) => ("EachZero<float>", format!("EachZero<float>{{{}}}", s.packed(z, "float"))),
+        };
+        let of = |n: usize| Dim::int(n as i64);
+        let fields = [("rows", of(n)), ("depth", of(k)), ("pitch", of(codes_pitch(k, bits))), ("blocks", of(k.div_ceil(block)))];
+        let g = s.geometry("B", &fields, "");
+        format!("Codes<{bits}, {block}, {ty}, @_::B>{{{w}, {scales}, {zeros}, {g}}}")
     }
     pub(super) fn dense_on_gpu(&self, mut s: Sheet<'_>, d: &Dense<'_>, kernels: &mut Kernels) -> Vec<Launch> {
-        let Dense { sizes: (m, n, k), left: (a, a_row), columns, element, out_row, ends } = *d;
+        let Dense { sizes: (m, n, k), left: (a, a_row), right, element, out_row, ends } = *d;
         let (source, x) = (s.stored(a), s.reads(a));
         let fields = [("rows", m.clone()), ("depth", Dim::int(k as i64)), ("by_row", a_row.clone()), ("by_depth", Dim::int(1))];
         let geometry = s.geometry("A", &fields, "");
         let cols = Dim::int(n as i64);
         let chunk = element.chunk();
-        let pitch = k.next_multiple_of(chunk);
+        let coded = matches!(right, Right::Codes(..));
+        let pitch = k.next_multiple_of(if coded { CODES } else { chunk });
         // The left side lies in shared memory there, as f32 or as the bytes that it is.
         let floats = element != Element::Byte;
         let shared = |rows: i64| (rows as usize).next_power_of_two() * pitch * if floats { size_of::<f32>() } else { 1 };
@@ -151,9 +192,12 @@ impl Printer<'_> {
             let of = (few as usize).next_power_of_two();
             // tf32 is f32 here: its products are exact to more bits, at no cost.
             let word = if element == Element::Float(Precision::Tf32) { "float" } else { element.word() };
-            let w = s.packed(columns, word);
+            let (name, w) = match right {
+                Right::Columns(packed) => ("few_rows", s.packed(packed, word)),
+                Right::Codes(..) => ("few_rows_of_codes", self.right_loader(&mut s, right, element, n, k)),
+            };
             let body = format!(
-                "few_rows<{of}, {COLUMNS}>(Matrix<{source}, 1, @_::A>{{{x}, {geometry}}}, {w}, {functor}, {few}, {n}, {k}, {pitch});"
+                "{name}<{of}, {COLUMNS}>(Matrix<{source}, 1, @_::A>{{{x}, {geometry}}}, {w}, {functor}, {few}, {n}, {k}, {pitch});"
             );
             let grid = [self.blocks(&cols, THREADS / 32 * COLUMNS), quote!(1), quote!(1)];
             return s.launch(kernels, grid, THREADS, shared(few), &body);
@@ -170,7 +214,7 @@ impl Printer<'_> {
         if ends.of_rows() {
             left = self.filled(&mut s, ends, &ty, left);
         }
-        let right = self.packed_loader(&mut s, (columns, element), n, k);
+        let right = self.right_loader(&mut s, right, element, n, k);
         let tiled = Tiled {
             element,
             of_rows: ends.of_rows(),
@@ -181,7 +225,7 @@ impl Printer<'_> {
             before: String::new(),
             splits: true,
             batch: None,
-            gathers: !whole || stored < most,
+            gathers: !whole || coded || stored < most,
         };
         self.tiled_on_gpu(s, tiled, &functor, kernels)
     }

@@ -2,8 +2,9 @@
 
 use super::{Element, Precision};
 use crate::ir::{Dim, Graph, Type, ValueId, product};
-use crate::kernel::{Kernel, Operand, Packed, Recipe, Row};
+use crate::kernel::{Arrangement, Kernel, Operand, Packed, Recipe, Row, ZeroPoints};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::gemm::narrow::Coding;
 
 /// Elements of a row that a block keeps in shared memory: what is left of 227 KiB, the most that a block can have on sm_90, is little; on
 /// sm_80 it is 163 KiB.
@@ -14,6 +15,9 @@ const VALUES: usize = 40;
 
 /// Blocks of a grid along its second and third axis at most.
 const LAYERS: i64 = 65535;
+
+/// Images that one kernel normalizes at most: each has a counter.
+const IMAGES: i64 = 1 << 14;
 
 /// Columns of keys and values that attention keeps in registers and shared memory.
 const DEPTH: i64 = 256;
@@ -48,7 +52,8 @@ pub fn refusal(g: &Graph, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: 
         Kernel::Map { .. } | Kernel::Move { .. } | Kernel::Dims { .. } => None,
         Kernel::Conv { window, .. } | Kernel::IntConv { window, .. } if !constant(&window.c) => Some("its channels are open"),
         Kernel::IntGemm { .. } | Kernel::IntConv { .. } | Kernel::Calibrate { .. } => None,
-        Kernel::Conv { .. } | Kernel::Gemm { .. } | Kernel::MatMul { .. } if floats() => None,
+        Kernel::NarrowGemm { coding: Coding::Fixed, .. } => Some("its weights are of fixed point, which is the CPU's"),
+        Kernel::Conv { .. } | Kernel::Gemm { .. } | Kernel::NarrowGemm { .. } | Kernel::MatMul { .. } if floats() => None,
         Kernel::Pool { window, .. } => {
             let [float, byte] = [DType::F32, DType::U8].map(|t| values().all(|v| g.dtype(*v) == t));
             if !float && !byte {
@@ -57,7 +62,11 @@ pub fn refusal(g: &Graph, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: 
                 (!constant(&window.c)).then_some("its channels are open")
             }
         }
-        Kernel::GlobalMean { .. } => None,
+        Kernel::GlobalMean { .. } | Kernel::Rotary { .. } | Kernel::Resize { .. } => None,
+        Kernel::PixelNorm { sizes: [n, _, groups, channels], .. } if floats() => {
+            let images = n.as_int().is_some_and(|n| n <= IMAGES);
+            (!images || !constant(groups) || !constant(channels)).then_some("its images are open, or too many, or its channels are open")
+        }
         Kernel::Softmax { dims: [_, n, _], .. } => long(n),
         Kernel::Rows { op: Row::Reduce(fold), .. } if !FOLDS.contains(fold) => Some("it folds rows in a way that has no kernel"),
         Kernel::Rows { n, .. } => long(n),
@@ -92,10 +101,39 @@ pub fn pack(kernel: &mut Kernel, precision: Precision) {
     let element = Element::from(precision);
     match kernel {
         Kernel::Gemm { n, k, b, bias, .. } => {
-            b.recipe = Recipe::Columns { k: *k, n: *n, element };
+            b.recipe = Recipe::Columns { k: *k, n: *n, axis: 0, element };
             raw(bias);
         }
-        Kernel::IntGemm { n, k, b, .. } => b.recipe = Recipe::Columns { k: *k, n: *n, element: Element::Byte },
+        Kernel::NarrowGemm { coding: Coding::Blocks { .. }, codes, scales, zeros, bias, .. } => {
+            let zeros = match zeros {
+                ZeroPoints::Same(_) => None,
+                ZeroPoints::Each(z) | ZeroPoints::Floats(z) => Some(z),
+            };
+            for p in std::iter::once(codes).chain(scales).chain(zeros) {
+                if let Recipe::Codes { arrangement, .. } | Recipe::Blocks { arrangement, .. } = &mut p.recipe {
+                    *arrangement = Arrangement::Columns;
+                }
+            }
+            raw(bias);
+        }
+        // Floats of 16 bits become those of the precision.
+        Kernel::NarrowGemm { m, n, k, a, a_row, out_row, codes, bias, epilogue, .. } => {
+            let axis = if let Recipe::Halves { axis, .. } = codes.recipe { axis } else { 0 };
+            let b = Packed { value: codes.value, recipe: Recipe::Columns { k: *k, n: *n, axis, element } };
+            raw(bias);
+            *kernel = Kernel::Gemm {
+                m: m.clone(),
+                n: *n,
+                k: *k,
+                a: *a,
+                a_row: a_row.clone(),
+                out_row: out_row.clone(),
+                b,
+                bias: bias.take(),
+                epilogue: epilogue.take(),
+            };
+        }
+        Kernel::IntGemm { n, k, b, .. } => b.recipe = Recipe::Columns { k: *k, n: *n, axis: 0, element: Element::Byte },
         Kernel::IntConv { window, k, depthwise, weights, .. } => {
             let (c, k, taps) = (window.c.as_int().unwrap_or(0) as usize, *k, window.kernel.iter().product());
             weights.recipe = match depthwise {
