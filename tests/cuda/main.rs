@@ -72,6 +72,11 @@ fn images_and_turned_rows_are_those_of_plain_loops() {
 }
 
 #[test]
+fn sorts_and_scatters_are_those_of_one_after_the_other() {
+    program("picks");
+}
+
+#[test]
 fn rows_attention_and_pools_are_those_of_plain_loops() {
     program("rows");
 }
@@ -206,6 +211,73 @@ fn models_of_bytes_have_the_bits_of_the_cpu() {
         for (i, (want, found)) in want.iter().zip(&found).enumerate() {
             assert!(want == found, "{name}, result {i}: other bits");
         }
+    }
+}
+
+/// A norm of pixels that is resized, rows that are turned, a product with weights of four bits, of which the largest elements are sorted out,
+/// and updates scattered into it, some to the same place.
+fn moved() -> Vec<u8> {
+    let noise = |seed: u64, dims: &[usize]| Tensor::new(dims, &samples::noise(seed, dims.iter().product()));
+    let mut rng = samples::Rng::new(7);
+    let mut below = |n: usize, most: usize| (0..n).map(|_| rng.below(most)).collect::<Vec<usize>>();
+    let codes: Vec<u8> = below(20 * 4 * 8, 256).into_iter().map(|x| x as u8).collect();
+    let rows: Vec<i64> = below(5 * 20, 9).into_iter().map(|x| x as i64).collect();
+    ModelBuilder::new()
+        .opset(23)
+        .import("com.microsoft", 1)
+        .input("x", DType::F32, ["2", "8", "6", "5"])
+        .input("rows", DType::F32, ["9", "64"])
+        .input("heads", DType::F32, ["1", "6", "32"])
+        .initializer("scale", noise(1, &[8]))
+        .initializer("bias", noise(2, &[8]))
+        .initializer("factors", Tensor::new(&[4], &[1f32, 1.0, 2.0, 1.5]))
+        .initializer("cos", noise(3, &[1, 6, 4]))
+        .initializer("sin", noise(4, &[1, 6, 4]))
+        .initializer("codes", Tensor::new(&[20, 4, 8], &codes))
+        .initializer("steps", noise(5, &[80]))
+        .initializer("k", Tensor::new(&[1], &[4i64]))
+        .initializer("at", Tensor::new(&[5, 20], &rows))
+        .initializer("updates", noise(6, &[5, 20]))
+        .node("GroupNormalization", &["x", "scale", "bias"], &["normal"])
+        .attr("num_groups", 4i64)
+        .node("Resize", &["normal", "", "factors"], &["resized"])
+        .attr("mode", "linear")
+        .node("RotaryEmbedding", &["heads", "cos", "sin"], &["turned"])
+        .attr("num_heads", 4i64)
+        .node("MatMulNBits", &["rows", "codes", "steps"], &["product"])
+        .domain("com.microsoft")
+        .attr("K", 64i64)
+        .attr("N", 20i64)
+        .attr("bits", 4i64)
+        .attr("block_size", 16i64)
+        .node("TopK", &["product", "k"], &["largest", "places"])
+        .node("ScatterElements", &["product", "at", "updates"], &["scattered"])
+        .attr("axis", 0i64)
+        .attr("reduction", "add")
+        .output("resized")
+        .output("turned")
+        .output("largest")
+        .output("scattered")
+        .output("places")
+        .build()
+}
+
+#[test]
+fn what_moves_norms_and_decodes_agrees_with_the_cpu() {
+    let dir = folder("moved");
+    let path = dir.join("moved.onnx");
+    fs::write(&path, moved()).unwrap();
+    let run = |to: &str, args: &[&str]| {
+        let to = dir.join(to);
+        (outputs(&to, &path, args), fs::read(to.join("out_4.npy")).unwrap())
+    };
+    let (want, places) = run("cpu", &["--accuracy", "exact"]);
+    for (precision, limit) in [("f32", 1e-6), ("f16", 2e-3)] {
+        let (found, their_places) = run(precision, &["--target", "cuda", "--strict", "--emulate", "--check", "--precision", precision]);
+        let distance = distance(&want[..4], &found[..4]);
+        assert!(distance <= limit, "{precision}: {distance}");
+        // Products of nearly the same size may change places where they are rounded.
+        assert!(precision != "f32" || places == their_places, "the largest are elsewhere");
     }
 }
 

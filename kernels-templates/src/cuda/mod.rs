@@ -30,6 +30,8 @@ pub const TEMPLATES: &[Source] = sources![
     "resize/image.cuh" in "../resize/image.cuh",
     "rotary/rotate.cuh" in "../rotary/rotate.cuh",
     "gather/gather.cuh" in "../gather/gather.cuh",
+    "scatter/scatter.cuh" in "../scatter/scatter.cuh",
+    "sort/top.cuh" in "../sort/top.cuh",
     "quantize/range.cuh" in "../quantize/range.cuh",
 ];
 

@@ -3,6 +3,7 @@
 use super::{Element, Precision};
 use crate::ir::{Dim, Graph, Type, ValueId, product};
 use crate::kernel::{Arrangement, Kernel, Operand, Packed, Recipe, Row, ZeroPoints};
+use crate::ops::{Call, CallArg};
 use kiln_kernels::dtype::DType;
 use kiln_kernels::gemm::narrow::Coding;
 
@@ -80,10 +81,40 @@ pub fn refusal(g: &Graph, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: 
                 (![q, k, v].into_iter().all(neighbours) || !last).then_some("its columns are no neighbours in memory")
             }
         }
-        Kernel::Call(c) if matches!(c.entry, "gather::gather" | "gather::lookup") && c.types.first() == Some(&DType::F32) => None,
+        Kernel::Call(c) => called(c),
         _ => Some("there is no kernel for it"),
     }
 }
+
+/// Why the GPU does not compute a kernel of the table; `None` where it does.
+fn called(c: &Call) -> Option<&'static str> {
+    let float = c.types.first() == Some(&DType::F32);
+    let extents = |of: usize| c.args.iter().filter_map(|a| if let CallArg::Dims(d) = a { Some(&d[..]) } else { None }).nth(of);
+    let within = |d: Option<Dim>, most: i64| d.and_then(|d| d.as_int()).is_some_and(|n| n <= most);
+    match c.entry {
+        "gather::gather" | "gather::lookup" if float => None,
+        "sort::top_k" if c.types.iter().all(|t| *t == DType::F32 || t.is_int() && t.size() <= 4) => {
+            let axis = c.args.iter().filter_map(|a| if let CallArg::Dim(d) = a { Some(d.clone()) } else { None }).nth(1);
+            (!within(axis, SORTED)).then_some("its axis is open, or does not fit shared memory")
+        }
+        "scatter::scatter_elements" => {
+            let axis = c.args.iter().find_map(|a| if let CallArg::Dim(d) = a { d.as_int() } else { None });
+            let count = axis.and_then(|axis| extents(1)?.get(axis as usize).cloned());
+            (!within(count, UPDATES)).then_some("its updates of a line are open, or too many to look for")
+        }
+        "scatter::scatter_nd" => {
+            let rows = extents(1).and_then(|i| Some(product(i.split_last()?.1)));
+            (!within(rows, UPDATES)).then_some("its updates are open, or too many to look for")
+        }
+        _ => Some("there is no kernel for it"),
+    }
+}
+
+/// Elements of an axis that a block sorts in shared memory at most.
+const SORTED: i64 = 1 << 14;
+
+/// Updates that an element of the result looks through at most.
+const UPDATES: i64 = 1 << 12;
 
 /// The folds of rows that have a kernel.
 const FOLDS: [&str; 7] = ["Sum", "Mean", "Max", "Min", "SumSquare", "L1", "L2"];
