@@ -1,7 +1,8 @@
-// Kernels over rows, attention, pools and picked rows against plain loops in double precision.
+// Kernels over rows, attention, pools, norms of pixels and picked rows against plain loops in double precision.
 #include "harness.h"
 #include "attention/attend.cuh"
 #include "gather/gather.cuh"
+#include "norm/pixels.cuh"
 #include "pool/pool.cuh"
 #include "rows/rows.cuh"
 
@@ -176,6 +177,59 @@ void means(int n, int pixels, int c) {
     });
 }
 
+struct Groups {
+    static constexpr float epsilon = 1e-5f;
+    long long n, pixels, groups, channels, by_n, by_p;
+};
+struct PixelsOf {
+    static constexpr int VEC = 4;
+    float* o;
+    int c;
+    template <int V>
+    void operator()(int row, int col, float (&v)[V]) const {
+        for (int i = 0; i < V; i++) o[(long long)row * c + col + i] = v[i];
+    }
+};
+// Groups of channels far from zero, in images whose pixels are apart; `shares` blocks have the pixels.
+template <int V, class S>
+void pixel_norms(int n, int pixels, int groups, int channels, unsigned shares, float far) {
+    test::current = "norm of pixels";
+    const int c = groups * channels, pitch = c + 4;
+    const Groups g{n, pixels, groups, channels, (long long)pixels * pitch, pitch};
+    auto x = test::numbers<S>(size_t(n) * pixels * pitch);
+    for (size_t i = 0; i < x.n; i++) x[i] = Narrow<S>::of(widen(x[i]) + far);
+    auto scale = test::numbers<float>(size_t(c)), bias = test::numbers<float>(size_t(c));
+    Device<Moments> partial(size_t(n) * shares * c);
+    Device<float> found(size_t(n) * groups * 2), out(size_t(n) * pixels * c);
+    Device<unsigned> counters(static_cast<size_t>(n));
+    std::fill(counters.at, counters.at + n, 0u);
+    test::launch({unsigned((c + 31) / 32), unsigned(n), shares}, 256, 256 * sizeof(Moments), [=] { moments_of_pixels(x.at, g, partial.at, found.at, counters.at); }, [&] {
+        for (int i = 0; i < n; i++)
+            if (counters[size_t(i)] != 0) test::fail("a counter is left");
+    });
+    test::launch({unsigned((n * pixels * c / V + 63) / 64), 1, 1}, 64, 0, [=] { norm_of_pixels<V>(x.at, found.at, scale.at, bias.at, g, PixelsOf{out.at, c}); }, [&] {
+        test::Worst worst;
+        for (int i = 0; i < n * groups; i++) {
+            auto at = [&](int p, int k) { return double(widen(x[size_t(i / groups * pixels + p) * pitch + i % groups * channels + k])); };
+            double sum = 0, squares = 0;
+            const double count = double(pixels) * channels;
+            for (int p = 0; p < pixels; p++)
+                for (int k = 0; k < channels; k++) sum += at(p, k);
+            for (int p = 0; p < pixels; p++)
+                for (int k = 0; k < channels; k++) squares += (at(p, k) - sum / count) * (at(p, k) - sum / count);
+            const double inverse = 1 / std::sqrt(squares / count + 1e-5);
+            for (int p = 0; p < pixels; p++)
+                for (int k = 0; k < channels; k++) {
+                    const int col = i % groups * channels + k;
+                    const double want = (at(p, k) - sum / count) * inverse * scale[size_t(col)] + bias[size_t(col)];
+                    // An element far from zero is told from the mean by fewer digits.
+                    worst.see(out[size_t(i / groups * pixels + p) * c + col], want, 4 + std::fabs(far) * inverse, i);
+                }
+        }
+        worst.below(1e-6);
+    });
+}
+
 struct Table {
     long long outer, axis, inner, count, line;
 };
@@ -213,6 +267,10 @@ int main() {
     pools<Pool::MeanPadded, 2>(1, 6, 5, 8, 2, 2, 1);
     means(2, 49, 70);
     means(1, 3, 1);
+    pixel_norms<1, float>(2, 37, 5, 1, 1, 0);
+    pixel_norms<4, half>(1, 130, 3, 4, 3, 0);
+    pixel_norms<2, float>(2, 64, 2, 40, 2, 100);
+    pixel_norms<1, float>(1, 1, 3, 7, 4, 0);
     gathers();
     std::printf("%d failures\n", test::failures);
     return test::failures != 0;

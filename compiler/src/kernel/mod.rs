@@ -12,7 +12,7 @@ pub(crate) mod text;
 
 pub use expr::{At, Binary, Expr, Literal, Scalar, Unary, operands};
 pub use finished::Finished;
-pub use packed::{Packed, Recipe, ZeroPoints};
+pub use packed::{Arrangement, Packed, Recipe, ZeroPoints};
 pub use parts::{Copy, Epilogue, Method, Operand, Row, Stage, Stride, Window};
 pub use requantize::{Added, Each, Requantized, rounded};
 pub use spec::Kernel;

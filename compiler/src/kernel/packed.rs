@@ -2,7 +2,17 @@
 
 use super::Method;
 use crate::ir::ValueId;
-use crate::target::Precision;
+use crate::target::Element;
+
+/// How the columns of a matrix of few bits lie, and what belongs to their blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Arrangement {
+    /// In panels of sixteen.
+    #[default]
+    Panels,
+    /// One behind the other, for a GPU: integers least significant bits first, each column filled up to 16 bytes.
+    Columns,
+}
 
 /// How constant bytes become what a kernel reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +59,8 @@ pub enum Recipe {
         axis: usize,
         /// Elements of a block.
         block: usize,
+        /// How columns lie.
+        arrangement: Arrangement,
     },
     /// Scales or zero points of such a matrix, as `pack_blocks` there packs them.
     Blocks {
@@ -64,6 +76,8 @@ pub enum Recipe {
         given: usize,
         /// What is added to zero points.
         more: u8,
+        /// How columns lie.
+        arrangement: Arrangement,
     },
     /// A matrix of 16-bit floats, or of f32 rounded to bf16, as `pack_halves` there packs it.
     Halves {
@@ -105,16 +119,20 @@ pub enum Recipe {
         /// The kernel that reads them.
         method: Method,
     },
-    /// For a GPU, a row-major `[k, n]` matrix column by column, each padded with zeros to a multiple of 16 bytes.
+    /// For a GPU, a matrix column by column, each padded with zeros to a multiple of 16 bytes. Behind bytes follow the
+    /// sums of the columns as i32.
     Columns {
         /// Rows.
         k: usize,
         /// Columns.
         n: usize,
+        /// Which axis of the constant has the rows.
+        axis: usize,
         /// The elements.
-        precision: Precision,
+        element: Element,
     },
-    /// For a GPU, filters one behind the other, taps by channels, each padded with zeros to a multiple of 16 bytes.
+    /// For a GPU, filters one behind the other, taps by channels, each padded with zeros to a multiple of 16 bytes. Behind
+    /// bytes follow the sums of the filters as i32.
     Filters {
         /// Input channels.
         c: usize,
@@ -123,7 +141,7 @@ pub enum Recipe {
         /// Taps of a window.
         taps: usize,
         /// The elements.
-        precision: Precision,
+        element: Element,
     },
     /// For a GPU, filters of several groups: taps, then the channels of a group, then filters, which are neighbours.
     Taps {
@@ -134,7 +152,7 @@ pub enum Recipe {
         /// Taps of a window.
         taps: usize,
         /// The elements.
-        precision: Precision,
+        element: Element,
     },
     /// Weights of bytes as `kiln_kernels::igemm::IntConv`, or the depthwise kernel, wants them.
     IntConv {

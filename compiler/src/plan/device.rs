@@ -3,8 +3,9 @@
 use super::{On, Place, Plan, Step, memory};
 use crate::ir::{Dim, ValueId};
 use crate::kernel::Recipe;
-use crate::target::Precision;
-use kiln_kernels::dtype::DType;
+use crate::target::{Element, Precision};
+use kiln_kernels::dtype::{DType, bf16, f16};
+use kiln_kernels::value::Tensor;
 use std::collections::BTreeSet;
 
 /// The GPU's side of a plan.
@@ -73,46 +74,137 @@ fn touched(steps: &[Step], inside: bool, out: &mut Vec<ValueId>) {
 }
 
 /// Elements of a column, or of a filter, with its padding.
-fn padded(depth: usize, precision: Precision) -> usize {
-    depth.next_multiple_of(precision.chunk())
+fn padded(depth: usize, element: Element) -> usize {
+    depth.next_multiple_of(element.chunk())
+}
+
+/// Columns, or filters, with their depth and their elements, of a recipe that has them one behind the other.
+fn columns(recipe: &Recipe) -> Option<(usize, usize, Element)> {
+    match *recipe {
+        Recipe::Columns { k, n, element, .. } => Some((n, k, element)),
+        Recipe::Filters { c, k, taps, element } => Some((k, c * taps, element)),
+        _ => None,
+    }
+}
+
+/// Where the sums of columns, or filters, of bytes lie behind what is summed.
+pub(crate) fn sums_at(n: usize, depth: usize) -> usize {
+    n * padded(depth, Element::Byte)
 }
 
 /// Bytes of a constant that a recipe packs for a GPU.
 pub(super) fn packed_bytes(recipe: &Recipe) -> usize {
-    match recipe {
-        Recipe::Columns { k, n, precision } => n * padded(*k, *precision) * precision.bytes(),
-        Recipe::Filters { c, k, taps, precision } => k * padded(c * taps, *precision) * precision.bytes(),
-        Recipe::Taps { c, k, taps, precision } => taps * c * k * precision.bytes(),
+    match (columns(recipe), recipe) {
+        (Some((n, depth, Element::Byte)), _) => sums_at(n, depth) + n * size_of::<i32>(),
+        (Some((n, depth, element)), _) => n * padded(depth, element) * element.bytes(),
+        (_, Recipe::Taps { c, k, taps, element }) => taps * c * k * element.bytes(),
         _ => 0,
     }
 }
 
-/// Packs a constant for a GPU.
-pub(super) fn pack(x: &[f32], recipe: &Recipe) -> Vec<u8> {
-    let mut out = vec![0; packed_bytes(recipe)];
-    let mut put = |precision: Precision, at: usize, x: f32| {
-        let size = precision.bytes();
-        precision.write(x, &mut out[at * size..][..size]);
-    };
+/// Tells for each element of a constant where it goes.
+fn arrange(recipe: &Recipe, len: usize, put: &mut impl FnMut(usize, usize)) {
     match *recipe {
-        Recipe::Columns { k, n, precision } => {
-            let pitch = padded(k, precision);
-            for (i, row) in x.chunks_exact(n.max(1)).enumerate() {
-                row.iter().enumerate().for_each(|(j, x)| put(precision, j * pitch + i, *x));
+        Recipe::Columns { k, n, axis, element } => {
+            let pitch = padded(k, element);
+            match axis {
+                0 => (0..len).for_each(|i| put(i, i % n * pitch + i / n)),
+                _ => (0..len).for_each(|i| put(i, i / k * pitch + i % k)),
             }
         }
-        Recipe::Filters { c, taps, precision, .. } => {
-            let pitch = padded(c * taps, precision);
-            for (filter, x) in x.chunks_exact((c * taps).max(1)).enumerate() {
-                x.iter().enumerate().for_each(|(i, x)| put(precision, filter * pitch + i % taps * c + i / taps, *x));
-            }
+        Recipe::Filters { c, taps, element, .. } => {
+            let (depth, pitch) = (c * taps, padded(c * taps, element));
+            (0..len).for_each(|i| put(i, i / depth * pitch + i % taps * c + i % depth / taps));
         }
-        Recipe::Taps { c, k, taps, precision } => {
-            for (filter, x) in x.chunks_exact((c * taps).max(1)).enumerate() {
-                x.iter().enumerate().for_each(|(i, x)| put(precision, (i % taps * c + i / taps) * k + filter, *x));
-            }
-        }
+        Recipe::Taps { c, k, taps, .. } => (0..len).for_each(|i| put(i, (i % taps * c + i / taps % c) * k + i / taps / c)),
         _ => {}
     }
+}
+
+/// Bytes of a column of `k` integers of few bits, with its padding.
+pub(crate) fn codes_pitch(k: usize, bits: usize) -> usize {
+    (k * bits).div_ceil(8).next_multiple_of(16)
+}
+
+/// Packs integers of `bits` bits, `code(column, row)`, as columns one behind the other.
+pub(super) fn pack_codes(k: usize, bits: usize, code: impl Fn(usize, usize) -> u8, out: &mut [u8]) {
+    for (col, column) in out.chunks_mut(codes_pitch(k, bits).max(1)).enumerate() {
+        (0..k).for_each(|row| column[row * bits / 8] |= code(col, row) << (row * bits % 8));
+    }
+}
+
+/// Packs a constant for a GPU: floats of 32 or 16 bits, i8, u8 (less 128), or i16.
+pub(super) fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
+    let mut out = vec![0; packed_bytes(recipe)];
+    let element = match recipe {
+        Recipe::Columns { element, .. } | Recipe::Filters { element, .. } | Recipe::Taps { element, .. } => *element,
+        _ => return out,
+    };
+    match element {
+        Element::Float(p) => {
+            let size = p.bytes();
+            let mut put = |x: f32, to: usize| p.write(x, &mut out[to * size..][..size]);
+            match t.dtype {
+                DType::F16 => arrange(recipe, t.len(), &mut |from, to| put(t.slice::<f16>()[from].to_f32(), to)),
+                DType::Bf16 => arrange(recipe, t.len(), &mut |from, to| put(t.slice::<bf16>()[from].to_f32(), to)),
+                _ => arrange(recipe, t.len(), &mut |from, to| put(t.slice::<f32>()[from], to)),
+            }
+        }
+        Element::Byte => {
+            let (x, flip) = (t.bytes(), if t.dtype == DType::U8 { 0x80 } else { 0 });
+            arrange(recipe, x.len(), &mut |from, to| out[to] = x[from] ^ flip);
+        }
+        Element::Short => {
+            let x = t.slice::<i16>();
+            arrange(recipe, x.len(), &mut |from, to| out[to * 2..][..2].copy_from_slice(&x[from].to_le_bytes()));
+        }
+    }
+    if let Some((n, depth, Element::Byte)) = columns(recipe) {
+        let (bytes, sums) = out.split_at_mut(sums_at(n, depth));
+        for (column, sum) in bytes.chunks(padded(depth, element).max(1)).zip(sums.chunks_mut(size_of::<i32>())) {
+            let of_column = column.iter().fold(0i32, |s, b| s.wrapping_add(i32::from(*b as i8)));
+            sum.copy_from_slice(&of_column.to_le_bytes());
+        }
+    }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_packed_with_their_sums() {
+        // Three rows of two columns, of u8: 128 is what they have for zero.
+        let t = Tensor::new(&[3, 2], &[129u8, 128, 131, 127, 0, 255]);
+        let out = pack(&t, &Recipe::Columns { k: 3, n: 2, axis: 0, element: Element::Byte });
+        let columns: Vec<Vec<i8>> = out[..32].chunks(16).map(|c| c[..4].iter().map(|b| *b as i8).collect()).collect();
+        assert_eq!(columns, [[1, 3, -128, 0], [0, -1, 127, 0]]);
+        let sums: Vec<i32> = out[32..].chunks(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!(sums, [-124, 126]);
+    }
+
+    #[test]
+    fn integers_of_few_bits_are_packed_column_by_column() {
+        let mut out = vec![0; 2 * codes_pitch(5, 4)];
+        pack_codes(5, 4, |col, row| (row + 8 * col) as u8, &mut out);
+        assert_eq!((&out[..4], &out[16..20]), (&[0x10, 0x32, 0x04, 0][..], &[0x98, 0xba, 0x0c, 0][..]));
+        // A matrix whose columns are its rows.
+        let halves = Tensor::new(&[2, 3], &[1f32, 2.0, 3.0, 4.0, 5.0, 6.0].map(f16::from_f32));
+        let out = pack(&halves, &Recipe::Columns { k: 3, n: 2, axis: 1, element: Precision::F32.into() });
+        let found: Vec<f32> = out.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!(found, [1.0, 2.0, 3.0, 0.0, 4.0, 5.0, 6.0, 0.0]);
+    }
+
+    #[test]
+    fn filters_have_taps_before_channels() {
+        // Two filters of two channels and three taps.
+        let x: Vec<i8> = (0..12).collect();
+        let filters = pack(&Tensor::new(&[2, 2, 3], &x), &Recipe::Filters { c: 2, k: 2, taps: 3, element: Element::Byte });
+        assert_eq!((&filters[..6], &filters[16..22]), (&[0, 3, 1, 4, 2, 5][..], &[6, 9, 7, 10, 8, 11][..]));
+        let wide: Vec<i16> = x.iter().map(|x| i16::from(*x) - 200).collect();
+        let taps = pack(&Tensor::new(&[4, 1, 3], &wide), &Recipe::Taps { c: 1, k: 4, taps: 3, element: Element::Short });
+        let found: Vec<i16> = taps.chunks(2).map(|b| i16::from_le_bytes(b.try_into().unwrap()) + 200).collect();
+        assert_eq!(found, [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]);
+    }
 }

@@ -12,6 +12,7 @@ mod weights;
 mod work;
 
 pub use device::Device;
+pub(crate) use device::{codes_pitch, sums_at};
 pub use digits::Digits;
 pub use memory::{Arena, Life};
 pub use requires::Check;

@@ -2,7 +2,7 @@
 
 use super::device;
 use crate::ir::Graph;
-use crate::kernel::{Method, Packed, Recipe};
+use crate::kernel::{Arrangement, Method, Packed, Recipe};
 use crate::ops::few_bits::unpacked;
 use kiln_kernels::conv::Conv;
 use kiln_kernels::depthwise::Depthwise;
@@ -129,6 +129,8 @@ fn packed_bytes(t: &Tensor, recipe: &Recipe) -> usize {
         Recipe::Gemm { k, n } => gemm::packed_len(*k, *n),
         Recipe::Gemms { count, k, n } => count * gemm::packed_len(*k, *n),
         Recipe::IntGemm { k, n } => return igemm::packed_len(*k, *n),
+        Recipe::Codes { k, n, arrangement: Arrangement::Columns, .. } => return n * device::codes_pitch(*k, t.dtype.bits()),
+        Recipe::Blocks { n, blocks, arrangement: Arrangement::Columns, .. } => return n * blocks * t.dtype.size(),
         Recipe::Codes { k, n, block, .. } => {
             return narrow::packed_len(*k, *n, Coding::Blocks { bits: t.dtype.bits(), block: *block });
         }
@@ -183,28 +185,39 @@ fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
             }
             out
         }
-        Recipe::Codes { k, n, axis, block } => {
+        Recipe::Codes { k, n, axis, block, arrangement } => {
             let (codes, bits) = (unpacked(t), t.dtype.bits());
             // Without the sign bit turned around, the least of signed integers would not be the least.
             let signed = matches!(t.dtype, DType::I8 | DType::I4 | DType::I2);
             let (turn, mask) = (if signed { 1 << (bits - 1) } else { 0 }, ((1u32 << bits) - 1) as u8);
             let mut out = vec![0; packed_bytes(t, recipe)];
             let code = |col: usize, row: usize| (codes[at(*axis, (*k, *n), row, col)] & mask) ^ turn;
-            narrow::pack_codes(*k, *n, (bits, *block), code, &mut out);
+            match arrangement {
+                Arrangement::Panels => narrow::pack_codes(*k, *n, (bits, *block), code, &mut out),
+                Arrangement::Columns => device::pack_codes(*k, bits, code, &mut out),
+            }
             out
         }
-        Recipe::Blocks { n, axis, blocks, block, given, more } => {
+        Recipe::Blocks { n, axis, blocks, block, given, more, arrangement } => {
             let count = t.dims[*axis];
             let index = |col: usize, b: usize| at(*axis, (count, *n), b * block / given, col);
-            if t.dtype == DType::F32 {
-                let x: &[f32] = t.slice();
-                let mut out = vec![0f32; n.next_multiple_of(gemm::PANEL) * blocks];
-                narrow::pack_blocks(*n, *blocks, |col, b| x[index(col, b)], &mut out);
-                return bytes_of(&out);
+            let alone = || (0..n * blocks).map(|i| index(i / blocks, i % blocks));
+            let byte = |i: usize| t.bytes()[i].wrapping_add(*more);
+            match (t.dtype == DType::F32, arrangement) {
+                (true, Arrangement::Columns) => alone().flat_map(|i| t.slice::<f32>()[i].to_le_bytes()).collect(),
+                (false, Arrangement::Columns) => alone().map(byte).collect(),
+                (true, Arrangement::Panels) => {
+                    let x: &[f32] = t.slice();
+                    let mut out = vec![0f32; n.next_multiple_of(gemm::PANEL) * blocks];
+                    narrow::pack_blocks(*n, *blocks, |col, b| x[index(col, b)], &mut out);
+                    bytes_of(&out)
+                }
+                (false, Arrangement::Panels) => {
+                    let mut out = vec![0; packed_bytes(t, recipe)];
+                    narrow::pack_blocks(*n, *blocks, |col, b| byte(index(col, b)), &mut out);
+                    out
+                }
             }
-            let mut out = vec![0; packed_bytes(t, recipe)];
-            narrow::pack_blocks(*n, *blocks, |col, b| t.bytes()[index(col, b)].wrapping_add(*more), &mut out);
-            out
         }
         Recipe::Halves { k, n, axis } => {
             let mut out = vec![0u16; n.next_multiple_of(gemm::PANEL) * k];
@@ -226,7 +239,7 @@ fn pack(t: &Tensor, recipe: &Recipe) -> Vec<u8> {
             assert_eq!(made.len(), *bytes, "an ensemble packs to the same bytes again; this is a bug");
             made
         }
-        Recipe::Columns { .. } | Recipe::Filters { .. } | Recipe::Taps { .. } => device::pack(t.slice(), recipe),
+        Recipe::Columns { .. } | Recipe::Filters { .. } | Recipe::Taps { .. } => device::pack(t, recipe),
         Recipe::Zeros { n } => igemm::pack_zeros(*n, t.bytes(), unsigned).into_iter().flat_map(i32::to_le_bytes).collect(),
         _ => bytes_of(&pack_floats(t, recipe)),
     }

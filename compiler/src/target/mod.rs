@@ -4,7 +4,7 @@ pub mod cpu;
 pub mod cuda;
 mod tuning;
 
-pub use cuda::{Cuda, Precision};
+pub use cuda::{Cuda, Element, Precision};
 pub use tuning::{Choice, METHODS, Tune, Tuning, name as method_name};
 
 /// Which algorithms may compute a result.

@@ -20,12 +20,19 @@ pub const TEMPLATES: &[Source] = sources![
     "each.cuh" in "each.cuh",
     "gemm/tile.cuh" in "../gemm/tile.cuh",
     "gemm/few_rows.cuh" in "../gemm/few_rows.cuh",
+    "gemm/narrow/codes.cuh" in "../gemm/narrow/codes.cuh",
     "conv/pixels.cuh" in "../conv/pixels.cuh",
     "conv/grouped.cuh" in "../conv/grouped.cuh",
     "rows/rows.cuh" in "../rows/rows.cuh",
     "attention/attend.cuh" in "../attention/attend.cuh",
     "pool/pool.cuh" in "../pool/pool.cuh",
+    "norm/pixels.cuh" in "../norm/pixels.cuh",
+    "resize/image.cuh" in "../resize/image.cuh",
+    "rotary/rotate.cuh" in "../rotary/rotate.cuh",
     "gather/gather.cuh" in "../gather/gather.cuh",
+    "scatter/scatter.cuh" in "../scatter/scatter.cuh",
+    "sort/top.cuh" in "../sort/top.cuh",
+    "quantize/range.cuh" in "../quantize/range.cuh",
 ];
 
 /// What a host compiler needs to run kernels without a GPU: the emulator, and the driver library that stands in for `libcuda.so.1`.

@@ -147,6 +147,15 @@ KILN_DEVICE void store(T* p, const Vec<T, V>& x) {
     *reinterpret_cast<Vec<T, V>*>(p) = x;
 }
 
+// The value of another type with these bits.
+template <class To, class From>
+KILN_DEVICE To same_bits(const From& x) {
+    static_assert(sizeof(To) == sizeof(From), "both have as many bits");
+    To out;
+    memcpy(&out, &x, sizeof(To));
+    return out;
+}
+
 // ---- Threads of a block ----
 
 // Shared memory, of as many bytes as the launch says.
@@ -167,7 +176,7 @@ KILN_DEVICE void warp_barrier() { __syncwarp(); }
 #if defined(KILN_EMULATE)
 namespace emu {
 struct Exchange {
-    float value, result;
+    uint32_t value, result;
     int from;
 };
 KILN_PLAIN inline void exchange(void** lanes) {
@@ -177,14 +186,21 @@ KILN_PLAIN inline void exchange(void** lanes) {
     }
 }
 }  // namespace emu
-// The value of the lane whose number differs from this one's in the bits of `mask`.
-KILN_DEVICE float shuffle_xor(float x, int mask) {
-    emu::Exchange e{x, 0, int(emu::kiln_emu_thread->linear & 31) ^ mask};
+// The value, of four bytes, of the lane whose number differs from this one's in the bits of `mask`.
+template <class T>
+KILN_DEVICE T shuffle_xor(T x, int mask) {
+    static_assert(sizeof(T) == 4, "lanes exchange words");
+    emu::Exchange e{0, 0, int(emu::kiln_emu_thread->linear & 31) ^ mask};
+    std::memcpy(&e.value, &x, 4);
     emu::kiln_emu_meet(1, &e, emu::exchange);
-    return e.result;
+    std::memcpy(&x, &e.result, 4);
+    return x;
 }
 #else
-KILN_DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+template <class T>
+KILN_DEVICE T shuffle_xor(T x, int mask) {
+    return __shfl_xor_sync(0xffffffffu, x, mask);
+}
 #endif
 
 // The order of writes to global memory as other blocks see them; and a counter that blocks share, with the value before.
@@ -231,6 +247,27 @@ template <>
 struct Sum<u8s8> {
     using Type = int32_t;
 };
+template <>
+struct Sum<int8_t> {
+    using Type = int32_t;
+};
+template <>
+struct Sum<int16_t> {
+    using Type = int32_t;
+};
+
+// A product added to a sum: floats are rounded once, integers are taken modulo 2^32.
+KILN_DEVICE float fused(float a, float b, float sum) { return fmaf(a, b, sum); }
+KILN_DEVICE int32_t fused(int32_t a, int32_t b, int32_t sum) { return int32_t(uint32_t(sum) + uint32_t(a) * uint32_t(b)); }
+// Four products of unsigned bytes by signed ones, added to a sum.
+KILN_DEVICE int32_t fused_bytes(uint32_t a, uint32_t b, int32_t sum) {
+#if defined(KILN_EMULATE)
+    for (int i = 0; i < 4; i++) sum = fused(int32_t(uint8_t(a >> (8 * i))), int32_t(int8_t(b >> (8 * i))), sum);
+#else
+    asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sum) : "r"(a), "r"(b));
+#endif
+    return sum;
+}
 
 #if defined(KILN_EMULATE)
 namespace emu {
@@ -373,7 +410,10 @@ KILN_DEVICE void multiply_add(typename Sum<T>::Type (&c)[MI][NI][4], const uint3
 
 struct Add {
     static KILN_DEVICE float none() { return 0.0f; }
-    static KILN_DEVICE float of(float a, float b) { return a + b; }
+    template <class T>
+    static KILN_DEVICE T of(T a, T b) {
+        return a + b;
+    }
 };
 // The greater; NaN where either is.
 struct Greatest {
@@ -381,8 +421,8 @@ struct Greatest {
     static KILN_DEVICE float of(float a, float b) { return a != a || b != b ? a + b : a > b ? a : b; }
 };
 
-template <class F>
-KILN_DEVICE float over_warp(float x) {
+template <class F, class T>
+KILN_DEVICE T over_warp(T x) {
     KILN_UNROLL
     for (int mask = 16; mask > 0; mask /= 2) x = F::of(x, shuffle_xor(x, mask));
     return x;

@@ -4,41 +4,61 @@
 
 namespace kiln {
 
+// Products of neighbours along the depth, added to a sum, and what the left side is kept as for them: f32, or bytes as they are.
+template <class T>
+struct Neighbours {
+    using Left = float;
+    template <int V>
+    static KILN_DEVICE float add(const Vec<float, V>& x, const Vec<T, V>& w, float sum) {
+        KILN_UNROLL
+        for (int v = 0; v < V; v++) sum = fmaf(x.at[v], float(widen(w.at[v])), sum);
+        return sum;
+    }
+};
+template <>
+struct Neighbours<u8s8> {
+    using Left = uint8_t;
+    static KILN_DEVICE int32_t add(const Vec<uint8_t, 16>& x, const Vec<u8s8, 16>& w, int32_t sum) {
+        const auto a = same_bits<Vec<uint32_t, 4>>(x), b = same_bits<Vec<uint32_t, 4>>(w);
+        KILN_UNROLL
+        for (int i = 0; i < 4; i++) sum = fused_bytes(a.at[i], b.at[i], sum);
+        return sum;
+    }
+};
+
 // C[m][n] = sum over k of A[m][k] W[n][k] for up to `M` rows; W has a pitch of `pitch` elements, a multiple of 16 bytes, and zeros behind
-// the depth. A warp computes `N` columns. The left side lies in shared memory as f32, in `M` rows of the pitch.
+// the depth. A warp computes `N` columns. The left side lies in shared memory, in `M` rows of the pitch.
 template <int M, int N, class T, class A, class E>
 KILN_DEVICE void few_rows(const A& a, const T* w, const E& e, int m, int n, int depth, int pitch) {
+    using S = typename Sum<T>::Type;
+    using Left = typename Neighbours<T>::Left;
     constexpr int PER = 16 / sizeof(T);
-    float* left = reinterpret_cast<float*>(shared_memory());
+    Left* left = reinterpret_cast<Left*>(shared_memory());
     for (int i = int(threadIdx.x); i < M * pitch; i += int(blockDim.x)) {
         int r = i / pitch, k = i % pitch;
         const typename A::Source* p = r < m && k < depth ? a.at(a.row(r), k) : nullptr;
-        left[i] = p ? float(widen(*p)) : 0.0f;
+        left[i] = p ? Left(widen(*p)) : Left(0);
     }
     barrier();
     const int lane = int(threadIdx.x) % 32, warps = int(blockDim.x) / 32;
     const int first = (int(blockIdx.x) * warps + int(threadIdx.x) / 32) * N;
-    float sums[N][M] = {};
+    S sums[N][M] = {};
     for (int k = lane * PER; k < pitch; k += 32 * PER) {
         Vec<T, PER> right[N];
         KILN_UNROLL
         for (int j = 0; j < N; j++) right[j] = load<PER>(w + (long long)(first + j < n ? first + j : n - 1) * pitch + k);
         KILN_UNROLL
-        for (int i = 0; i < M; i++)
+        for (int i = 0; i < M; i++) {
+            const Vec<Left, PER> x = load<PER>(left + i * pitch + k);
             KILN_UNROLL
-            for (int v = 0; v < PER; v += 4) {
-                Vec<float, 4> x = load<4>(left + i * pitch + k + v);
-                KILN_UNROLL
-                for (int j = 0; j < N; j++)
-                    KILN_UNROLL
-                    for (int q = 0; q < 4; q++) sums[j][i] = fmaf(x.at[q], float(widen(right[j].at[v + q])), sums[j][i]);
-            }
+            for (int j = 0; j < N; j++) sums[j][i] = Neighbours<T>::add(x, right[j], sums[j][i]);
+        }
     }
     KILN_UNROLL
     for (int j = 0; j < N; j++)
         KILN_UNROLL
         for (int i = 0; i < M; i++) {
-            float v[1] = {over_warp<Add>(sums[j][i])};
+            S v[1] = {over_warp<Add>(sums[j][i])};
             if (lane == 0 && first + j < n && i < m) e(i, first + j, v);
         }
 }

@@ -29,16 +29,39 @@ struct Matrix {
     KILN_DEVICE const S* at(Row r, int k) const { return r && k < int(g.depth) ? r + (long long)k * g.by_depth : nullptr; }
 };
 
+// A loader whose absent elements count as `none` rather than as zero: the zero point of bytes.
+template <class L>
+struct Filled : L {
+    typename L::Source none;
+    KILN_DEVICE Filled(const L& loader, typename L::Source none) : L(loader), none(none) {}
+};
+template <class L>
+struct Absent {
+    static constexpr bool ZERO = true;
+    static KILN_DEVICE auto of(const L&) { return decltype(widen(typename L::Source()))(0); }
+};
+template <class L>
+struct Absent<Filled<L>> {
+    static constexpr bool ZERO = false;
+    static KILN_DEVICE auto of(const Filled<L>& loader) { return widen(loader.none); }
+};
+// Whether a loader computes its elements, as `elements<T, V>(row, k)`, rather than saying where they lie.
+template <class L>
+struct Computed {
+    static constexpr bool VALUE = false;
+};
+
 // ---- Units: what a block does with two tiles in shared memory ----
 
-// Matrix units. C: `Type`, `BM`, `BN`, `CHUNKS`, and the part `WM` x `WN` of a warp.
-template <class C>
+// Matrix units. C: `Type`, `BM`, `BN`, `CHUNKS`, and the part `WM` x `WN` of a warp. With `OF_ROWS`, the elements of each row of the left
+// side are summed too, as products with bytes of 1.
+template <class C, bool OF_ROWS = false>
 struct Units {
     using T = typename C::Type;
     using S = typename Sum<T>::Type;
     static constexpr int THREADS = (C::BM / C::WM) * (C::BN / C::WN) * 32, MI = C::WM / 16, NI = C::WN / 8, V = 2;
     static_assert(C::BM % C::WM == 0 && C::BN % C::WN == 0 && C::WM % 16 == 0 && C::WN % 16 == 0, "warps tile the block");
-    S sums[MI][NI][4];
+    S sums[MI][NI][4], of_rows[OF_ROWS ? MI : 1][1][4] = {};
     int lane, row, col;
 
     KILN_DEVICE Units() {
@@ -71,9 +94,13 @@ struct Units {
                 right[j + 1][1] = both[3];
             }
             multiply_add<T>(sums, left, right);
+            if constexpr (OF_ROWS) {
+                const uint32_t ones[1][2] = {{0x01010101u, 0x01010101u}};
+                multiply_add<T>(of_rows, left, ones);
+            }
         }
     }
-    // Hands out the sums, `V` neighbours of a row at a time.
+    // Hands out the sums, `V` neighbours of a row at a time, and behind them, where it is there, the sum of the row.
     template <class F>
     KILN_DEVICE void each(F f) {
         KILN_UNROLL
@@ -83,7 +110,9 @@ struct Units {
                 KILN_UNROLL
                 for (int h = 0; h < 2; h++) {
                     S(&v)[2] = reinterpret_cast<S(&)[2]>(sums[i][j][h * 2]);
-                    f(row + i * 16 + h * 8 + lane / 4, col + j * 8 + lane % 4 * 2, v);
+                    const int r = row + i * 16 + h * 8 + lane / 4, c = col + j * 8 + lane % 4 * 2;
+                    if constexpr (OF_ROWS) f(r, c, v, of_rows[i][0][h * 2]);
+                    else f(r, c, v);
                 }
     }
 };
@@ -133,12 +162,12 @@ struct Scalars {
 };
 
 // The units of a configuration: matrix units, but for f32.
-template <class T, class C>
+template <class T, class C, bool OF_ROWS = false>
 struct UnitsOf {
-    using Type = Units<C>;
+    using Type = Units<C, OF_ROWS>;
 };
 template <class C>
-struct UnitsOf<float, C> {
+struct UnitsOf<float, C, false> {
     using Type = Scalars<C>;
 };
 
@@ -171,15 +200,26 @@ struct Feed {
             if (ROWS * C::CHUNKS % THREADS != 0 && r >= ROWS) break;
             T* to = tile + swizzled<C::CHUNKS>(r, c) * PER;
             int k = (chunk + c) * PER;
-            if constexpr (L::STEP == PER) {
+            if constexpr (Computed<L>::VALUE) {
+                store<PER>(to, loader.template elements<T, PER>(rows[i], k));
+            } else if constexpr (L::STEP == PER) {
                 const typename L::Source* p = loader.at(rows[i], k);
+                if constexpr (!Absent<L>::ZERO) {
+                    if (!p) {
+                        Vec<T, PER> v;
+                        KILN_UNROLL
+                        for (int e = 0; e < PER; e++) v.at[e] = Narrow<T>::of(Absent<L>::of(loader));
+                        store<PER>(to, v);
+                        continue;
+                    }
+                }
                 copy16(to, p ? (const void*)p : (const void*)loader.x, p != nullptr);
             } else {
                 Vec<T, PER> v;
                 KILN_UNROLL
                 for (int e = 0; e < PER; e++) {
                     const typename L::Source* p = loader.at(rows[i], k + e);
-                    v.at[e] = Narrow<T>::of(p ? widen(*p) : decltype(widen(*p))(0));
+                    v.at[e] = Narrow<T>::of(p ? widen(*p) : Absent<L>::of(loader));
                 }
                 store<PER>(to, v);
             }
@@ -188,11 +228,12 @@ struct Feed {
 };
 
 // C: `Type`, `BM`, `BN`, `CHUNKS` (of 16 bytes, the depth of a stage), `STAGES`, and for matrix units `WM`, `WN`. The functor `e` takes
-// (row, column, sums of V neighbours); its `VEC` says how many neighbours it may be given: 2 only where `n` is even.
-template <class C, class A, class B, class E>
+// (row, column, sums of V neighbours); its `VEC` says how many neighbours it may be given: 2 only where `n` is even. With `OF_ROWS` it takes
+// the sum of the row of A too, less the depth times what absent elements of A count as; the depth is not split then.
+template <class C, bool OF_ROWS = false, class A, class B, class E>
 KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int depth, Split split) {
     using T = typename C::Type;
-    using U = typename UnitsOf<T, C>::Type;
+    using U = typename UnitsOf<T, C, OF_ROWS>::Type;
     constexpr int PER = 16 / sizeof(T), TILE_A = C::BM * C::CHUNKS * PER, TILE_B = C::BN * C::CHUNKS * PER;
     T* tiles = reinterpret_cast<T*>(shared_memory());
     const int m0 = int(blockIdx.x) * C::BM, n0 = int(blockIdx.y) * C::BN;
@@ -223,23 +264,25 @@ KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int d
     copy_wait<0>();
 
     using S = typename U::S;
-    auto finish = [&](int row, int col, S(&v)[U::V]) {
+    auto finish = [&](int row, int col, S(&v)[U::V], auto... of_row) {
         if (row >= m || col >= n) return;
         if constexpr (U::V == 2 && E::VEC >= 2) {
-            e(row, col, v);
+            e(row, col, v, of_row...);
         } else {
             KILN_UNROLL
             for (int i = 0; i < U::V; i++)
-                if (col + i < n) e(row, col + i, reinterpret_cast<S(&)[1]>(v[i]));
+                if (col + i < n) e(row, col + i, reinterpret_cast<S(&)[1]>(v[i]), of_row...);
         }
     };
-    if (split.of == 1) {
-        units.each([&](int r, int c, S(&v)[U::V]) { finish(m0 + r, n0 + c, v); });
+    if (OF_ROWS || split.of == 1) {
+        // Stages are filled to their end, with what absent elements count as.
+        const S filled = OF_ROWS ? fused(S(steps * C::CHUNKS * PER), S(Absent<A>::of(a)), S(0)) : S(0);
+        units.each([&](int r, int c, S(&v)[U::V], auto... of_row) { finish(m0 + r, n0 + c, v, S(of_row - filled)...); });
         return;
     }
     S* partial = static_cast<S*>(split.partial);
     const long long all = (long long)m * n;
-    units.each([&](int r, int c, S(&v)[U::V]) {
+    units.each([&](int r, int c, S(&v)[U::V], auto...) {
         KILN_UNROLL
         for (int i = 0; i < U::V; i++)
             if (m0 + r < m && n0 + c + i < n) partial[split.at * all + (long long)(m0 + r) * n + n0 + c + i] = v[i];
@@ -253,7 +296,7 @@ KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int d
     if (*last != unsigned(split.of - 1)) return;
     fence();
     if (threadIdx.x == 0) *counter = 0;
-    units.each([&](int r, int c, S(&v)[U::V]) {
+    units.each([&](int r, int c, S(&v)[U::V], auto... of_row) {
         KILN_UNROLL
         for (int i = 0; i < U::V; i++) {
             if (m0 + r >= m || n0 + c + i >= n) continue;
@@ -261,7 +304,7 @@ KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int d
             for (int s = 0; s < split.of; s++) sum += partial[s * all + (long long)(m0 + r) * n + n0 + c + i];
             v[i] = sum;
         }
-        finish(m0 + r, n0 + c, v);
+        finish(m0 + r, n0 + c, v, of_row...);
     });
 }
 

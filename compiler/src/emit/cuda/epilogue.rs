@@ -20,6 +20,53 @@ pub(super) struct Rows {
     pub(super) batch: Vec<Stride>,
 }
 
+/// What becomes of the sums of a kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Ends<'k> {
+    /// What is added to them first.
+    pub(super) first: First<'k>,
+    /// The pointwise tail.
+    pub(super) epilogue: Option<&'k Epilogue>,
+}
+
+/// What is added to sums before anything else.
+#[derive(Clone, Copy)]
+pub(super) enum First<'k> {
+    /// Nothing.
+    Nothing,
+    /// A number for each column.
+    Bias(&'k Packed),
+    /// What takes zero points off products of bytes.
+    Centre(Centre<'k>),
+}
+
+/// How zero points are taken off sums of products of bytes: that of the left side times the sums of columns, and those of the columns times
+/// the sums of rows.
+#[derive(Clone, Copy)]
+pub(super) struct Centre<'k> {
+    /// The zero point of the left side.
+    pub(super) zero: ValueId,
+    /// The packed columns, and where their sums lie behind them.
+    pub(super) columns: (&'k Packed, usize),
+    /// Zero points of the columns, where one is not 0.
+    pub(super) zeros: Option<&'k Packed>,
+}
+
+impl<'k> Ends<'k> {
+    /// Sums of floats.
+    pub(super) fn of(bias: Option<&'k Packed>, epilogue: Option<&'k Epilogue>) -> Ends<'k> {
+        Ends { first: bias.map_or(First::Nothing, First::Bias), epilogue }
+    }
+    /// How zero points are taken off, where that is needed.
+    pub(super) fn centre(&self) -> Option<Centre<'k>> {
+        if let First::Centre(c) = self.first { Some(c) } else { None }
+    }
+    /// Whether the functor is handed the sums of rows too.
+    pub(super) fn of_rows(&self) -> bool {
+        self.centre().is_some_and(|c| c.zeros.is_some())
+    }
+}
+
 /// A functor in the making: how an operand's element is found.
 struct Found {
     /// Statements before the loop over neighbours.
@@ -31,14 +78,8 @@ struct Found {
 impl Printer<'_> {
     /// The functor `E` of a kernel with sums of `sum` (`float` or `int32_t`), for up to `most` neighbours; gives the expression that makes
     /// it, and how many neighbours it can be handed.
-    pub(super) fn functor(
-        &self,
-        s: &mut Sheet<'_>,
-        rows: &Rows,
-        (bias, epilogue): (Option<&Packed>, Option<&Epilogue>),
-        most: usize,
-    ) -> (String, usize) {
-        self.functor_of_batch(s, rows, (bias, epilogue), most, &|_, _| None, &[])
+    pub(super) fn functor(&self, s: &mut Sheet<'_>, rows: &Rows, ends: Ends<'_>, most: usize) -> (String, usize) {
+        self.functor_of_batch(s, rows, ends, most, &|_, _| None, &[])
     }
     /// [`Self::functor`] of a kernel that computes a matrix of a batch, whose indices have these names. `shift` gives how far an operand lies
     /// behind its start, by its steps along the axes of the batch.
@@ -46,12 +87,12 @@ impl Printer<'_> {
         &self,
         s: &mut Sheet<'_>,
         rows: &Rows,
-        (bias, epilogue): (Option<&Packed>, Option<&Epilogue>),
+        ends: Ends<'_>,
         most: usize,
         shift: &dyn Fn(&mut Sheet<'_>, &[Stride]) -> Option<String>,
         index: &[String],
     ) -> (String, usize) {
-        let out = s.step.outputs[0];
+        let (out, epilogue) = (s.step.outputs[0], ends.epilogue);
         let results = |e: &Epilogue| e.first.iter().chain(&e.stored).cloned().collect::<Vec<Operand>>();
         // Neighbours go together where everything that is read or written in rows begins at an even place in each.
         let even = |row: &Stride, col: &Stride| match (row, col) {
@@ -75,10 +116,25 @@ impl Printer<'_> {
         s.begin();
         let (mut before, mut after) = (String::new(), String::new());
         let mut sum = "v[i]".to_string();
-        if let Some(b) = bias {
-            let w = s.packed(b, "float");
-            let _ = writeln!(before, "const Vec<float, V> bias = load<V>({w} + col);");
-            sum = "v[i] + bias.at[i]".to_string();
+        match ends.first {
+            First::Nothing => {}
+            First::Bias(b) => {
+                let w = s.packed(b, "float");
+                let _ = writeln!(before, "const Vec<float, V> bias = load<V>({w} + col);");
+                sum = "v[i] + bias.at[i]".to_string();
+            }
+            First::Centre(Centre { zero, columns: (w, behind), zeros }) => {
+                let (zero, w) = (self.zero_point(s, zero), s.packed_behind(w, "int32_t", behind));
+                if zero != "0" {
+                    let _ = writeln!(before, "const Vec<int32_t, V> of_col = load<V>({w} + col);");
+                    sum = format!("fused(-{zero}, of_col.at[i], {sum})");
+                }
+                if let Some(z) = zeros {
+                    let z = s.packed(z, "int32_t");
+                    let _ = writeln!(before, "const Vec<int32_t, V> zeros = load<V>({z} + col);");
+                    sum = format!("fused(-zeros.at[i], of_row, {sum})");
+                }
+            }
         }
         let store = |s: &mut Sheet<'_>, k: usize, v: ValueId, at: String, before: &mut String, after: &mut String| {
             let ty = s.stored(v);
@@ -128,8 +184,9 @@ impl Printer<'_> {
                 }
             }
         }
+        let more = if ends.of_rows() { ", int32_t of_row" } else { "" };
         let body = format!(
-            "static constexpr int VEC = {vec};\ntemplate <class S, int V>\nKILN_DEVICE void operator()(int row, int col, S (&v)[V]) const {{\n{before}KILN_UNROLL\nfor (int i = 0; i < V; i++) {{ {each} }}\n{after}}}\n"
+            "static constexpr int VEC = {vec};\ntemplate <class S, int V>\nKILN_DEVICE void operator()(int row, int col, S (&v)[V]{more}) const {{\n{before}KILN_UNROLL\nfor (int i = 0; i < V; i++) {{ {each} }}\n{after}}}\n"
         );
         let members: String = index.iter().map(|b| format!("long long {b};\n")).collect();
         let made = s.end("E", &(members + &body));
@@ -140,6 +197,13 @@ impl Printer<'_> {
         (made, vec)
     }
 
+    /// The zero point of bytes as an `int32_t`: a number where it is constant.
+    pub(super) fn zero_point(&self, s: &mut Sheet<'_>, v: ValueId) -> String {
+        match self.plan.graph[v].constant.as_ref().and_then(|t| t.bytes().first()) {
+            Some(zero) => zero.to_string(),
+            None => format!("int32_t(*{})", s.reads(v)),
+        }
+    }
     /// Where an operand of rows and columns has the element at `row` and `col`.
     fn row_place(&self, s: &mut Sheet<'_>, o: &Operand, shift: &dyn Fn(&mut Sheet<'_>, &[Stride]) -> Option<String>) -> String {
         let n = o.strides.len();

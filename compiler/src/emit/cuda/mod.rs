@@ -1,6 +1,9 @@
 //! A plan for a GPU as text: its kernels in CUDA C++, and the Rust functions that launch them.
 
+mod calls;
 mod epilogue;
+mod images;
+mod integer;
 mod moves;
 mod products;
 mod rows;
@@ -84,8 +87,15 @@ impl Printer<'_> {
             Kernel::Gemm { .. } => self.gemm_on_gpu(sheet, kernels),
             Kernel::MatMul { .. } => self.matmul_on_gpu(sheet, kernels),
             Kernel::Conv { .. } => self.conv_on_gpu(sheet, kernels),
+            Kernel::NarrowGemm { .. } => self.narrow_gemm_on_gpu(sheet, kernels),
+            Kernel::IntGemm { .. } => self.int_gemm_on_gpu(sheet, kernels),
+            Kernel::IntConv { .. } => self.int_conv_on_gpu(sheet, kernels),
+            Kernel::Calibrate { .. } => self.calibrate_on_gpu(sheet, kernels),
             Kernel::Pool { .. } => self.pool_on_gpu(sheet, kernels),
             Kernel::GlobalMean { .. } => self.mean_on_gpu(sheet, kernels),
+            Kernel::PixelNorm { .. } => self.pixel_norm_on_gpu(sheet, kernels),
+            Kernel::Resize { .. } => self.resize_on_gpu(sheet, kernels),
+            Kernel::Rotary { .. } => self.rotary_on_gpu(sheet, kernels),
             Kernel::Rows { .. } => self.rows_on_gpu(sheet, kernels),
             Kernel::Softmax { .. } => self.softmax_on_gpu(sheet, kernels),
             Kernel::Attend { .. } => self.attend_on_gpu(sheet, kernels),

@@ -1,4 +1,4 @@
-//! Kernels with a thread for each element on a GPU: pointwise maps, copies, extents, and rows picked from tables.
+//! Kernels with a thread for each element on a GPU: pointwise maps, copies, turned rows, and extents.
 
 use super::super::Printer;
 use super::super::expr::cuda as expr;
@@ -8,14 +8,13 @@ use super::windows::THREADS;
 use super::{Kernels, Launch};
 use crate::ir::{Dim, ValueId, product};
 use crate::kernel::{Copy, Kernel, Stride};
-use crate::ops::{Call, CallArg};
 use crate::plan::KernelStep;
 use kiln_kernels::dtype::DType;
 use quote::quote;
 use std::fmt::Write;
 
 /// Statements that find the indices `a0`, `a1` .. of the axes from `q`.
-fn indices(s: &mut Sheet<'_>, dims: &[Dim]) -> String {
+pub(super) fn indices(s: &mut Sheet<'_>, dims: &[Dim]) -> String {
     let mut out = String::new();
     for (axis, d) in dims.iter().enumerate().rev() {
         let d = s.extent(d);
@@ -94,6 +93,30 @@ impl Printer<'_> {
         s.launch(kernels, grid, THREADS, 0, &format!("each({count}, {functor});"))
     }
 
+    /// Rows turned by angles.
+    pub(super) fn rotary_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+        let Kernel::Rotary { dims, size, width, interleaved, each: [cosines, sines], operands, out } = &s.step.kernel else {
+            return Vec::new();
+        };
+        s.begin();
+        let length = s.extent(size);
+        let mut body = format!("KILN_DEVICE void operator()(long long q) const {{ const int i = int(q % {length}); q /= {length}; ");
+        body += &indices(&mut s, dims);
+        let [x, c, n] = operands.each_ref().map(|o| {
+            let (x, at) = (s.reads(o.value), index(&mut s, &o.strides));
+            format!("{x} + {at}")
+        });
+        let value = format!("turned<{width}, {interleaved}, {cosines}, {sines}>({x}, {c}, {n}, i)");
+        let result = s.step.outputs[0];
+        let (o, at) = (s.writes(result), index(&mut s, out));
+        let _ = writeln!(body, "{o}[{at} + i] = {}; }}", expr::store(self.plan.stored(result), &value));
+        let functor = s.end("F", &body);
+        let all = product(dims) * size.clone();
+        let count = s.extent(&all);
+        let grid = [self.blocks(&all, THREADS), quote!(1), quote!(1)];
+        s.launch(kernels, grid, THREADS, 0, &format!("each({count}, {functor});"))
+    }
+
     /// A copied region.
     pub(super) fn move_on_gpu(&self, c: &Copy, step: &KernelStep, kernels: &mut Kernels) -> Option<Launch> {
         let (from, to) = (step.inputs.get(c.input).copied().flatten()?, *step.outputs.get(c.output)?);
@@ -128,39 +151,5 @@ impl Printer<'_> {
             return Vec::new();
         }
         s.launch(kernels, [quote!(1), quote!(1), quote!(1)], 1, 0, &body)
-    }
-
-    /// A kernel of the table that has a template.
-    pub(super) fn call_on_gpu(&self, mut s: Sheet<'_>, c: &Call, kernels: &mut Kernels) -> Vec<Launch> {
-        let input = |i: usize| s.step.inputs.get(i).copied().flatten();
-        let out = s.step.outputs[0];
-        let dims: Vec<Dim> = c.args.iter().filter_map(|a| if let CallArg::Dim(d) = a { Some(d.clone()) } else { None }).collect();
-        let line = Dim::int(s.step.line as i64);
-        let all = product(self.plan.graph.shape(out));
-        let [a, i, b, k, more] = [0, 1, 2, 3, 4].map(input);
-        let read = |s: &mut Sheet<'_>, v: Option<ValueId>| v.map_or("(const float*)nullptr".into(), |v| s.reads(v));
-        let body = match (c.entry, &dims[..]) {
-            ("gather::gather", [outer, axis, inner]) => {
-                let count = i.map_or(Dim::int(0), |i| product(self.plan.graph.shape(i)));
-                let fields = [("outer", outer.clone()), ("axis", axis.clone()), ("inner", inner.clone()), ("count", count), ("line", line)];
-                let g = s.geometry("G", &fields, "");
-                let (x, at) = (read(&mut s, a), read(&mut s, i));
-                let (o, fault) = (s.writes(out), s.word("long long*", quote!(f.device_fault())));
-                format!("gather({x}, {at}, {o}, {g}, {fault});")
-            }
-            ("gather::lookup", [a_rows, b_rows, cols]) => {
-                let count = i.map_or(Dim::int(0), |i| product(self.plan.graph.shape(i)));
-                let fields =
-                    [("count", count), ("cols", cols.clone()), ("a_rows", a_rows.clone()), ("b_rows", b_rows.clone()), ("line", line)];
-                let g = s.geometry("G", &fields, "");
-                let [a, i, b, k, more] = [a, i, b, k, more].map(|v| read(&mut s, v));
-                let (o, fault) = (s.writes(out), s.word("long long*", quote!(f.device_fault())));
-                format!("lookup({a}, {i}, {b}, {k}, {more}, {o}, {g}, {fault});")
-            }
-            // Selection lets no others through.
-            _ => return Vec::new(),
-        };
-        let grid = [self.blocks(&all, THREADS), quote!(1), quote!(1)];
-        s.launch(kernels, grid, THREADS, 0, &body)
     }
 }

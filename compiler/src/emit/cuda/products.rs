@@ -1,13 +1,15 @@
 //! Matrix products on a GPU: by tiles, or row by row of the weights where few rows meet them.
 
 use super::super::{Printer, int};
-use super::epilogue::Rows;
+use super::epilogue::{Ends, Rows};
 use super::sheet::Sheet;
 use super::{COUNTERS, Kernels, Launch};
-use crate::ir::{Dim, product};
-use crate::kernel::{Kernel, Stride};
-use crate::target::Precision;
+use crate::ir::{Dim, ValueId, product};
+use crate::kernel::{Kernel, Packed, Stride, ZeroPoints};
+use crate::plan::codes_pitch;
 use crate::target::cuda::{Tile, tile_of};
+use crate::target::{Element, Precision};
+use kiln_kernels::gemm::narrow::Coding;
 use proc_macro2::TokenStream;
 use quote::quote;
 
@@ -16,9 +18,40 @@ const FEW: i64 = 8;
 /// Threads of its blocks, and columns of a warp.
 const THREADS: usize = 128;
 const COLUMNS: usize = 2;
+/// Elements that rows are filled up to multiples of where they meet integers of few bits: as many as 16 bytes have at most.
+const CODES: usize = 64;
+
+/// The constant side of a product.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'k> {
+    /// Packed columns of the elements that are multiplied.
+    Columns(&'k Packed),
+    /// Columns of integers of few bits: bits, elements of a block, the integers, their scales and zero points.
+    Codes([usize; 2], &'k Packed, &'k Packed, &'k ZeroPoints),
+}
+
+/// A product of rows with packed columns.
+pub(super) struct Dense<'k> {
+    /// Rows, columns and depth.
+    pub(super) sizes: (&'k Dim, usize, usize),
+    /// The left side, and elements from row to row of it.
+    pub(super) left: (ValueId, &'k Dim),
+    /// The columns.
+    pub(super) right: Right<'k>,
+    /// What is multiplied.
+    pub(super) element: Element,
+    /// Elements from row to row of the result.
+    pub(super) out_row: &'k Dim,
+    /// What becomes of the sums.
+    pub(super) ends: Ends<'k>,
+}
 
 /// A product that a tile computes: loaders as C++ expressions, and what surrounds them.
 pub(super) struct Tiled {
+    /// What is multiplied.
+    pub(super) element: Element,
+    /// Whether sums of rows are handed out too.
+    pub(super) of_rows: bool,
     pub(super) rows: Dim,
     pub(super) cols: Dim,
     pub(super) depth: Dim,
@@ -39,28 +72,28 @@ impl Printer<'_> {
         self.plan.device.as_ref().map_or(Precision::F32, |d| d.precision)
     }
     /// An extent that a choice is made by: its upper bound, or 64.
-    fn likely(&self, d: &Dim) -> usize {
+    pub(super) fn likely(&self, d: &Dim) -> usize {
         self.plan.graph.range(d).hi.unwrap_or(64).max(1) as usize
     }
-    /// Neighbours that a functor is handed at a time by units of a precision.
-    pub(super) fn neighbours_of(p: Precision) -> usize {
-        if p == Precision::F32 { 1 } else { 2 }
+    /// Neighbours that a functor is handed at a time by the units that multiply such elements.
+    pub(super) fn neighbours_of(e: Element) -> usize {
+        if e.by_scalars() { 1 } else { 2 }
     }
 
     /// The launch of a product by tiles.
     pub(super) fn tiled_on_gpu(&self, mut s: Sheet<'_>, t: Tiled, functor: &str, kernels: &mut Kernels) -> Vec<Launch> {
-        let p = self.precision();
+        let element = t.element;
         let closed = [&t.rows, &t.cols, &t.depth].into_iter().all(|d| d.as_int().is_some());
         let [m, n, k] = [&t.rows, &t.cols, &t.depth].map(|d| self.likely(d));
-        let tile = tile_of(p, m, n, k, t.splits && closed, t.gathers);
+        let tile = tile_of(element, m, n, k, t.splits && closed && !t.of_rows, t.gathers);
         let fits = tile.grid(m, n).iter().product::<usize>() <= COUNTERS;
         let tile = if fits { tile } else { Tile { splits: 1, ..tile } };
         let Tile { rows, cols, chunks, warp: [wm, wn], stages, splits } = tile;
-        let element = p.element();
+        let word = element.word();
         s.constants(
             "C",
             &format!(
-                "using Type = {element}; static constexpr int BM = {rows}, BN = {cols}, CHUNKS = {chunks}, WM = {wm}, WN = {wn}, STAGES = {stages};"
+                "using Type = {word}; static constexpr int BM = {rows}, BN = {cols}, CHUNKS = {chunks}, WM = {wm}, WN = {wn}, STAGES = {stages};"
             ),
         );
         let split = if splits > 1 {
@@ -75,7 +108,8 @@ impl Printer<'_> {
         let [em, en, ek] = [&t.rows, &t.cols, &t.depth].map(|d| s.extent(d));
         let [a, b] = &t.loaders;
         let before = &t.before;
-        let body = format!("{before}product<@_::C>({a}, {b}, {functor}, int({em}), int({en}), int({ek}), {split});");
+        let of_rows = if t.of_rows { ", true" } else { "" };
+        let body = format!("{before}product<@_::C{of_rows}>({a}, {b}, {functor}, int({em}), int({en}), int({ek}), {split});");
         let z = match t.batch {
             Some(matrices) => matrices,
             None => {
@@ -84,13 +118,12 @@ impl Printer<'_> {
             }
         };
         let grid = [self.blocks(&t.rows, rows), self.blocks(&t.cols, cols), z];
-        s.launch(kernels, grid, tile.threads(p), tile.shared(), &body)
+        s.launch(kernels, grid, tile.threads(element), tile.shared(), &body)
     }
 
     /// The loader of packed columns or filters.
-    pub(super) fn packed_loader(&self, s: &mut Sheet<'_>, weights: &crate::kernel::Packed, n: usize, depth: usize) -> String {
-        let p = self.precision();
-        let (element, chunk) = (p.element(), p.chunk());
+    pub(super) fn packed_loader(&self, s: &mut Sheet<'_>, (weights, element): (&Packed, Element), n: usize, depth: usize) -> String {
+        let (element, chunk) = (element.word(), element.chunk());
         let pitch = Dim::int(depth.next_multiple_of(chunk) as i64);
         let w = s.packed(weights, element);
         let g =
@@ -98,47 +131,101 @@ impl Printer<'_> {
         format!("Matrix<{element}, {chunk}, @_::B>{{{w}, {g}}}")
     }
 
-    pub(super) fn gemm_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+    /// A loader of the left side whose absent elements count as the zero point, where there is one.
+    pub(super) fn filled(&self, s: &mut Sheet<'_>, ends: Ends<'_>, ty: &str, made: String) -> String {
+        match ends.centre().map(|c| self.zero_point(s, c.zero)) {
+            Some(zero) if zero != "0" => format!("Filled<{ty}>({made}, uint8_t({zero}))"),
+            _ => made,
+        }
+    }
+
+    pub(super) fn gemm_on_gpu(&self, s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
         let Kernel::Gemm { m, n, k, a, a_row, out_row, b, bias, epilogue } = &s.step.kernel else { return Vec::new() };
-        let p = self.precision();
-        let (source, x) = (s.stored(*a), s.reads(*a));
-        let fields = [("rows", m.clone()), ("depth", Dim::int(*k as i64)), ("by_row", a_row.clone()), ("by_depth", Dim::int(1))];
+        let ends = Ends::of(bias.as_ref(), epilogue.as_ref());
+        let element = self.precision().into();
+        self.dense_on_gpu(s, &Dense { sizes: (m, *n, *k), left: (*a, a_row), right: Right::Columns(b), element, out_row, ends }, kernels)
+    }
+    pub(super) fn narrow_gemm_on_gpu(&self, s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+        let Kernel::NarrowGemm { m, n, k, a, a_row, out_row, coding, codes, scales, zeros, bias, epilogue } = &s.step.kernel else {
+            return Vec::new();
+        };
+        // Packing has made another kernel of floats of 16 bits, and selection lets no others through.
+        let (Coding::Blocks { bits, block }, Some(scales)) = (coding, scales) else { return Vec::new() };
+        let right = Right::Codes([*bits, *block], codes, scales, zeros);
+        let (ends, element) = (Ends::of(bias.as_ref(), epilogue.as_ref()), self.precision().into());
+        self.dense_on_gpu(s, &Dense { sizes: (m, *n, *k), left: (*a, a_row), right, element, out_row, ends }, kernels)
+    }
+    /// The loader of the constant side of a product.
+    fn right_loader(&self, s: &mut Sheet<'_>, right: Right<'_>, element: Element, n: usize, k: usize) -> String {
+        let ([bits, block], codes, scales, zeros) = match right {
+            Right::Columns(packed) => return self.packed_loader(s, (packed, element), n, k),
+            Right::Codes(sizes, codes, scales, zeros) => (sizes, codes, scales, zeros),
+        };
+        let (w, scales) = (s.packed(codes, "uint8_t"), s.packed(scales, "float"));
+        let (ty, zeros) = match zeros {
+            ZeroPoints::Same(z) => ("SameZero", format!("SameZero{{{z}.0f}}")),
+            ZeroPoints::Each(z) => ("EachZero<uint8_t>", format!("EachZero<uint8_t>{{{}}}", s.packed(z, "uint8_t"))),
+            ZeroPoints::Floats(z) => ("EachZero<float>", format!("EachZero<float>{{{}}}", s.packed(z, "float"))),
+        };
+        let of = |n: usize| Dim::int(n as i64);
+        let fields = [("rows", of(n)), ("depth", of(k)), ("pitch", of(codes_pitch(k, bits))), ("blocks", of(k.div_ceil(block)))];
+        let g = s.geometry("B", &fields, "");
+        format!("Codes<{bits}, {block}, {ty}, @_::B>{{{w}, {scales}, {zeros}, {g}}}")
+    }
+    pub(super) fn dense_on_gpu(&self, mut s: Sheet<'_>, d: &Dense<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+        let Dense { sizes: (m, n, k), left: (a, a_row), right, element, out_row, ends } = *d;
+        let (source, x) = (s.stored(a), s.reads(a));
+        let fields = [("rows", m.clone()), ("depth", Dim::int(k as i64)), ("by_row", a_row.clone()), ("by_depth", Dim::int(1))];
         let geometry = s.geometry("A", &fields, "");
-        let cols = Dim::int(*n as i64);
-        let few = m.as_int().filter(|m| (1..=FEW).contains(m));
-        let most = if few.is_some() { 1 } else { Printer::neighbours_of(p) };
+        let cols = Dim::int(n as i64);
+        let chunk = element.chunk();
+        let coded = matches!(right, Right::Codes(..));
+        let pitch = k.next_multiple_of(if coded { CODES } else { chunk });
+        // The left side lies in shared memory there, as f32 or as the bytes that it is.
+        let floats = element != Element::Byte;
+        let shared = |rows: i64| (rows as usize).next_power_of_two() * pitch * if floats { size_of::<f32>() } else { 1 };
+        let few = m.as_int().filter(|m| (1..=FEW).contains(m) && !ends.of_rows() && shared(*m) <= 160 << 10);
+        let most = if few.is_some() { 1 } else { Printer::neighbours_of(element) };
         let rows = Rows { pitch: out_row.clone(), images: None, cols: cols.clone(), batch: Vec::new() };
-        let (functor, stored) = self.functor(&mut s, &rows, (bias.as_ref(), epilogue.as_ref()), most);
-        let pitch = k.next_multiple_of(p.chunk());
+        let (functor, stored) = self.functor(&mut s, &rows, ends, most);
         if let Some(few) = few {
             let of = (few as usize).next_power_of_two();
-            let shared = of * pitch * size_of::<f32>();
-            if shared <= 160 << 10 {
-                // tf32 is f32 here: its products are exact to more bits, at no cost.
-                let element = if p == Precision::Tf32 { "float" } else { p.element() };
-                let w = s.packed(b, element);
-                let body = format!(
-                    "few_rows<{of}, {COLUMNS}>(Matrix<{source}, 1, @_::A>{{{x}, {geometry}}}, {w}, {functor}, {few}, {n}, {k}, {pitch});"
-                );
-                let grid = [self.blocks(&cols, THREADS / 32 * COLUMNS), quote!(1), quote!(1)];
-                return s.launch(kernels, grid, THREADS, shared, &body);
-            }
+            // tf32 is f32 here: its products are exact to more bits, at no cost.
+            let word = if element == Element::Float(Precision::Tf32) { "float" } else { element.word() };
+            let (name, w) = match right {
+                Right::Columns(packed) => ("few_rows", s.packed(packed, word)),
+                Right::Codes(..) => ("few_rows_of_codes", self.right_loader(&mut s, right, element, n, k)),
+            };
+            let body = format!(
+                "{name}<{of}, {COLUMNS}>(Matrix<{source}, 1, @_::A>{{{x}, {geometry}}}, {w}, {functor}, {few}, {n}, {k}, {pitch});"
+            );
+            let grid = [self.blocks(&cols, THREADS / 32 * COLUMNS), quote!(1), quote!(1)];
+            return s.launch(kernels, grid, THREADS, shared(few), &body);
         }
         // Whole chunks are copied as they are where they lie so.
-        let chunk = p.chunk();
-        let whole = self.plan.stored(*a) == p.stored() && k % chunk == 0 && self.multiple(a_row, chunk) && self.begins_at(*a, chunk);
+        let stored_so = match element {
+            Element::Float(p) => self.plan.stored(a) == p.stored(),
+            Element::Byte | Element::Short => true,
+        };
+        let whole = stored_so && k % chunk == 0 && self.multiple(a_row, chunk) && self.begins_at(a, chunk);
         let step = if whole { chunk } else { 1 };
-        let left = format!("Matrix<{source}, {step}, @_::A>{{{x}, {geometry}}}");
-        let right = self.packed_loader(&mut s, b, *n, *k);
+        let ty = format!("Matrix<{source}, {step}, @_::A>");
+        let mut left = format!("{ty}{{{x}, {geometry}}}");
+        if ends.of_rows() {
+            left = self.filled(&mut s, ends, &ty, left);
+        }
+        let right = self.right_loader(&mut s, right, element, n, k);
         let tiled = Tiled {
+            element,
+            of_rows: ends.of_rows(),
             rows: m.clone(),
             cols,
-            depth: Dim::int(*k as i64),
+            depth: Dim::int(k as i64),
             loaders: [left, right],
             before: String::new(),
             splits: true,
             batch: None,
-            gathers: !whole || stored < most,
+            gathers: !whole || coded || stored < most,
         };
         self.tiled_on_gpu(s, tiled, &functor, kernels)
     }
@@ -146,7 +233,8 @@ impl Printer<'_> {
     pub(super) fn matmul_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
         let Kernel::MatMul { batch, m, n, k, a, b, to, epilogue } = &s.step.kernel else { return Vec::new() };
         let p = self.precision();
-        let chunk = p.chunk();
+        let element = Element::from(p);
+        let chunk = element.chunk();
         let axes = batch.len();
         // The indices of the batch, from the number of the matrix.
         let mut before = String::from("long long q = blockIdx.z; ");
@@ -196,10 +284,12 @@ impl Printer<'_> {
         let pitch = to.last().cloned().unwrap_or_else(|| n.clone());
         let even = to[..axes].iter().all(|d| self.multiple(d, 2));
         let rows = Rows { pitch, images: None, cols: n.clone(), batch: to_steps };
-        let most = if even { Printer::neighbours_of(p) } else { 1 };
-        let (functor, _) = self.functor_of_batch(&mut s, &rows, (None, epilogue.as_ref()), most, &offset, &index);
+        let most = if even { Printer::neighbours_of(element) } else { 1 };
+        let (functor, _) = self.functor_of_batch(&mut s, &rows, Ends::of(None, epilogue.as_ref()), most, &offset, &index);
         let matrices = self.dim(&product(batch));
         let tiled = Tiled {
+            element,
+            of_rows: false,
             rows: m.clone(),
             cols: n.clone(),
             depth: k.clone(),

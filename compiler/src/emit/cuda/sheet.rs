@@ -51,7 +51,11 @@ impl<'p> Sheet<'p> {
     }
     /// The name of a pointer to a packed constant.
     pub(super) fn packed(&mut self, p: &Packed, element: &str) -> String {
-        let o = int(self.p.plan.blob(p).map_or(0, |b| b.offset));
+        self.packed_behind(p, element, 0)
+    }
+    /// The name of a pointer to what lies as many bytes behind the start of a packed constant.
+    pub(super) fn packed_behind(&mut self, p: &Packed, element: &str, bytes: usize) -> String {
+        let o = int(self.p.plan.blob(p).map_or(0, |b| b.offset) + bytes);
         self.param(&format!("const {element}*"), 'w', quote!(f.device_weight(#o)))
     }
     /// The name of a pointer of another kind.

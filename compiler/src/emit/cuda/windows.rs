@@ -1,16 +1,36 @@
 //! Kernels over windows of channels-last images on a GPU: convolutions, pools, means of all pixels.
 
 use super::super::Printer;
-use super::epilogue::Rows;
+use super::epilogue::{Ends, Rows};
 use super::products::Tiled;
 use super::sheet::Sheet;
 use super::{Kernels, Launch};
-use crate::ir::{Dim, product};
-use crate::kernel::{Kernel, Window};
+use crate::ir::{Dim, ValueId, product};
+use crate::kernel::{Kernel, Packed, Window};
+use crate::target::{Element, Precision};
 use quote::quote;
 
 /// Threads of a block of kernels with a thread an element.
 pub(super) const THREADS: usize = 256;
+
+/// A convolution by packed filters.
+#[derive(Clone, Copy)]
+pub(super) struct Filters<'k> {
+    /// Its geometry.
+    pub(super) window: &'k Window,
+    /// Output channels, and groups.
+    pub(super) k: usize,
+    pub(super) groups: usize,
+    /// The image.
+    pub(super) x: ValueId,
+    /// The filters, and what they are made of.
+    pub(super) weights: &'k Packed,
+    pub(super) element: Element,
+    /// What is taken off the image's elements by the kernel of groups.
+    pub(super) zero: Option<ValueId>,
+    /// What becomes of the sums.
+    pub(super) ends: Ends<'k>,
+}
 
 /// The fields of the geometry that templates of windows read.
 fn fields(w: &Window) -> Vec<(&'static str, Dim)> {
@@ -49,34 +69,48 @@ impl Printer<'_> {
         Rows { pitch: w.out_pitch.clone(), images: (!even).then(|| (pixels, w.out_batch.clone())), cols, batch: Vec::new() }
     }
     /// Whether `by` neighbouring channels of the operand are read at once.
-    fn channels_by(&self, w: &Window, x: crate::ir::ValueId, by: usize) -> bool {
+    fn channels_by(&self, w: &Window, x: ValueId, by: usize) -> bool {
         let [n, c, d, h, width] = &w.x_strides;
         c.is(1) && self.multiple(&w.c, by) && [n, d, h, width].into_iter().all(|s| self.multiple(s, by)) && self.begins_at(x, by)
     }
 
-    pub(super) fn conv_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+    pub(super) fn conv_on_gpu(&self, s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
         let Kernel::Conv { window, k, groups, x, weights, bias, epilogue, .. } = &s.step.kernel else { return Vec::new() };
-        let p = self.precision();
-        let (source, at) = (s.stored(*x), s.reads(*x));
-        let taps: usize = window.kernel.iter().product();
+        let (ends, element) = (Ends::of(bias.as_ref(), epilogue.as_ref()), Element::from(self.precision()));
+        self.filters_on_gpu(s, &Filters { window, k: *k, groups: *groups, x: *x, weights, element, zero: None, ends }, kernels)
+    }
+    pub(super) fn filters_on_gpu(&self, mut s: Sheet<'_>, f: &Filters<'_>, kernels: &mut Kernels) -> Vec<Launch> {
+        let Filters { window, k, groups, x, weights, element, ends, .. } = *f;
         let pixels = window.n.clone() * product(&window.out_dims);
-        let rows = self.pixels(window, Dim::int(*k as i64));
-        let ends = (bias.as_ref(), epilogue.as_ref());
-        let c = window.c.as_int().unwrap_or(0) as usize;
-        if *groups > 1 {
-            return self.grouped_on_gpu(s, &at, &pixels, &rows, kernels);
+        let rows = self.pixels(window, Dim::int(k as i64));
+        if groups > 1 {
+            return self.groups_on_gpu(s, f, &pixels, &rows, kernels);
         }
-        let chunk = p.chunk();
-        let whole = self.plan.stored(*x) == p.stored() && self.channels_by(window, *x, chunk);
+        let (source, at) = (s.stored(x), s.reads(x));
+        let taps: usize = window.kernel.iter().product();
+        let c = window.c.as_int().unwrap_or(0) as usize;
+        let chunk = element.chunk();
+        let stored_so = match element {
+            Element::Float(p) => self.plan.stored(x) == p.stored(),
+            Element::Byte | Element::Short => true,
+        };
+        let whole = stored_so && self.channels_by(window, x, chunk);
         let step = if whole { chunk } else { 1 };
         let geometry = s.geometry("A", &fields(window), "");
-        let left = format!("Windows<{source}, {step}, @_::A>{{{at}, {geometry}}}");
-        let right = self.packed_loader(&mut s, weights, *k, c * taps);
-        let most = Printer::neighbours_of(p);
+        let ty = format!("Windows<{source}, {step}, @_::A>");
+        let mut left = format!("{ty}{{{at}, {geometry}}}");
+        // Padding counts as the zero point; where there is none, nothing that is absent meets other weights than zeros.
+        if ends.of_rows() || window.pad.iter().chain(&window.pad_end).any(|p| *p > 0) {
+            left = self.filled(&mut s, ends, &ty, left);
+        }
+        let right = self.packed_loader(&mut s, (weights, element), k, c * taps);
+        let most = Printer::neighbours_of(element);
         let (functor, stored) = self.functor(&mut s, &rows, ends, most);
         let tiled = Tiled {
+            element,
+            of_rows: ends.of_rows(),
             rows: pixels,
-            cols: Dim::int(*k as i64),
+            cols: Dim::int(k as i64),
             depth: Dim::int((c * taps) as i64),
             loaders: [left, right],
             before: String::new(),
@@ -87,29 +121,34 @@ impl Printer<'_> {
         self.tiled_on_gpu(s, tiled, &functor, kernels)
     }
 
-    fn grouped_on_gpu(&self, mut s: Sheet<'_>, at: &str, pixels: &Dim, rows: &Rows, kernels: &mut Kernels) -> Vec<Launch> {
-        let Kernel::Conv { window, k, groups, x, weights, bias, epilogue, .. } = &s.step.kernel else { return Vec::new() };
-        let alone = window.c.is(*groups as i64) && k == groups && window.x_strides[1].is(1);
+    fn groups_on_gpu(&self, mut s: Sheet<'_>, f: &Filters<'_>, pixels: &Dim, rows: &Rows, kernels: &mut Kernels) -> Vec<Launch> {
+        let Filters { window, k, groups, x, weights, element, zero, ends } = *f;
+        let at = s.reads(x);
+        let alone = window.c.is(groups as i64) && k == groups && window.x_strides[1].is(1);
         let per_group = k / groups;
         // Neighbours go together where the weights, and the image where a channel reads its own, lie so.
-        let by = [4, 2].into_iter().find(|v| {
-            let neighbours = if alone { k % v == 0 && self.channels_by(window, *x, *v) } else { per_group % v == 0 };
+        let most = if let Element::Float(_) = element { 4 } else { 8 };
+        let by = [8, 4, 2].into_iter().filter(|v| *v <= most).find(|v| {
+            let neighbours = if alone { k % v == 0 && self.channels_by(window, x, *v) } else { per_group % v == 0 };
             neighbours && self.multiple(&rows.pitch, *v)
         });
         let by = by.unwrap_or(1);
         let mut list = fields(window);
-        list.extend([("k", Dim::int(*k as i64)), ("groups", Dim::int(*groups as i64))]);
+        list.extend([("k", Dim::int(k as i64)), ("groups", Dim::int(groups as i64))]);
         let geometry = s.geometry("A", &list, &format!(" static constexpr bool alone = {alone};"));
-        // Sums of f32, whatever is stored: tf32 has the bits of f32.
-        let element = match self.precision() {
-            crate::target::Precision::Tf32 => "float",
-            p => p.element(),
+        let word = match element {
+            // Sums of f32, whatever is stored: tf32 has the bits of f32.
+            Element::Float(Precision::Tf32) => "float",
+            // A zero point is taken off here, so nothing is left of unsigned bytes.
+            Element::Byte => "int8_t",
+            e => e.word(),
         };
-        let w = s.packed(weights, element);
+        let w = s.packed(weights, word);
         // The functor knows whether fewer neighbours can be stored at once.
-        let (functor, by) = self.functor(&mut s, rows, (bias.as_ref(), epilogue.as_ref()), by);
+        let (functor, by) = self.functor(&mut s, rows, ends, by);
+        let zero = zero.map_or(String::new(), |z| format!(", {}", self.zero_point(&mut s, z)));
         let all = pixels.clone() * Dim::int((k / by) as i64);
-        let body = format!("grouped_convolution<{by}>({at}, {w}, {functor}, {geometry});");
+        let body = format!("grouped_convolution<{by}>({at}, {w}, {functor}, {geometry}{zero});");
         let grid = [self.blocks(&all, THREADS), quote!(1), quote!(1)];
         s.launch(kernels, grid, THREADS, 0, &body)
     }

@@ -6,7 +6,7 @@ use super::rows;
 use super::select::Selected;
 use super::tiled::split_bias;
 use crate::ir::{Dim, Graph, Node, ValueId, product};
-use crate::kernel::{Epilogue, Kernel, Packed, Recipe, ZeroPoints};
+use crate::kernel::{Arrangement, Epilogue, Kernel, Packed, Recipe, ZeroPoints};
 use crate::layout::{Layout, Layouts};
 use crate::ops::few_bits::NarrowMatMul;
 use crate::target::Accuracy;
@@ -64,13 +64,21 @@ fn stored(g: &Graph, node: &Node, op: &NarrowMatMul) -> Option<Stored> {
         return Some(Stored { k, n, coding, codes, scales: None, zeros: none });
     }
     let (bits, block) = (t.dtype.bits(), narrow_block(k, op.block)?);
-    let codes = Packed { value: w, recipe: Recipe::Codes { k, n, axis, block } };
+    let codes = Packed { value: w, recipe: Recipe::Codes { k, n, axis, block, arrangement: Arrangement::Panels } };
     // Packed integers have no sign: what is taken off them is more by as much.
     let signed = matches!(t.dtype, DType::I8 | DType::I4 | DType::I2);
     let more = if signed { 1u8 << (bits - 1) } else { 0 };
     let each = |value: ValueId| Packed {
         value,
-        recipe: Recipe::Blocks { n, axis, blocks: k.div_ceil(block), block, given: op.block as usize, more },
+        recipe: Recipe::Blocks {
+            n,
+            axis,
+            blocks: k.div_ceil(block),
+            block,
+            given: op.block as usize,
+            more,
+            arrangement: Arrangement::Panels,
+        },
     };
     let zeros = match operand(3) {
         None => ZeroPoints::Same(more),

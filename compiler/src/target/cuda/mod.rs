@@ -1,9 +1,11 @@
 //! NVIDIA GPUs: which kernels of a plan they compute, and in which precision.
 
+mod element;
 mod select;
 mod tile;
 pub mod toolchain;
 
+pub use element::Element;
 pub use select::{pack, refusal};
 pub use tile::{Tile, rows as tile_of};
 
@@ -65,10 +67,6 @@ impl Precision {
     /// Bytes of an element of products.
     pub fn bytes(self) -> usize {
         self.stored().size()
-    }
-    /// Elements of the 16 bytes by which operands of products are read.
-    pub fn chunk(self) -> usize {
-        16 / self.bytes()
     }
     /// Writes an element as products read it, rounded to the nearest.
     pub fn write(self, x: f32, out: &mut [u8]) {

@@ -1,9 +1,11 @@
 //! Which kernels of a plan a GPU computes, and how their constants are packed for it.
 
-use super::Precision;
+use super::{Element, Precision};
 use crate::ir::{Dim, Graph, Type, ValueId, product};
-use crate::kernel::{Kernel, Operand, Packed, Recipe, Row};
+use crate::kernel::{Arrangement, Kernel, Operand, Packed, Recipe, Row, ZeroPoints};
+use crate::ops::{Call, CallArg};
 use kiln_kernels::dtype::DType;
+use kiln_kernels::gemm::narrow::Coding;
 
 /// Elements of a row that a block keeps in shared memory: what is left of 227 KiB, the most that a block can have on sm_90, is little; on
 /// sm_80 it is 163 KiB.
@@ -14,6 +16,9 @@ const VALUES: usize = 40;
 
 /// Blocks of a grid along its second and third axis at most.
 const LAYERS: i64 = 65535;
+
+/// Images that one kernel normalizes at most: each has a counter.
+const IMAGES: i64 = 1 << 14;
 
 /// Columns of keys and values that attention keeps in registers and shared memory.
 const DEPTH: i64 = 256;
@@ -46,8 +51,10 @@ pub fn refusal(g: &Graph, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: 
     }
     match kernel {
         Kernel::Map { .. } | Kernel::Move { .. } | Kernel::Dims { .. } => None,
-        Kernel::Conv { window, .. } if !constant(&window.c) => Some("its channels are open"),
-        Kernel::Conv { .. } | Kernel::Gemm { .. } | Kernel::MatMul { .. } if floats() => None,
+        Kernel::Conv { window, .. } | Kernel::IntConv { window, .. } if !constant(&window.c) => Some("its channels are open"),
+        Kernel::IntGemm { .. } | Kernel::IntConv { .. } | Kernel::Calibrate { .. } => None,
+        Kernel::NarrowGemm { coding: Coding::Fixed, .. } => Some("its weights are of fixed point, which is the CPU's"),
+        Kernel::Conv { .. } | Kernel::Gemm { .. } | Kernel::NarrowGemm { .. } | Kernel::MatMul { .. } if floats() => None,
         Kernel::Pool { window, .. } => {
             let [float, byte] = [DType::F32, DType::U8].map(|t| values().all(|v| g.dtype(*v) == t));
             if !float && !byte {
@@ -56,7 +63,11 @@ pub fn refusal(g: &Graph, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: 
                 (!constant(&window.c)).then_some("its channels are open")
             }
         }
-        Kernel::GlobalMean { .. } => None,
+        Kernel::GlobalMean { .. } | Kernel::Rotary { .. } | Kernel::Resize { .. } => None,
+        Kernel::PixelNorm { sizes: [n, _, groups, channels], .. } if floats() => {
+            let images = n.as_int().is_some_and(|n| n <= IMAGES);
+            (!images || !constant(groups) || !constant(channels)).then_some("its images are open, or too many, or its channels are open")
+        }
         Kernel::Softmax { dims: [_, n, _], .. } => long(n),
         Kernel::Rows { op: Row::Reduce(fold), .. } if !FOLDS.contains(fold) => Some("it folds rows in a way that has no kernel"),
         Kernel::Rows { n, .. } => long(n),
@@ -70,10 +81,40 @@ pub fn refusal(g: &Graph, kernel: &Kernel, inputs: &[Option<ValueId>], outputs: 
                 (![q, k, v].into_iter().all(neighbours) || !last).then_some("its columns are no neighbours in memory")
             }
         }
-        Kernel::Call(c) if matches!(c.entry, "gather::gather" | "gather::lookup") && c.types.first() == Some(&DType::F32) => None,
+        Kernel::Call(c) => called(c),
         _ => Some("there is no kernel for it"),
     }
 }
+
+/// Why the GPU does not compute a kernel of the table; `None` where it does.
+fn called(c: &Call) -> Option<&'static str> {
+    let float = c.types.first() == Some(&DType::F32);
+    let extents = |of: usize| c.args.iter().filter_map(|a| if let CallArg::Dims(d) = a { Some(&d[..]) } else { None }).nth(of);
+    let within = |d: Option<Dim>, most: i64| d.and_then(|d| d.as_int()).is_some_and(|n| n <= most);
+    match c.entry {
+        "gather::gather" | "gather::lookup" if float => None,
+        "sort::top_k" if c.types.iter().all(|t| *t == DType::F32 || t.is_int() && t.size() <= 4) => {
+            let axis = c.args.iter().filter_map(|a| if let CallArg::Dim(d) = a { Some(d.clone()) } else { None }).nth(1);
+            (!within(axis, SORTED)).then_some("its axis is open, or does not fit shared memory")
+        }
+        "scatter::scatter_elements" => {
+            let axis = c.args.iter().find_map(|a| if let CallArg::Dim(d) = a { d.as_int() } else { None });
+            let count = axis.and_then(|axis| extents(1)?.get(axis as usize).cloned());
+            (!within(count, UPDATES)).then_some("its updates of a line are open, or too many to look for")
+        }
+        "scatter::scatter_nd" => {
+            let rows = extents(1).and_then(|i| Some(product(i.split_last()?.1)));
+            (!within(rows, UPDATES)).then_some("its updates are open, or too many to look for")
+        }
+        _ => Some("there is no kernel for it"),
+    }
+}
+
+/// Elements of an axis that a block sorts in shared memory at most.
+const SORTED: i64 = 1 << 14;
+
+/// Updates that an element of the result looks through at most.
+const UPDATES: i64 = 1 << 12;
 
 /// The folds of rows that have a kernel.
 const FOLDS: [&str; 7] = ["Sum", "Mean", "Max", "Min", "SumSquare", "L1", "L2"];
@@ -88,16 +129,54 @@ fn long(n: &Dim) -> Option<&'static str> {
 
 /// Has the constants of a kernel packed as the GPU reads them.
 pub fn pack(kernel: &mut Kernel, precision: Precision) {
+    let element = Element::from(precision);
     match kernel {
         Kernel::Gemm { n, k, b, bias, .. } => {
-            b.recipe = Recipe::Columns { k: *k, n: *n, precision };
+            b.recipe = Recipe::Columns { k: *k, n: *n, axis: 0, element };
             raw(bias);
+        }
+        Kernel::NarrowGemm { coding: Coding::Blocks { .. }, codes, scales, zeros, bias, .. } => {
+            let zeros = match zeros {
+                ZeroPoints::Same(_) => None,
+                ZeroPoints::Each(z) | ZeroPoints::Floats(z) => Some(z),
+            };
+            for p in std::iter::once(codes).chain(scales).chain(zeros) {
+                if let Recipe::Codes { arrangement, .. } | Recipe::Blocks { arrangement, .. } = &mut p.recipe {
+                    *arrangement = Arrangement::Columns;
+                }
+            }
+            raw(bias);
+        }
+        // Floats of 16 bits become those of the precision.
+        Kernel::NarrowGemm { m, n, k, a, a_row, out_row, codes, bias, epilogue, .. } => {
+            let axis = if let Recipe::Halves { axis, .. } = codes.recipe { axis } else { 0 };
+            let b = Packed { value: codes.value, recipe: Recipe::Columns { k: *k, n: *n, axis, element } };
+            raw(bias);
+            *kernel = Kernel::Gemm {
+                m: m.clone(),
+                n: *n,
+                k: *k,
+                a: *a,
+                a_row: a_row.clone(),
+                out_row: out_row.clone(),
+                b,
+                bias: bias.take(),
+                epilogue: epilogue.take(),
+            };
+        }
+        Kernel::IntGemm { n, k, b, .. } => b.recipe = Recipe::Columns { k: *k, n: *n, axis: 0, element: Element::Byte },
+        Kernel::IntConv { window, k, depthwise, weights, .. } => {
+            let (c, k, taps) = (window.c.as_int().unwrap_or(0) as usize, *k, window.kernel.iter().product());
+            weights.recipe = match depthwise {
+                None => Recipe::Filters { c, k, taps, element: Element::Byte },
+                Some(wide) => Recipe::Taps { c: 1, k, taps, element: if *wide { Element::Short } else { Element::Byte } },
+            };
         }
         Kernel::Conv { window, k, groups, weights, bias, .. } => {
             let (c, taps) = (window.c.as_int().unwrap_or(0) as usize / (*groups).max(1), window.kernel.iter().product());
             weights.recipe = match *groups {
-                1 => Recipe::Filters { c, k: *k, taps, precision },
-                _ => Recipe::Taps { c, k: *k, taps, precision },
+                1 => Recipe::Filters { c, k: *k, taps, element },
+                _ => Recipe::Taps { c, k: *k, taps, element },
             };
             raw(bias);
         }

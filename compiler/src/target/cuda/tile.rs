@@ -1,6 +1,6 @@
 //! Tiles of products: the ones that templates can be instantiated with, and an analytic choice among them.
 
-use super::Precision;
+use super::Element;
 
 /// The part of a product that a block computes, and how it goes about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,10 +28,10 @@ const SPLITS: usize = 16;
 
 impl Tile {
     /// Threads of a block.
-    pub fn threads(&self, p: Precision) -> usize {
-        match p {
-            Precision::F32 => 256,
-            _ => self.rows / self.warp[0] * (self.cols / self.warp[1]) * 32,
+    pub fn threads(&self, e: Element) -> usize {
+        match e.by_scalars() {
+            true => 256,
+            false => self.rows / self.warp[0] * (self.cols / self.warp[1]) * 32,
         }
     }
     /// Bytes of shared memory of a block.
@@ -45,13 +45,13 @@ impl Tile {
 }
 
 /// The tiles to choose from.
-fn candidates(p: Precision) -> Vec<Tile> {
+fn candidates(e: Element) -> Vec<Tile> {
     let tile = |rows, cols, chunks, warp, stages| Tile { rows, cols, chunks, warp, stages, splits: 1 };
-    match p {
-        Precision::F32 => {
+    match e.by_scalars() {
+        true => {
             vec![tile(128, 64, 4, [128, 64], 3), tile(64, 64, 4, [64, 64], 3), tile(32, 64, 4, [32, 64], 3), tile(32, 32, 4, [32, 32], 3)]
         }
-        _ => vec![
+        false => vec![
             tile(128, 128, 8, [64, 32], 3),
             tile(128, 64, 8, [64, 32], 3),
             tile(64, 128, 8, [32, 64], 3),
@@ -65,10 +65,10 @@ fn candidates(p: Precision) -> Vec<Tile> {
 
 /// The tile of a product of `m` rows, `n` columns and `depth`, by an estimate of its time: waves of blocks, each as long as its share of
 /// the depth takes, and what splitting costs. One that `gathers` elements, or stores them, one by one leaves fewer registers for sums.
-pub fn rows(p: Precision, m: usize, n: usize, depth: usize, split: bool, gathers: bool) -> Tile {
-    let steps = |t: &Tile| depth.div_ceil(t.chunks * p.chunk()).max(1);
+pub fn rows(e: Element, m: usize, n: usize, depth: usize, split: bool, gathers: bool) -> Tile {
+    let steps = |t: &Tile| depth.div_ceil(t.chunks * e.chunk()).max(1);
     let mut best: Option<(f64, Tile)> = None;
-    for t in candidates(p).into_iter().filter(|t| !gathers || t.rows * t.cols <= GATHERED) {
+    for t in candidates(e).into_iter().filter(|t| !gathers || t.rows * t.cols <= GATHERED) {
         let [x, y] = t.grid(m, n);
         let most = if split { SPLITS.min(steps(&t)) } else { 1 };
         for splits in 1..=most {
@@ -84,23 +84,25 @@ pub fn rows(p: Precision, m: usize, n: usize, depth: usize, split: bool, gathers
             }
         }
     }
-    best.map_or(candidates(p)[0], |(_, t)| t)
+    best.map_or(candidates(e)[0], |(_, t)| t)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Precision;
     use super::*;
 
     #[test]
     fn tiles_fit_a_block_and_small_products_are_split() {
-        for p in [Precision::F32, Precision::Tf32, Precision::F16, Precision::Bf16] {
-            for t in candidates(p) {
-                assert!(t.threads(p) <= 1024 && t.threads(p) % 32 == 0 && t.shared() <= 163 << 10, "{t:?}");
-                assert!(t.warp[0] % 16 == 0 && t.warp[1] % 16 == 0 || p == Precision::F32);
+        let floats = [Precision::F32, Precision::Tf32, Precision::F16, Precision::Bf16].map(Element::from);
+        for e in floats.into_iter().chain([Element::Byte]) {
+            for t in candidates(e) {
+                assert!(t.threads(e) <= 1024 && t.threads(e) % 32 == 0 && t.shared() <= 163 << 10, "{t:?}");
+                assert!(t.warp[0] % 16 == 0 && t.warp[1] % 16 == 0 || e.by_scalars());
             }
         }
-        assert_eq!(rows(Precision::F16, 1 << 14, 1 << 12, 1 << 10, true, false).splits, 1);
-        assert!(rows(Precision::F16, 49, 512, 4608, true, false).splits > 1);
-        assert_eq!(rows(Precision::F16, 49, 512, 4608, false, true).splits, 1);
+        assert_eq!(rows(Precision::F16.into(), 1 << 14, 1 << 12, 1 << 10, true, false).splits, 1);
+        assert!(rows(Precision::F16.into(), 49, 512, 4608, true, false).splits > 1);
+        assert_eq!(rows(Precision::F16.into(), 49, 512, 4608, false, true).splits, 1);
     }
 }

@@ -79,6 +79,8 @@ pub fn compile(dir: &Path, machine: Machine, image: &Path) -> Result<(), Failed>
                 "2",
                 "-diag-suppress",
                 "177",
+                // Every instruction of an expression is rounded, as on the CPU; sums of products name their fused multiply-adds.
+                "-fmad=false",
                 "-Xptxas",
                 "--warn-on-spills,--warning-as-error",
                 "-fatbin",
@@ -92,7 +94,7 @@ pub fn compile(dir: &Path, machine: Machine, image: &Path) -> Result<(), Failed>
             put(dir, EMULATOR.iter().copied().filter(|s| s.name == "emulator.h"))?;
             let object = image.with_extension("o");
             let mut c = host();
-            c.args(["-std=c++17", "-O2", "-march=native", "-fPIC", "-DKILN_EMULATE", "-x", "c++"]);
+            c.args(["-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-fPIC", "-DKILN_EMULATE", "-x", "c++"]);
             if checked {
                 c.args(["-fsanitize=thread", "-DKILN_CHECKED"]);
             }
