@@ -1,9 +1,72 @@
 // Kernels with a bug each, as one makes them: the emulator must catch every one, in every order of threads.
 #include "harness.h"
+#include "attention/parts.cuh"
 #include "gemm/tile.cuh"
+
+// Templates below are compiled with barriers and waits of which one can be left out, by its number among those that a thread comes to.
+namespace kiln {
+inline int left_out = -1, come_to[1024];
+inline bool stays() { return come_to[threadIdx.x]++ != left_out; }
+inline void planted_barrier() {
+    if (stays()) barrier();
+}
+template <int N>
+inline void planted_wait() {
+    if (stays()) copy_wait<N>();
+}
+}  // namespace kiln
+#define barrier planted_barrier
+#define copy_wait planted_wait
+#include "attention/tiles.cuh"
+#undef barrier
+#undef copy_wait
 
 using namespace kiln;
 using test::Device;
+
+// Attention over three tiles of keys, by 2 x 2 warps.
+struct Heads {
+    static constexpr long long queries = 32, keys = 96, depth = 16, width = 16, q_row = 16, k_row = 16, v_row = 16, out_row = 16, mask_row = 0, mask_col = 0, reach = 96;
+    static constexpr bool safe = false;
+    static constexpr float scale = 0.5f;
+};
+template <int SHARED_>
+struct Tiles {
+    using Type = half;
+    static constexpr int WQ = 2, WK = 2, MI = 1, BN = 16, Q_STEP = 8, K_STEP = 8, V_STEP = 8, O_STEP = 1, SHARED = SHARED_;
+    static constexpr bool MASKED = false;
+};
+void attention() {
+    using A = AttendTile<Tiles<0>, Heads>;
+    auto q = test::numbers<half>(32 * 16), k = test::numbers<half>(96 * 16), v = test::numbers<half>(96 * 16);
+    Device<float> out(32 * 16);
+    std::vector<float> want;
+    auto body = [=] {
+        come_to[threadIdx.x] = 0;
+        attend_tiles<Tiles<A::SHARED>>(q.at, k.at, v.at, (const float*)nullptr, out.at, Heads{}, Split{0, 1, nullptr, nullptr});
+    };
+    test::current = "attention without a bug";
+    test::launch({1, 1, 1}, A::THREADS, A::SHARED, body, [&] {
+        std::vector<float> got(out.at, out.at + out.n);
+        if (!want.empty() && want != got) test::fail("orders of threads differ");
+        want = got;
+    });
+    auto wrong = [&] { return !std::equal(want.begin(), want.end(), out.at); };
+    // In each tile a wait and a barrier for keys, and so for values; behind them a wait for nothing, and the barriers around the lines.
+    const int all = 3 * 4 + 3;
+    for (int i = 0; i < all; i++) {
+        const bool wait = i % 2 == 0;
+        if (i == all - 3) continue;
+#if !defined(KILN_CHECKED)
+        // A barrier that is missing shows in some orders alone.
+        if (!wait || i > all - 3) continue;
+#endif
+        left_out = i;
+        const std::string name = "attention that leaves out " + std::string(wait && i < all - 3 ? "a wait" : "a barrier") + ", number " + std::to_string(i);
+        test::caught(name.c_str(), {1, 1, 1}, A::THREADS, A::SHARED, body, wrong);
+        left_out = -1;
+    }
+}
 
 // The sum of a row, handed on through shared memory.
 template <bool BARRIER>
@@ -81,8 +144,12 @@ int main() {
     });
 #if defined(KILN_CHECKED)
     test::caught("a block too many", {5, 1, 1}, N, 0, [=] { out.at[blockIdx.x * N + threadIdx.x] = 1; }, [] { return false; });
+    test::caught("a write behind the end of shared memory", {1, 1, 1}, N, N * 4 - 4, [=] {
+        reinterpret_cast<float*>(shared_memory())[threadIdx.x] = 1;
+    }, [] { return false; });
     test::caught("a read behind the end", {1, 1, 1}, N, 0, [=] { out.at[threadIdx.x] = x.at[N * 4 + threadIdx.x]; }, [] { return false; });
 #endif
+    attention();
     std::printf("%d failures\n", test::failures);
     return test::failures != 0;
 }

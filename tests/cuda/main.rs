@@ -53,8 +53,13 @@ fn products_and_convolutions_are_those_of_plain_sums() {
 }
 
 #[test]
-fn rows_attention_and_pools_are_those_of_plain_loops() {
+fn rows_and_pools_are_those_of_plain_loops() {
     program("rows");
+}
+
+#[test]
+fn attention_is_that_of_plain_loops() {
+    program("attention");
 }
 
 #[test]

@@ -1,6 +1,5 @@
-// Kernels over rows, attention, pools and picked rows against plain loops in double precision.
+// Kernels over rows, pools and picked rows against plain loops in double precision.
 #include "harness.h"
-#include "attention/attend.cuh"
 #include "gather/gather.cuh"
 #include "pool/pool.cuh"
 #include "rows/rows.cuh"
@@ -71,50 +70,6 @@ void all_rows(int rows, int n) {
     row_case("least", rows, n, 1, Reduce<Fold::Min>{}, [&](const double* x, double* y) {
         y[0] = x[0];
         for (int i = 0; i < n; i++) y[0] = std::fmin(y[0], x[i]);
-    });
-}
-
-template <int D, int W>
-struct Heads {
-    static constexpr int depth = D, width = W;
-    static constexpr bool safe = false;
-    static constexpr float scale = 0.3f;
-    long long queries, keys, q_row, k_row, v_row, out_row, mask_row, mask_col, reach;
-};
-template <int D, int W, class T>
-void attention(int queries, int keys, long long reach, bool masked, int matrices) {
-    test::current = "attention";
-    auto q = test::numbers<T>(size_t(matrices) * queries * D), k = test::numbers<T>(size_t(matrices) * keys * D + 1), v = test::numbers<T>(size_t(matrices) * keys * W + 1);
-    auto mask = test::numbers<float>(size_t(queries) * keys + 1);
-    if (masked)
-        for (int i = 0; i < keys && i < 3; i++) mask[size_t(i)] = -INFINITY;
-    Device<float> out(size_t(matrices) * queries * W);
-    Heads<D, W> g{queries, keys, D, D, W, W, keys, 1, reach};
-    const size_t shared = (32 * (D + 1) + 32 * W + 4 * 2 * (D + 32)) * 4;
-    test::launch({unsigned((queries + 7) / 8), unsigned(matrices), 1}, 128, shared, [=] {
-        long long m = blockIdx.y;
-        attend<2>(q.at + m * queries * D, k.at + m * keys * D, v.at + m * keys * W, masked ? mask.at : nullptr, out.at + m * queries * W, g);
-    }, [&] {
-        test::Worst worst;
-        for (int m = 0; m < matrices; m++)
-            for (int i = 0; i < queries; i++) {
-                std::vector<double> score;
-                double most = -INFINITY, sum = 0;
-                for (int j = 0; j < keys && j <= i + reach; j++) {
-                    double s = masked ? double(mask[size_t(i) * keys + j]) : 0;
-                    for (int c = 0; c < D; c++)
-                        s += 0.3f * double(widen(q[(size_t(m) * queries + i) * D + c])) * double(widen(k[(size_t(m) * keys + j) * D + c]));
-                    score.push_back(s);
-                    most = std::fmax(most, s);
-                }
-                for (double& s : score) sum += s = std::exp(s - most);
-                for (int c = 0; c < W; c++) {
-                    double want = 0;
-                    for (size_t j = 0; j < score.size(); j++) want += score[j] / sum * double(widen(v[(size_t(m) * keys + j) * W + c]));
-                    worst.see(out[(size_t(m) * queries + i) * W + c], want, 1, (long(m) * queries + i) * W + c);
-                }
-            }
-        worst.below(2e-6);
     });
 }
 
@@ -204,10 +159,6 @@ int main() {
     all_rows(5, 1);
     all_rows(3, 37);
     all_rows(2, 700);
-    attention<8, 8, float>(9, 9, 100, false, 2);
-    attention<40, 24, half>(17, 70, 100, true, 1);
-    attention<64, 64, half>(35, 35, 0, false, 2);
-    attention<16, 33, float>(3, 40, 37, true, 1);
     pools<Pool::Max, 4>(2, 8, 7, 9, 3, 2, 1);
     pools<Pool::Mean, 1>(1, 5, 6, 6, 3, 1, 1);
     pools<Pool::MeanPadded, 2>(1, 6, 5, 8, 2, 2, 1);

@@ -26,6 +26,8 @@ namespace {
 
 constexpr size_t STACK = 64 * 1024;
 constexpr unsigned WARP = 32;
+// Bytes behind shared memory that nobody may touch.
+constexpr size_t GUARD = 16 * 1024;
 // The operation that is a barrier of a warp.
 constexpr unsigned BARRIER = 3;
 
@@ -276,7 +278,10 @@ void access_shared(uintptr_t at, size_t bytes, bool write, const void* instructi
 
 void access(uintptr_t at, size_t bytes, bool write, const void* instruction) {
     if (!kiln_emu_thread || bytes == 0) return;
-    if (at - reinterpret_cast<uintptr_t>(kiln_emu_shared) < m.shared) return access_shared(at, bytes, write, instruction);
+    if (size_t from = at - reinterpret_cast<uintptr_t>(kiln_emu_shared); from < m.shared + GUARD) {
+        if (from + bytes > m.shared) note("%zu bytes are %s behind the end of shared memory", bytes, write ? "written" : "read");
+        return access_shared(at, bytes, write, instruction);
+    }
     // A thread's own stack, and the constants of the module, are not the memory of the device.
     if (!in_device_space(reinterpret_cast<const void*>(at))) return;
     auto next = m.memory.upper_bound(at);
@@ -364,6 +369,8 @@ void kiln_emu_wait(unsigned pending) {
     size_t done = f.groups.size() - pending, copies = f.groups[done - 1];
     for (size_t i = 0; i < copies; i++) {
         const Copy& c = f.copies[i];
+        // Here it arrives for this thread; for others it does with the next barrier.
+        kiln_emu_access(c.to, c.bytes, true);
         std::memcpy(c.to, c.from, c.valid);
         std::memset(c.to + c.valid, 0, c.bytes - c.valid);
     }
@@ -402,7 +409,7 @@ bool kiln_emu_launch(Index grid, Index block, size_t shared, void (*body)(const 
             return false;
         }
     }
-    std::vector<unsigned char> memory(shared + 1024);
+    std::vector<unsigned char> memory(shared + 1024 + GUARD);
     auto start = (reinterpret_cast<uintptr_t>(memory.data()) + 1023) / 1024 * 1024;
     kiln_emu_shared = reinterpret_cast<unsigned char*>(start);
     m.shared = shared;

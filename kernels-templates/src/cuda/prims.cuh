@@ -16,8 +16,11 @@
 #define KILN_DEVICE __device__ __forceinline__
 #if defined(KILN_EMULATE)
 #define KILN_UNROLL
+#define KILN_UNROLL_BY(n)
 #else
-#define KILN_UNROLL _Pragma("unroll")
+#define KILN_PRAGMA(x) _Pragma(#x)
+#define KILN_UNROLL KILN_PRAGMA(unroll)
+#define KILN_UNROLL_BY(n) KILN_PRAGMA(unroll n)
 #endif
 
 namespace kiln {
@@ -122,6 +125,46 @@ template <class T>
 KILN_DEVICE T narrow(float x) {
     return Narrow<T>::of(x);
 }
+
+// Whether elements of type `S` in memory are operands of products of type `T` as they are.
+template <class T, class S>
+struct StoredAs {
+    static constexpr bool VALUE = false;
+};
+template <class T>
+struct StoredAs<T, T> {
+    static constexpr bool VALUE = true;
+};
+template <>
+struct StoredAs<tf32, float> {
+    static constexpr bool VALUE = true;
+};
+
+// Two neighbours of 16 bits as a word of a fragment, the first in the lower half.
+template <class T>
+KILN_DEVICE uint32_t pack(float a, float b) {
+    T both[2] = {Narrow<T>::of(a), Narrow<T>::of(b)};
+    uint32_t out;
+    memcpy(&out, both, 4);
+    return out;
+}
+// The word of a fragment that holds an element of 32 bits.
+KILN_DEVICE uint32_t word_of(tf32 x) {
+    uint32_t out;
+    memcpy(&out, &x, 4);
+    return out;
+}
+
+// 2 to the power of `x`, off by 2^-22 of it; magnitudes below 2^-126 are zero.
+#if defined(KILN_EMULATE)
+KILN_DEVICE float power_of_two(float x) { return exp2f(x); }
+#else
+KILN_DEVICE float power_of_two(float x) {
+    float out;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+#endif
 
 // The least value of a type.
 template <class T>
@@ -246,6 +289,17 @@ KILN_PLAIN inline void load_matrices(void** lanes) {
         for (int lane = 0; lane < 32; lane++)
             std::memcpy(static_cast<MatrixLoad*>(lanes[lane])->to + m, static_cast<const char*>(rows[m * 8 + lane / 4]) + lane % 4 * 4, 4);
 }
+// The same matrices transposed: a lane gets rows `2 * (lane % 4)` and the next one of column `lane / 4`, elements of 16 bits.
+KILN_PLAIN inline void load_transposed(void** lanes) {
+    const void* rows[32];
+    for (int i = 0; i < 32; i++) rows[i] = static_cast<MatrixLoad*>(lanes[i])->row;
+    kiln_emu_conflicts(rows, 32);
+    for (int m = 0; m < 4; m++)
+        for (int lane = 0; lane < 32; lane++) {
+            auto* to = reinterpret_cast<unsigned char*>(static_cast<MatrixLoad*>(lanes[lane])->to + m);
+            for (int i = 0; i < 2; i++) std::memcpy(to + i * 2, static_cast<const char*>(rows[m * 8 + lane % 4 * 2 + i]) + lane / 4 * 2, 2);
+        }
+}
 template <class T>
 struct Element;
 template <>
@@ -337,6 +391,12 @@ KILN_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
     emu::MatrixLoad x{to, row};
     emu::kiln_emu_meet(2, &x, emu::load_matrices);
 }
+// The same matrices transposed, of elements of 16 bits: a lane gets rows `2 * (lane % 4)` and the next one of column `lane / 4`.
+KILN_DEVICE void load_transposed(uint32_t (&to)[4], const void* row) {
+    emu::kiln_emu_access(row, 16, false);
+    emu::MatrixLoad x{to, row};
+    emu::kiln_emu_meet(4, &x, emu::load_transposed);
+}
 // Adds to `c` the products of the fragments: `MI` of 16 rows, `NI` of 8 columns.
 template <class T, int MI, int NI>
 KILN_DEVICE void multiply_add(typename Sum<T>::Type (&c)[MI][NI][4], const uint32_t (&a)[MI][4], const uint32_t (&b)[NI][2]) {
@@ -346,6 +406,11 @@ KILN_DEVICE void multiply_add(typename Sum<T>::Type (&c)[MI][NI][4], const uint3
 #else
 KILN_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row)));
+}
+KILN_DEVICE void load_transposed(uint32_t (&to)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(shared_address(row)));
 }

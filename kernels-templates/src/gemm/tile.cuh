@@ -4,7 +4,7 @@
 // convolution is a product whose loader walks the windows of an image. A block computes BM x BN sums; where the depth is split among
 // blocks, the last one of a tile adds their sums in order, so the bits do not depend on which one that is.
 #pragma once
-#include "prims.cuh"
+#include "split.cuh"
 
 namespace kiln {
 
@@ -144,14 +144,6 @@ struct UnitsOf<float, C> {
 
 // ---- The product ----
 
-// Which blocks compute a product: `split` of `splits` along the depth, whose sums meet in `partial` (splits x m x n of them), with a
-// counter for each tile that begins and ends as zero.
-struct Split {
-    int at, of;
-    void* partial;
-    unsigned* counters;
-};
-
 // The rows of a loader that a thread brings to shared memory, chunk after chunk.
 template <class C, class L, int ROWS, int THREADS>
 struct Feed {
@@ -187,7 +179,8 @@ struct Feed {
     }
 };
 
-// C: `Type`, `BM`, `BN`, `CHUNKS` (of 16 bytes, the depth of a stage), `STAGES`, and for matrix units `WM`, `WN`. The functor `e` takes
+// C: `Type`, `BM`, `BN`, `CHUNKS` (of 16 bytes, the depth of a stage), `STAGES`, and for matrix units `WM`, `WN`. Sums of a split meet in
+// its partial results, splits x m x n of them. The functor `e` takes
 // (row, column, sums of V neighbours); its `VEC` says how many neighbours it may be given: 2 only where `n` is even.
 template <class C, class A, class B, class E>
 KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int depth, Split split) {
@@ -244,15 +237,7 @@ KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int d
         for (int i = 0; i < U::V; i++)
             if (m0 + r < m && n0 + c + i < n) partial[split.at * all + (long long)(m0 + r) * n + n0 + c + i] = v[i];
     });
-    fence();
-    barrier();
-    unsigned* last = reinterpret_cast<unsigned*>(shared_memory());
-    unsigned* counter = split.counters + blockIdx.y * gridDim.x + blockIdx.x;
-    if (threadIdx.x == 0) *last = count_up(counter);
-    barrier();
-    if (*last != unsigned(split.of - 1)) return;
-    fence();
-    if (threadIdx.x == 0) *counter = 0;
+    if (!last_of(split)) return;
     units.each([&](int r, int c, S(&v)[U::V]) {
         KILN_UNROLL
         for (int i = 0; i < U::V; i++) {

@@ -39,7 +39,7 @@ impl Printer<'_> {
         self.plan.device.as_ref().map_or(Precision::F32, |d| d.precision)
     }
     /// An extent that a choice is made by: its upper bound, or 64.
-    fn likely(&self, d: &Dim) -> usize {
+    pub(super) fn likely(&self, d: &Dim) -> usize {
         self.plan.graph.range(d).hi.unwrap_or(64).max(1) as usize
     }
     /// Neighbours that a functor is handed at a time by units of a precision.

@@ -1,10 +1,10 @@
-//! Kernels over rows on a GPU: normalizations, softmax, reductions, with pointwise parts around them, and attention.
+//! Kernels over rows on a GPU: normalizations, softmax, reductions, with pointwise parts around them.
 
 use super::super::Printer;
 use super::super::expr::cuda as expr;
 use super::sheet::Sheet;
 use super::{Kernels, Launch};
-use crate::ir::{Dim, ValueId, product};
+use crate::ir::{Dim, ValueId};
 use crate::kernel::{Kernel, Row, Stage, Stride};
 use quote::quote;
 use std::fmt::Write;
@@ -148,66 +148,6 @@ impl Printer<'_> {
         let shared = (ROOM + dims[1].as_int().unwrap_or(0).max(0) as usize) * size_of::<f32>();
         let grid = [self.dim(&(dims[0].clone() * dims[2].clone())), quote!(1), quote!(1)];
         s.launch(kernels, grid, threads(&dims[1]), shared, &format!("rows({before}, Softmax<{log}>{{}}, {behind}, int({length}));"))
-    }
-
-    pub(super) fn attend_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
-        /// Warps of a block, and queries of a warp.
-        const WARPS: usize = 4;
-        const QUERIES: usize = 2;
-        let Kernel::Attend { batch, sizes, scale, reach, safe, q, k, v, mask, out, .. } = &s.step.kernel else { return Vec::new() };
-        let axes = batch.len();
-        let result = s.step.outputs[0];
-        let mut body = String::from("long long q = blockIdx.y; ");
-        for (axis, d) in batch.iter().enumerate().rev() {
-            let d = s.extent(d);
-            let _ = write!(body, "const long long a{axis} = q % {d}; q /= {d}; ");
-        }
-        let [xq, xk, xv] = [q, k, v].map(|o| {
-            let (x, at) = (s.reads(o.value), index(&mut s, &o.strides[..axes]));
-            format!("{x} + {at}")
-        });
-        let xm = match mask {
-            Some(m) => {
-                let (x, at) = (s.reads(m.value), index(&mut s, &m.strides[..axes]));
-                format!("{x} + {at}")
-            }
-            None => "(const float*)nullptr".to_string(),
-        };
-        let o = {
-            let (o, at) = (s.writes(result), index(&mut s, &out[..axes]));
-            format!("{o} + {at}")
-        };
-        // Steps that depend on an extent being 1 are words beside the geometry.
-        let [queries, keys, depth, width] = sizes.clone();
-        let mut fields = vec![("queries", queries.clone()), ("keys", keys), ("depth", depth), ("width", width), ("reach", reach.clone())];
-        let none = [Stride::none(), Stride::none()];
-        let mask_steps = mask.as_ref().map_or(&none[..], |m| &m.strides[axes..]);
-        let steps = [&q.strides[axes], &k.strides[axes], &v.strides[axes], &out[axes], &mask_steps[0], &mask_steps[1]];
-        let names = ["q_row", "k_row", "v_row", "out_row", "mask_row", "mask_col"];
-        let (mut more, mut words) = (String::new(), Vec::new());
-        for (name, step) in names.into_iter().zip(steps) {
-            match step {
-                Stride::By(d) => fields.push((name, d.clone())),
-                step => {
-                    let _ = write!(more, " long long {name};");
-                    words.push(s.stride(step));
-                }
-            }
-        }
-        let scale = expr::float(*scale);
-        let _ = write!(more, " static constexpr bool safe = {safe}; static constexpr float scale = {scale};");
-        let mut geometry = s.geometry("G", &fields, &more);
-        if let (false, Some(open)) = (words.is_empty(), geometry.strip_suffix('}')) {
-            let comma = if open.ends_with('{') { "" } else { ", " };
-            geometry = format!("{open}{comma}{}}}", words.join(", "));
-        }
-        let _ = write!(body, "attend<{QUERIES}>({xq}, {xk}, {xv}, {xm}, {o}, {geometry});");
-        let size = |d: &Dim| d.as_int().unwrap_or(0) as usize;
-        let (depth, width) = (size(&sizes[2]), size(&sizes[3]));
-        let shared = (32 * (depth + 1) + 32 * width + WARPS * QUERIES * (depth + 32)) * size_of::<f32>();
-        let matrices = self.dim(&product(batch));
-        let grid = [self.blocks(&queries, WARPS * QUERIES), matrices, quote!(1)];
-        s.launch(kernels, grid, WARPS * 32, shared, &body)
     }
 }
 

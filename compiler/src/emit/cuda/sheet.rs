@@ -172,7 +172,11 @@ impl Printer<'_> {
     }
     /// Whether a number of elements is a multiple of `by` for all extents.
     pub(super) fn multiple(&self, d: &Dim, by: usize) -> bool {
-        by == 1 || d.as_int().is_some_and(|n| n % by as i64 == 0)
+        d.exact_div(&Dim::int(by as i64)).is_some()
+    }
+    /// Whether all steps are multiples of a number of elements.
+    pub(super) fn multiples(&self, steps: &[Stride], by: usize) -> bool {
+        steps.iter().all(|s| matches!(s, Stride::By(d) if self.multiple(d, by)))
     }
     /// Whether a value begins at a multiple of `by` elements of its place.
     pub(super) fn begins_at(&self, v: ValueId, by: usize) -> bool {

@@ -1,9 +1,11 @@
 //! NVIDIA GPUs: which kernels of a plan they compute, and in which precision.
 
+mod attention;
 mod select;
 mod tile;
 pub mod toolchain;
 
+pub use attention::{Attention, Heads, choose as attention_of};
 pub use select::{pack, refusal};
 pub use tile::{Tile, rows as tile_of};
 
