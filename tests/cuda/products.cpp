@@ -181,7 +181,7 @@ void grouped(G g) {
     });
 }
 
-template <int M, int N, class T>
+template <int M, int N, class T, int STEP = 1>
 void few(int m, int n, int k) {
     constexpr int PER = 16 / sizeof(T);
     const int pitch = (k + PER - 1) / PER * PER;
@@ -191,7 +191,7 @@ void few(int m, int n, int k) {
         for (int j = k; j < pitch; j++) w[size_t(i) * pitch + j] = T();
     Device<float> out(size_t(m) * n);
     test::launch({unsigned((n + 4 * N - 1) / (4 * N)), 1, 1}, 128, size_t(M) * pitch * 4, [=] {
-        Matrix<T, 1, Extents> left{a.at, {m, k, k, 1}};
+        Matrix<T, STEP, Extents> left{a.at, {m, k, k, 1}};
         few_rows<M, N>(left, w.at, Put<float, 1>{out.at, n}, m, n, k, pitch);
     }, [&] {
         test::Worst worst;
@@ -233,6 +233,8 @@ int main() {
     few<1, 2, half>(1, 37, 300);
     few<8, 1, half>(5, 9, 77);
     few<4, 2, float>(4, 12, 64);
+    few<2, 2, half, 8>(2, 21, 1544);
+    few<1, 2, float, 4>(1, 13, 516);
     std::printf("%d failures, %llu bank conflicts\n", test::failures, (unsigned long long)emu::bank_conflicts());
     return test::failures != 0;
 }

@@ -110,6 +110,10 @@ impl Printer<'_> {
         let rows = Rows { pitch: out_row.clone(), images: None, cols: cols.clone(), batch: Vec::new() };
         let (functor, stored) = self.functor(&mut s, &rows, (bias.as_ref(), epilogue.as_ref()), most);
         let pitch = k.next_multiple_of(p.chunk());
+        // Whole chunks are copied as they are where they lie so.
+        let chunk = p.chunk();
+        let whole = self.plan.stored(*a) == p.stored() && k % chunk == 0 && self.multiple(a_row, chunk) && self.begins_at(*a, chunk);
+        let step = if whole { chunk } else { 1 };
         if let Some(few) = few {
             let of = (few as usize).next_power_of_two();
             let shared = of * pitch * size_of::<f32>();
@@ -118,16 +122,12 @@ impl Printer<'_> {
                 let element = if p == Precision::Tf32 { "float" } else { p.element() };
                 let w = s.packed(b, element);
                 let body = format!(
-                    "few_rows<{of}, {COLUMNS}>(Matrix<{source}, 1, @_::A>{{{x}, {geometry}}}, {w}, {functor}, {few}, {n}, {k}, {pitch});"
+                    "few_rows<{of}, {COLUMNS}>(Matrix<{source}, {step}, @_::A>{{{x}, {geometry}}}, {w}, {functor}, {few}, {n}, {k}, {pitch});"
                 );
                 let grid = [self.blocks(&cols, THREADS / 32 * COLUMNS), quote!(1), quote!(1)];
                 return s.launch(kernels, grid, THREADS, shared, &body);
             }
         }
-        // Whole chunks are copied as they are where they lie so.
-        let chunk = p.chunk();
-        let whole = self.plan.stored(*a) == p.stored() && k % chunk == 0 && self.multiple(a_row, chunk) && self.begins_at(*a, chunk);
-        let step = if whole { chunk } else { 1 };
         let left = format!("Matrix<{source}, {step}, @_::A>{{{x}, {geometry}}}");
         let right = self.packed_loader(&mut s, b, *n, *k);
         let tiled = Tiled {

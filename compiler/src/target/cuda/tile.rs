@@ -20,7 +20,7 @@ pub struct Tile {
 }
 
 /// Multiprocessors that the choice counts on: an H100 or H200 has 132, an A100 108.
-pub(super) const PROCESSORS: usize = 132;
+pub const PROCESSORS: usize = 132;
 /// Sums of a block at most whose loader gathers, or whose results are stored one by one: addresses take registers.
 const GATHERED: usize = 64 * 64;
 /// Splits of the depth at most.
