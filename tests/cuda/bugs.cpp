@@ -91,6 +91,42 @@ void through_copies(const float* x, float* out) {
     for (int i = 0; i < 4; i++) out[other * 4 + i] = room[other * 4 + i];
 }
 
+// A launch that begins while the one before, which writes `x`, ends.
+void overlap() {
+    constexpr int N = 32;
+    Device<float> x(N), w(N), out(N);
+    for (int i = 0; i < N; i++) w[size_t(i)] = float(i);
+    auto write = [=] {
+        after_launch_before();
+        x.at[threadIdx.x] = 1;
+    };
+    auto read = [=] {
+        const float early = w.at[threadIdx.x];
+        after_launch_before();
+        out.at[threadIdx.x] = early + x.at[threadIdx.x];
+    };
+    kiln::emu::set_overlap(true);
+    test::current = "overlap without a bug";
+    test::launch({1, 1, 1}, N, 0, write, [] {});
+    test::launch({1, 1, 1}, N, 0, read, [&] {
+        for (int i = 0; i < N; i++)
+            if (out[size_t(i)] != float(i + 1)) return test::fail("the sum is wrong");
+    });
+    test::caught("a launch that does not wait for the one before", {1, 1, 1}, N, 0, [=] { out.at[threadIdx.x] = x.at[threadIdx.x]; }, [] { return false; });
+#if defined(KILN_CHECKED)
+    test::caught("a read before the launch before has ended", {1, 1, 1}, N, 0, [=] {
+        const float early = x.at[threadIdx.x];
+        after_launch_before();
+        out.at[threadIdx.x] = early;
+    }, [] { return false; });
+    test::caught("a write before the launch before has ended", {1, 1, 1}, N, 0, [=] {
+        out.at[threadIdx.x] = 0;
+        after_launch_before();
+    }, [] { return false; });
+#endif
+    kiln::emu::set_overlap(false);
+}
+
 int main() {
     constexpr int N = 64;
     auto x = test::numbers<float>(N * 4);
@@ -150,6 +186,7 @@ int main() {
     test::caught("a read behind the end", {1, 1, 1}, N, 0, [=] { out.at[threadIdx.x] = x.at[N * 4 + threadIdx.x]; }, [] { return false; });
 #endif
     attention();
+    overlap();
     std::printf("%d failures\n", test::failures);
     return test::failures != 0;
 }

@@ -92,6 +92,8 @@ void prepare(Context& c, unsigned char* stack, void (*entry)()) {
 struct Fibre : Thread {
     Context context;
     State state;
+    // Whether the launch before has ended for this thread.
+    bool waited;
     // Asynchronous copies not yet carried out, and how many of them each group commits.
     std::vector<Copy> copies;
     std::vector<size_t> groups;
@@ -114,6 +116,12 @@ struct Cell {
     Touch written, read;
 };
 
+// Memory of the device, and whether a kernel has written to it.
+struct Range {
+    size_t bytes;
+    bool written;
+};
+
 struct Machine {
     std::vector<Fibre> fibres;
     std::vector<Warp> warps;
@@ -124,12 +132,12 @@ struct Machine {
     const void* argument = nullptr;
     Order order = Order::Forward;
     uint64_t random = 1;
-    bool failed = false;
+    bool failed = false, overlap = false;
     // Since which barrier: accesses of two threads in one epoch are not ordered.
     uint32_t epoch = 1;
     std::vector<Cell> cells;
     size_t shared = 0;
-    std::map<uintptr_t, size_t> memory;
+    std::map<uintptr_t, Range> memory;
     std::vector<uintptr_t> reported;
     uint64_t conflicts = 0;
     unsigned char* stacks = nullptr;
@@ -226,6 +234,7 @@ void enter() {
     m.body(m.argument);
     Fibre& f = self();
     if (!f.copies.empty() && !m.failed) note("a thread ended before it waited for its asynchronous copies");
+    if (!f.waited && !m.failed) note("a thread ended before it waited for the launch before");
     clear_ready(f.linear, State::Done);
     m.live--;
     Warp& w = m.warps[f.linear / WARP];
@@ -287,7 +296,11 @@ void access(uintptr_t at, size_t bytes, bool write, const void* instruction) {
     auto next = m.memory.upper_bound(at);
     if (next != m.memory.begin()) {
         auto inside = std::prev(next);
-        if (at + bytes <= inside->first + inside->second) return;
+        if (at + bytes <= inside->first + inside->second.bytes) {
+            if (!self().waited && (write || inside->second.written)) note("%zu bytes are %s before the launch before has ended", bytes, write ? "written" : "read");
+            inside->second.written |= write;
+            return;
+        }
     }
     note("%zu bytes are %s outside of device memory", bytes, write ? "written" : "read");
 }
@@ -305,7 +318,8 @@ void forget_failure() {
     m.reported.clear();
 }
 uint64_t bank_conflicts() { return m.conflicts; }
-void add_memory(const void* at, size_t bytes) { m.memory[reinterpret_cast<uintptr_t>(at)] = bytes; }
+void set_overlap(bool overlap) { m.overlap = overlap; }
+void add_memory(const void* at, size_t bytes) { m.memory[reinterpret_cast<uintptr_t>(at)] = {bytes, false}; }
 void remove_memory(const void* at) { m.memory.erase(reinterpret_cast<uintptr_t>(at)); }
 
 extern "C" {
@@ -379,6 +393,8 @@ void kiln_emu_wait(unsigned pending) {
     for (size_t& g : f.groups) g -= copies;
 }
 
+void kiln_emu_wait_for_launch() { self().waited = true; }
+
 void kiln_emu_conflicts(const void* const* rows, unsigned count) {
     // Eight rows of 16 bytes fill the 32 banks once.
     for (unsigned i = 0; i < count; i += 8) {
@@ -432,6 +448,7 @@ bool kiln_emu_launch(Index grid, Index block, size_t shared, void (*body)(const 
                     Fibre& f = m.fibres[i];
                     f.linear = i;
                     f.index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
+                    f.waited = !m.overlap;
                     f.copies.clear();
                     f.groups.clear();
                     prepare(f.context, m.stacks + STACK * i, enter);

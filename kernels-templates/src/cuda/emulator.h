@@ -53,6 +53,8 @@ void kiln_emu_access(const void* at, size_t bytes, bool write);
 void kiln_emu_copy(void* to, const void* from, unsigned bytes, unsigned valid);
 void kiln_emu_commit();
 void kiln_emu_wait(unsigned pending);
+// griddepcontrol.wait: from here on the thread may touch what launches write.
+void kiln_emu_wait_for_launch();
 // Counts what matrix loads cost in passes over the banks beyond the least.
 void kiln_emu_conflicts(const void* const* rows, unsigned count);
 // Runs `body` for every thread of every block; false when the kernel did what it must not.

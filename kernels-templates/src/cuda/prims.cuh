@@ -239,6 +239,27 @@ KILN_DEVICE void fence() { __threadfence(); }
 KILN_DEVICE unsigned count_up(unsigned* at) { return atomicAdd(at, 1u); }
 #endif
 
+// ---- Launches that overlap (sm_90) ----
+
+// Where launches overlap, a kernel begins while the one before ends. Every thread waits for that once, before it touches anything that a
+// launch writes; constants may be read before. Elsewhere there is nothing to wait for.
+#if defined(KILN_EMULATE)
+KILN_DEVICE void after_launch_before() { emu::kiln_emu_wait_for_launch(); }
+// Lets the launch behind begin, as far as there is room, once every block of this one has come here or ended.
+KILN_DEVICE void let_launch_behind_begin() {}
+#else
+KILN_DEVICE void after_launch_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+KILN_DEVICE void let_launch_behind_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+#endif
+
 // ---- Asynchronous copies from global to shared memory (sm_80) ----
 
 #if defined(KILN_EMULATE)

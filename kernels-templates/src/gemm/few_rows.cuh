@@ -6,7 +6,7 @@ namespace kiln {
 
 // C[m][n] = sum over k of A[m][k] W[n][k] for up to `M` rows; W has a pitch of `pitch` elements, a multiple of 16 bytes, and zeros behind
 // the depth. A warp computes `N` columns. The left side lies in shared memory as f32, in `M` rows of the pitch. Weights are asked for some
-// steps ahead, the first of them before the left side is there.
+// steps ahead, the first of them before the launch before has ended, which does not write them.
 template <int M, int N, class T, class A, class E>
 KILN_DEVICE void few_rows(const A& a, const T* w, const E& e, int m, int n, int depth, int pitch) {
     constexpr int PER = 16 / sizeof(T), AHEAD = 4, STEP = 32 * PER;
@@ -21,6 +21,7 @@ KILN_DEVICE void few_rows(const A& a, const T* w, const E& e, int m, int n, int 
                 if (k0 + s * STEP < pitch) right[s][j] = load<PER>(w + (long long)(first + j < n ? first + j : n - 1) * pitch + k0 + s * STEP);
     };
     ask(lane * PER);
+    after_launch_before();
     float* left = reinterpret_cast<float*>(shared_memory());
     for (int i = int(threadIdx.x) * A::STEP; i < M * pitch; i += int(blockDim.x) * A::STEP) {
         const int r = i / pitch, k = i % pitch;

@@ -179,8 +179,9 @@ struct Feed {
     }
 };
 
-// C: `Type`, `BM`, `BN`, `CHUNKS` (of 16 bytes, the depth of a stage), `STAGES`, and for matrix units `WM`, `WN`. Sums of a split meet in
-// its partial results, splits x m x n of them. The functor `e` takes
+// C: `Type`, `BM`, `BN`, `CHUNKS` (of 16 bytes, the depth of a stage), `STAGES`, for matrix units `WM`, `WN`, and
+// whether no launch writes the right side (`CONSTANT`), so that its first stages need not wait for the launch before. Sums of a split meet
+// in its partial results, splits x m x n of them. The functor `e` takes
 // (row, column, sums of V neighbours); its `VEC` says how many neighbours it may be given: 2 only where `n` is even.
 template <class C, class A, class B, class E>
 KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int depth, Split split) {
@@ -195,22 +196,35 @@ KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int d
     U units;
     Feed<C, A, C::BM, U::THREADS> left(a, m0);
     Feed<C, B, C::BN, U::THREADS> right(b, n0);
+    auto stage = [&](int s) { return tiles + (s - from) % C::STAGES * (TILE_A + TILE_B); };
+    auto bring_left = [&](int s) {
+        if (s < to) left.bring(a, s * C::CHUNKS, stage(s));
+    };
+    auto bring_right = [&](int s) {
+        if (s < to) right.bring(b, s * C::CHUNKS, stage(s) + TILE_A);
+    };
     auto bring = [&](int s) {
-        if (s < to) {
-            T* at = tiles + (s - from) % C::STAGES * (TILE_A + TILE_B);
-            left.bring(a, s * C::CHUNKS, at);
-            right.bring(b, s * C::CHUNKS, at + TILE_A);
-        }
+        bring_left(s);
+        bring_right(s);
         copy_commit();
     };
+    if constexpr (C::CONSTANT) {
+        KILN_UNROLL
+        for (int s = 0; s < C::STAGES - 1; s++) bring_right(from + s);
+    }
+    after_launch_before();
     KILN_UNROLL
-    for (int s = 0; s < C::STAGES - 1; s++) bring(from + s);
+    for (int s = 0; s < C::STAGES - 1; s++) {
+        bring_left(from + s);
+        if constexpr (!C::CONSTANT) bring_right(from + s);
+        copy_commit();
+    }
     for (int s = from; s < to; s++) {
         copy_wait<C::STAGES - 2>();
         barrier();
         // The stage that all threads have left behind with this barrier is filled again.
         bring(s + C::STAGES - 1);
-        const T* at = tiles + (s - from) % C::STAGES * (TILE_A + TILE_B);
+        const T* at = stage(s);
         units.step(at, at + TILE_A);
     }
     copy_wait<0>();

@@ -2,7 +2,7 @@
 
 use super::super::expr::cuda as expr;
 use super::super::{Printer, int};
-use super::rows::index;
+use super::rows::{index, indices};
 use super::sheet::Sheet;
 use super::{COUNTERS, Kernels, Launch};
 use crate::ir::{Dim, ValueId, product};
@@ -48,11 +48,8 @@ impl Printer<'_> {
             },
         );
 
-        let mut body = String::from("long long q = blockIdx.y; ");
-        for (axis, d) in batch.iter().enumerate().rev() {
-            let d = s.extent(d);
-            let _ = write!(body, "const long long a{axis} = q % {d}; q /= {d}; ");
-        }
+        let mut body = String::from("const long long matrix = blockIdx.y; ");
+        body += &indices(&mut s, "matrix", batch, ('a', 0));
         let [xq, xk, xv] = [q, k, v].map(|o| {
             let (x, at) = (s.reads(o.value), index(&mut s, &o.strides[..axes]));
             format!("{x} + {at}")
@@ -69,7 +66,8 @@ impl Printer<'_> {
             format!("{o} + {at}")
         };
         // Steps that depend on an extent being 1 are words beside the geometry.
-        let mut fields = vec![("queries", queries.clone()), ("keys", keys.clone()), ("depth", depth), ("width", width), ("reach", reach.clone())];
+        let mut fields =
+            vec![("queries", queries.clone()), ("keys", keys.clone()), ("depth", depth), ("width", width), ("reach", reach.clone())];
         let none = [Stride::none(), Stride::none()];
         let mask_steps = mask.as_ref().map_or(&none[..], |m| &m.strides[axes..]);
         let steps = [&q.strides[axes], &k.strides[axes], &v.strides[axes], &out[axes], &mask_steps[0], &mask_steps[1]];
@@ -113,7 +111,8 @@ impl Printer<'_> {
             (quote!(1), "Split{0, 1, nullptr, nullptr}".to_string())
         };
         // Neighbours of the result that are stored together.
-        let store = [8, 4, 2].into_iter().find(|n| n * size(result) <= 16 && across % n == 0 && self.rows_begin_at(result, &out[..=axes], *n));
+        let store =
+            [8, 4, 2].into_iter().find(|n| n * size(result) <= 16 && across % n == 0 && self.rows_begin_at(result, &out[..=axes], *n));
         let store = store.unwrap_or(1);
         let call = match form {
             Attention::Lanes => format!("attend<2>({xq}, {xk}, {xv}, {xm}, {o}, {geometry});"),

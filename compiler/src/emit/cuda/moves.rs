@@ -2,7 +2,7 @@
 
 use super::super::Printer;
 use super::super::expr::cuda as expr;
-use super::rows::index;
+use super::rows::{index, indices};
 use super::sheet::Sheet;
 use super::windows::THREADS;
 use super::{Kernels, Launch};
@@ -13,16 +13,6 @@ use crate::plan::KernelStep;
 use kiln_kernels::dtype::DType;
 use quote::quote;
 use std::fmt::Write;
-
-/// Statements that find the indices `a0`, `a1` .. of the axes from `q`.
-fn indices(s: &mut Sheet<'_>, dims: &[Dim]) -> String {
-    let mut out = String::new();
-    for (axis, d) in dims.iter().enumerate().rev() {
-        let d = s.extent(d);
-        let _ = write!(out, "const long long a{axis} = q % {d}; q /= {d}; ");
-    }
-    out
-}
 
 /// Extents of an iteration over groups of neighbours along the last axis.
 fn grouped(dims: &[Dim], by: usize) -> Vec<Dim> {
@@ -65,9 +55,9 @@ impl Printer<'_> {
         });
         let by = by.unwrap_or(1);
         s.begin();
-        let mut body = String::from("KILN_DEVICE void operator()(long long q) const { ");
+        let mut body = String::from("KILN_DEVICE void operator()(long long id) const { ");
         let extents = grouped(dims, by);
-        body += &indices(&mut s, &extents);
+        body += &indices(&mut s, "id", &extents, ('a', 0));
         let mut loads = Vec::new();
         for (i, o) in operands.iter().enumerate() {
             let (ty, x, at) = (s.stored(o.value), s.reads(o.value), index(&mut s, &scaled(o.strides.clone(), by)));
@@ -109,9 +99,7 @@ impl Printer<'_> {
         // Neighbours along the last axis go together where they lie so on both sides.
         let whole = |v: &usize| {
             let lies = |at: &[Dim], start: &Dim, value: ValueId| match at.split_last() {
-                Some((last, outer)) => {
-                    last.is(1) && outer.iter().chain([start]).all(|d| self.multiple(d, *v)) && self.begins_at(value, *v)
-                }
+                Some((last, outer)) => last.is(1) && outer.iter().chain([start]).all(|d| self.multiple(d, *v)) && self.begins_at(value, *v),
                 None => false,
             };
             source.size().max(stored.size()) * v <= 32
@@ -123,9 +111,9 @@ impl Printer<'_> {
         let by = [16usize, 8, 4, 2].into_iter().find(whole).unwrap_or(1);
         let mut s = Sheet::new(self, step);
         s.begin();
-        let mut body = String::from("KILN_DEVICE void operator()(long long q) const { ");
+        let mut body = String::from("KILN_DEVICE void operator()(long long id) const { ");
         let extents = grouped(&c.dims, by);
-        body += &indices(&mut s, &extents);
+        body += &indices(&mut s, "id", &extents, ('a', 0));
         let steps = |d: &[Dim]| scaled(d.iter().cloned().map(Stride::By).collect(), by);
         let (x, from_at, from_start) = (s.reads(from), index(&mut s, &steps(&c.from)), s.extent(&c.from_start));
         let (o, to_at, to_start) = (s.writes(to), index(&mut s, &steps(&c.to)), s.extent(&c.to_start));

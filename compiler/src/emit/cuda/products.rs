@@ -2,6 +2,7 @@
 
 use super::super::{Printer, int};
 use super::epilogue::Rows;
+use super::rows::indices;
 use super::sheet::Sheet;
 use super::{COUNTERS, Kernels, Launch};
 use crate::ir::{Dim, product};
@@ -28,7 +29,7 @@ pub(super) struct Tiled {
     pub(super) before: String,
     /// Whether the depth may be split among blocks.
     pub(super) splits: bool,
-    /// Matrices of a batch, a layer of blocks each.
+    /// Matrices of a batch, a layer of blocks each; then both sides are computed, else the right one is constant.
     pub(super) batch: Option<TokenStream>,
     /// Whether a loader finds its elements one by one, or results are stored so.
     pub(super) gathers: bool,
@@ -60,9 +61,11 @@ impl Printer<'_> {
         s.constants(
             "C",
             &format!(
-                "using Type = {element}; static constexpr int BM = {rows}, BN = {cols}, CHUNKS = {chunks}, WM = {wm}, WN = {wn}, STAGES = {stages};"
+                "using Type = {element}; static constexpr int BM = {rows}, BN = {cols}, CHUNKS = {chunks}, WM = {wm}, WN = {wn}, STAGES = {stages}; static constexpr bool CONSTANT = {};",
+                t.batch.is_none()
             ),
         );
+        s.waits_itself();
         let split = if splits > 1 {
             kernels.partial = kernels.partial.max(splits * m * n * size_of::<f32>());
             let behind = int(COUNTERS * size_of::<u32>());
@@ -121,6 +124,7 @@ impl Printer<'_> {
                 // tf32 is f32 here: its products are exact to more bits, at no cost.
                 let element = if p == Precision::Tf32 { "float" } else { p.element() };
                 let w = s.packed(b, element);
+                s.waits_itself();
                 let body = format!(
                     "few_rows<{of}, {COLUMNS}>(Matrix<{source}, {step}, @_::A>{{{x}, {geometry}}}, {w}, {functor}, {few}, {n}, {k}, {pitch});"
                 );
@@ -149,11 +153,7 @@ impl Printer<'_> {
         let chunk = p.chunk();
         let axes = batch.len();
         // The indices of the batch, from the number of the matrix.
-        let mut before = String::from("long long q = blockIdx.z; ");
-        for (axis, d) in batch.iter().enumerate().rev() {
-            let d = s.extent(d);
-            before += &format!("const long long b{axis} = q % {d}; q /= {d}; ");
-        }
+        let before = format!("const long long matrix = blockIdx.z; {}", indices(&mut s, "matrix", batch, ('b', 0)));
         let offset = |s: &mut Sheet<'_>, strides: &[Stride]| -> Option<String> {
             let mut terms = Vec::new();
             for (axis, by) in strides.iter().enumerate().filter(|(_, by)| !by.is(0)) {

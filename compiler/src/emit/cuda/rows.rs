@@ -4,7 +4,7 @@ use super::super::Printer;
 use super::super::expr::cuda as expr;
 use super::sheet::Sheet;
 use super::{Kernels, Launch};
-use crate::ir::{Dim, ValueId};
+use crate::ir::{Dim, ValueId, product};
 use crate::kernel::{Kernel, Row, Stage, Stride};
 use crate::plan::KernelStep;
 use crate::target::cuda::PROCESSORS;
@@ -43,15 +43,9 @@ impl Printer<'_> {
     /// Statements that find the indices of a stage's axes from `row` and `i` and read `V` neighbours of each operand, and element `k` of those.
     fn stage_loads(&self, s: &mut Sheet<'_>, stage: &Stage) -> (String, Vec<String>) {
         let Stage { dims, outer, operands, .. } = stage;
-        let mut before = String::from("long long q = row; ");
-        for axis in (0..*outer).rev() {
-            let d = s.extent(&dims[axis]);
-            let _ = write!(before, "const long long a{axis} = q % {d}; q /= {d}; ");
-        }
-        before.push_str("q = i; ");
-        for axis in (*outer..dims.len()).rev() {
-            let d = s.extent(&dims[axis]);
-            let _ = write!(before, "const long long a{axis} = q % {d}; q /= {d}; ");
+        let mut before = String::new();
+        for (from, axes) in [("row", 0..*outer), ("i", *outer..dims.len())] {
+            before += &indices(s, from, &dims[axes.clone()], ('a', axes.start));
         }
         let mut loads = Vec::new();
         for (n, o) in operands.iter().enumerate() {
@@ -108,7 +102,10 @@ impl Printer<'_> {
     ) -> Vec<Launch> {
         let n = n.as_int().unwrap_or(0).max(0) as usize;
         let Team { neighbours, threads, kept } = Team::new(n, neighbours);
-        s.constants("C", &format!("static constexpr int N = {n}, V = {neighbours}, TEAM = {threads}; static constexpr bool KEPT = {kept};"));
+        s.constants(
+            "C",
+            &format!("static constexpr int N = {n}, V = {neighbours}, TEAM = {threads}; static constexpr bool KEPT = {kept};"),
+        );
         // A row for each processor before one for each warp.
         let warps = match threads {
             32 => rows.as_int().map_or(ROWS, |r| (r.max(0) as usize / PROCESSORS).clamp(1, ROWS)),
@@ -153,7 +150,10 @@ impl Printer<'_> {
             let _ = write!(also, "z.at[k] = Narrow<{ty}>::of(y.at[k]); ");
             let _ = write!(store, "store<V>({o} + (row * {pitch} + i), z); ");
         }
-        let _ = writeln!(body, "Vec<float, V> y; KILN_UNROLL\nfor (int k = 0; k < V; k++) {{ {code}y.at[k] = {value}; {also}}} {store}return y; }}");
+        let _ = writeln!(
+            body,
+            "Vec<float, V> y; KILN_UNROLL\nfor (int k = 0; k < V; k++) {{ {code}y.at[k] = {value}; {also}}} {store}return y; }}"
+        );
         let before = s.end("H", &body);
         let operation = self.operation(&mut s, op);
         // The part behind, and the store.
@@ -242,6 +242,19 @@ impl Printer<'_> {
         let rows = dims[0].clone() * dims[2].clone();
         self.launch_rows(s, (&rows, &dims[1], 1), [before, format!("Softmax<{log}>{{}}"), behind], kernels)
     }
+}
+
+/// Statements that find the indices of axes, named by a letter and a number from `first` on, from the number `from`. Divisions are those of 32 bits where these
+/// suffice.
+pub(super) fn indices(s: &mut Sheet<'_>, from: &str, dims: &[Dim], (letter, first): (char, usize)) -> String {
+    let small = product(dims).as_int().is_some_and(|n| n < 1 << 31);
+    let mut out = format!("{} q_{from} = {from}; ", if small { "unsigned" } else { "long long" });
+    for (i, d) in dims.iter().enumerate().rev() {
+        let d = s.extent(d);
+        let d = if small { format!("{d}u") } else { d };
+        let _ = write!(out, "const long long {letter}{} = q_{from} % {d}; q_{from} /= {d}; ", first + i);
+    }
+    out
 }
 
 /// Whether one element of an operand serves all neighbours in a row of a stage.

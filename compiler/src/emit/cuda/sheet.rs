@@ -19,11 +19,13 @@ pub(super) struct Sheet<'p> {
     structs: String,
     /// Parameters mentioned since the last struct was begun.
     mentioned: Vec<usize>,
+    /// Whether the template waits for the launch before by itself.
+    waits: bool,
 }
 
 impl<'p> Sheet<'p> {
     pub(super) fn new(p: &'p Printer<'p>, step: &'p KernelStep) -> Sheet<'p> {
-        Sheet { p, step, params: Vec::new(), structs: String::new(), mentioned: Vec::new() }
+        Sheet { p, step, params: Vec::new(), structs: String::new(), mentioned: Vec::new(), waits: false }
     }
     fn param(&mut self, ty: &str, letter: char, value: TokenStream) -> String {
         let text = value.to_string();
@@ -118,6 +120,11 @@ impl<'p> Sheet<'p> {
         let _ = writeln!(self.structs, "struct {name} {{ {body} }};");
     }
 
+    /// The template of the kernel waits for the launch before by itself: it reads constants until then.
+    pub(super) fn waits_itself(&mut self) {
+        self.waits = true;
+    }
+
     /// The kernel with that body, and its launch.
     pub(super) fn launch(self, kernels: &mut Kernels, grid: [TokenStream; 3], threads: usize, shared: usize, body: &str) -> Vec<Launch> {
         let params: Vec<String> = self.params.iter().map(|(t, n, _)| format!("{t} {n}")).collect();
@@ -125,7 +132,12 @@ impl<'p> Sheet<'p> {
         if !self.structs.is_empty() {
             let _ = writeln!(text, "namespace @_ {{\n{}}}", self.structs);
         }
-        let _ = writeln!(text, "extern \"C\" __global__ __launch_bounds__({threads}) void @({}) {{\n    {body}\n}}", params.join(", "));
+        let wait = if self.waits { "" } else { " after_launch_before();" };
+        let _ = writeln!(
+            text,
+            "extern \"C\" __global__ __launch_bounds__({threads}) void @({}) {{\n    let_launch_behind_begin();{wait}\n    {body}\n}}",
+            params.join(", ")
+        );
         text.push_str("KILN_EXPORT(@)\n");
         let kernel = kernels.number(text);
         vec![Launch { kernel, grid, threads, shared, args: self.params.into_iter().map(|(_, _, v)| v).collect() }]

@@ -119,7 +119,12 @@ pub fn choose(p: Precision, h: &Heads) -> Attention {
         let lanes = widest.next_power_of_two().min(32);
         // Two blocks for each processor, as long as each has keys to read.
         let splits = (2 * PROCESSORS).div_ceil(h.matrices.max(1)).min(h.keys.div_ceil(KEYS)).max(1);
-        return Attention::Few { queries, ahead: (4 / queries).max(1).min(if widest > 32 { 2 } else { 4 }), groups: THREADS / lanes, splits };
+        return Attention::Few {
+            queries,
+            ahead: (4 / queries).max(1).min(if widest > 32 { 2 } else { 4 }),
+            groups: THREADS / lanes,
+            splits,
+        };
     }
     if p == Precision::F32 || h.depth % 8 != 0 || h.width % 8 != 0 {
         return Attention::Lanes;
