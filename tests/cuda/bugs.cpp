@@ -1,7 +1,6 @@
 // Kernels with a bug each, as one makes them: the emulator must catch every one, in every order of threads.
 #include "harness.h"
 #include "attention/parts.cuh"
-#include "gemm/tile.cuh"
 
 // Templates below are compiled with barriers and waits of which one can be left out, by its number among those that a thread comes to.
 namespace kiln {
@@ -14,12 +13,24 @@ template <int N>
 inline void planted_wait() {
     if (stays()) copy_wait<N>();
 }
+template <int N>
+inline void planted_group_wait() {
+    if (stays()) group_wait<N>();
+}
+inline void planted_group_sees() {
+    if (stays()) group_sees();
+}
 }  // namespace kiln
+#define group_sees planted_group_sees
 #define barrier planted_barrier
 #define copy_wait planted_wait
+#define group_wait planted_group_wait
 #include "attention/tiles.cuh"
+#include "gemm/tile.cuh"
 #undef barrier
 #undef copy_wait
+#undef group_wait
+#undef group_sees
 
 using namespace kiln;
 using test::Device;
@@ -89,6 +100,60 @@ void through_copies(const float* x, float* out) {
     if (BARRIER) barrier();
     const int other = int(blockDim.x) - 1 - int(threadIdx.x);
     for (int i = 0; i < 4; i++) out[other * 4 + i] = room[other * 4 + i];
+}
+
+// A product by the units of four warps, over six stages of depth.
+struct Square {
+    static constexpr long long rows = 64, depth = 384, by_row = 384, by_depth = 1;
+};
+struct Grouped {
+    using Type = half;
+    static constexpr int BM = 64, BN = 32, CHUNKS = 8, WM = 32, WN = 16, STAGES = 4;
+    static constexpr bool CONSTANT = true;
+};
+struct Put {
+    static constexpr int VEC = 2;
+    float* o;
+    template <class S, int V>
+    void operator()(int row, int col, S (&v)[V]) const {
+        for (int i = 0; i < V; i++) o[row * 32 + col + i] = v[i];
+    }
+};
+void grouped() {
+    static_assert(UnitsOf<half, Grouped>::Type::LAG == 1, "units of four warps");
+    auto a = test::numbers<half>(64 * 384), b = test::numbers<half>(32 * 384);
+    Device<float> out(64 * 32);
+    std::vector<float> want;
+    auto body = [=] {
+        come_to[threadIdx.x] = 0;
+        product<Grouped>(Matrix<half, 8, Square>{a.at, {}}, Matrix<half, 8, Square>{b.at, {}}, Put{out.at}, 64, 32, 384, Split{0, 1, nullptr, nullptr});
+    };
+    constexpr size_t SHARED = 4 * (64 + 32) * 128;
+    test::current = "a product of four warps without a bug";
+    test::launch({1, 1, 1}, 128, SHARED, body, [&] {
+        std::vector<float> got(out.at, out.at + out.n);
+        if (!want.empty() && want != got) test::fail("orders of threads differ");
+        want = got;
+    });
+    auto wrong = [&] { return !std::equal(want.begin(), want.end(), out.at); };
+    // In each step a wait for copies, what shows these to the units, a barrier, and a wait for the products of the step before; behind them a
+    // wait for nothing, and for products.
+    const char* kinds[] = {"a wait for copies", "what shows them to the units", "a barrier", "a wait for products"};
+    const int steps = 6;
+    for (int i = 0; i < 4 * steps + 2; i++) {
+        const int step = i / 4;
+        const char* kind = step == steps ? "the last wait for products" : kinds[i % 4];
+        if (i == 4 * steps) continue;
+        // At first nothing is under way, and at last nothing is filled again.
+        if (step < steps && i % 4 == 3 && (step == 0 || step + 3 >= steps)) continue;
+#if !defined(KILN_CHECKED)
+        if (i % 4 == 2) continue;
+#endif
+        left_out = i;
+        const std::string name = "a product of four warps that leaves out " + std::string(kind) + ", in step " + std::to_string(step);
+        test::caught(name.c_str(), {1, 1, 1}, 128, SHARED, body, wrong);
+        left_out = -1;
+    }
 }
 
 // A launch that begins while the one before, which writes `x`, ends.
@@ -186,6 +251,7 @@ int main() {
     test::caught("a read behind the end", {1, 1, 1}, N, 0, [=] { out.at[threadIdx.x] = x.at[N * 4 + threadIdx.x]; }, [] { return false; });
 #endif
     attention();
+    grouped();
     overlap();
     std::printf("%d failures\n", test::failures);
     return test::failures != 0;

@@ -90,8 +90,22 @@ struct Put {
                                                 Put<O>{o}, 1000, 1000, 768, split);                                                 \
     }
 PRODUCT(units_async_product_large, half, half, 128, 128, 64, 32, 3)
+PRODUCT(groups_async_product_square, half, half, 128, 128, 64, 32, 4)
+PRODUCT(groups_async_product_tall, bf16, bf16, 128, 64, 64, 32, 4)
+PRODUCT(groups_async_product_flat, half, half, 64, 128, 32, 64, 4)
+PRODUCT(groups_async_product_small, half, half, 64, 64, 32, 32, 4)
+PRODUCT(groups_async_product_narrow, half, half, 64, 32, 32, 16, 4)
 PRODUCT(units_async_product_small, bf16, bf16, 32, 32, 16, 16, 4)
 PRODUCT(units_async_product_tf32, tf32, float, 64, 64, 32, 32, 4)
+// A convolution, whose windows are found while products go on.
+struct Image {
+    static constexpr long long n = 8, c = 64, in_d = 1, in_h = 56, in_w = 56, out_d = 1, out_h = 56, out_w = 56, k_d = 1, k_h = 3, k_w = 3, s_d = 1, s_h = 1, s_w = 1,
+                               p_d = 0, p_h = 1, p_w = 1, d_d = 1, d_h = 1, d_w = 1, by_n = 200704, by_c = 1, by_d = 200704, by_h = 3584, by_w = 64;
+};
+extern "C" __global__ __launch_bounds__(128) void groups_async_convolution(const half* x, const half* w, half* o) {
+    let_launch_behind_begin();
+    product<Config<half, 128, 64, 8, 64, 32, 4>>(Windows<half, 8, Image>{x, {}}, Matrix<half, 8, Extents>{w, {}}, Put<half>{o}, 25088, 1000, 576, Split{0, 1, nullptr, nullptr});
+}
 struct One : Put<half> {
     static constexpr int VEC = 1;
 };

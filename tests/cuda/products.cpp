@@ -95,12 +95,20 @@ void products(const char* name) {
     test::current = name;
     using Small = Config<T, 32, 32, CH, 16, 16, 3>;
     using Wide = Config<T, 64, 32, CH, 32, 16, 2>;
+    using Tall = Config<T, 128, 64, 8, 64, 32, 4>;
+    using Square = Config<T, 128, 128, 8, 64, 32, 5>;
     for (bool packed : {true, false}) {
         product_case<Small, S, O>(37, 34, 70, 1, packed);
         product_case<Small, S, O>(1, 2, 5, 1, packed);
         product_case<Wide, S, O>(64, 32, 256, 1, packed);
         product_case<Wide, S, O>(70, 66, 300, 3, packed);
         product_case<Small, S, O>(33, 40, 17, 4, packed);
+        if constexpr (sizeof(T) == 2) {
+            static_assert(UnitsOf<T, Tall>::Type::LAG == 1 && UnitsOf<T, Square>::Type::LAG == 1 && UnitsOf<T, Wide>::Type::LAG == 0, "units of four warps");
+            product_case<Tall, S, O>(130, 70, 450, 1, packed);
+            product_case<Tall, S, O>(128, 64, 64, 1, packed);
+            product_case<Square, S, O>(200, 140, 650, 2, packed);
+        }
     }
 }
 

@@ -94,6 +94,8 @@ struct Fibre : Thread {
     State state;
     // Whether the launch before has ended for this thread.
     bool waited;
+    // Whether it wrote to shared memory what units of four warps do not see yet.
+    bool unseen;
     // Asynchronous copies not yet carried out, and how many of them each group commits.
     std::vector<Copy> copies;
     std::vector<size_t> groups;
@@ -104,6 +106,9 @@ struct Warp {
     // Since which barrier of the warp: only those order what its lanes do in memory.
     uint32_t epoch = 1;
     void* lanes[WARP];
+    // Products not yet carried out, and how many of them each group commits.
+    std::vector<Deferred> products;
+    std::vector<size_t> groups;
 };
 
 // Who touched a byte of shared memory last: since which barriers of the block and of its warp, and whether threads of several warps did.
@@ -133,6 +138,8 @@ struct Machine {
     Order order = Order::Forward;
     uint64_t random = 1;
     bool failed = false, overlap = false;
+    // Whether threads came with such writes to the last barrier, or to the next one.
+    bool unseen = false, unseen_next = false;
     // Since which barrier: accesses of two threads in one epoch are not ordered.
     uint32_t epoch = 1;
     std::vector<Cell> cells;
@@ -226,6 +233,8 @@ void yield() {
 void release_barrier() {
     m.waiting = 0;
     m.epoch++;
+    m.unseen = m.unseen_next;
+    m.unseen_next = false;
     for (unsigned i = 0; i < m.count; i++)
         if (m.fibres[i].state == State::AtBarrier) set_ready(i);
 }
@@ -234,6 +243,7 @@ void enter() {
     m.body(m.argument);
     Fibre& f = self();
     if (!f.copies.empty() && !m.failed) note("a thread ended before it waited for its asynchronous copies");
+    if (!m.warps[f.linear / WARP].products.empty() && !m.failed) note("a thread ended before its warp waited for its products");
     if (!f.waited && !m.failed) note("a thread ended before it waited for the launch before");
     clear_ready(f.linear, State::Done);
     m.live--;
@@ -276,6 +286,7 @@ void touch(Touch& t, uint16_t me) {
 
 void access_shared(uintptr_t at, size_t bytes, bool write, const void* instruction) {
     auto me = uint16_t(kiln_emu_thread->linear);
+    self().unseen |= write;
     size_t first = at - reinterpret_cast<uintptr_t>(kiln_emu_shared);
     for (size_t i = first; i < std::min(first + bytes, m.cells.size()); i++) {
         Cell& c = m.cells[i];
@@ -332,6 +343,7 @@ void kiln_emu_barrier() {
         stop();
     }
     m.waiting++;
+    m.unseen_next |= self().unseen;
     clear_ready(me, State::AtBarrier);
     if (m.waiting == m.live) release_barrier();
     yield();
@@ -381,6 +393,7 @@ void kiln_emu_wait(unsigned pending) {
     Fibre& f = self();
     if (f.groups.size() <= pending) return;
     size_t done = f.groups.size() - pending, copies = f.groups[done - 1];
+    f.unseen |= copies > 0;
     for (size_t i = 0; i < copies; i++) {
         const Copy& c = f.copies[i];
         // Here it arrives for this thread; for others it does with the next barrier.
@@ -391,6 +404,36 @@ void kiln_emu_wait(unsigned pending) {
     f.copies.erase(f.copies.begin(), f.copies.begin() + long(copies));
     f.groups.erase(f.groups.begin(), f.groups.begin() + long(done));
     for (size_t& g : f.groups) g -= copies;
+}
+
+void kiln_emu_group_sees() { self().unseen = false; }
+void kiln_emu_defer(const Deferred& product) {
+    unsigned warp = self().linear / WARP;
+    Deferred x = product;
+    x.warp = warp % 4;
+    const uint64_t swizzled = uint64_t(1) << 62 | uint64_t(1024 >> 4) << 32;
+    for (uint64_t d : {x.left, x.right})
+        if ((d >> 32) << 32 != swizzled || (d & 0x3f) * 16 % 1024 / 128 != 0) {
+            note("an operand of four warps does not begin at a multiple of 1024 bytes");
+            stop();
+        }
+    if (m.unseen) note("what threads wrote to shared memory is not there for the units of four warps: `group_sees` is missing before the barrier");
+    x.seen = x.run(x, false);
+    m.warps[warp].products.push_back(x);
+}
+void kiln_emu_group_commit() {
+    Warp& w = m.warps[self().linear / WARP];
+    w.groups.push_back(w.products.size());
+}
+void kiln_emu_group_wait(unsigned pending) {
+    Warp& w = m.warps[self().linear / WARP];
+    if (w.groups.size() <= pending) return;
+    size_t done = w.groups.size() - pending, products = w.groups[done - 1];
+    for (size_t i = 0; i < products; i++)
+        if (w.products[i].run(w.products[i], true) != w.products[i].seen) note("operands of products change before these are waited for");
+    w.products.erase(w.products.begin(), w.products.begin() + long(products));
+    w.groups.erase(w.groups.begin(), w.groups.begin() + long(done));
+    for (size_t& g : w.groups) g -= products;
 }
 
 void kiln_emu_wait_for_launch() { self().waited = true; }
@@ -439,16 +482,20 @@ bool kiln_emu_launch(Index grid, Index block, size_t shared, void (*body)(const 
                 m.live = m.count;
                 m.waiting = 0;
                 m.epoch++;
+                m.unseen = m.unseen_next = false;
                 std::memset(kiln_emu_shared, 0xff, shared);
                 for (unsigned w = 0; w < m.warps.size(); w++) {
                     m.warps[w].live = std::min(WARP, m.count - w * WARP);
                     m.warps[w].arrived = 0;
+                    m.warps[w].products.clear();
+                    m.warps[w].groups.clear();
                 }
                 for (unsigned i = 0; i < m.count; i++) {
                     Fibre& f = m.fibres[i];
                     f.linear = i;
                     f.index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
                     f.waited = !m.overlap;
+                    f.unseen = false;
                     f.copies.clear();
                     f.groups.clear();
                     prepare(f.context, m.stacks + STACK * i, enter);

@@ -52,9 +52,10 @@ fn candidates(p: Precision) -> Vec<Tile> {
             vec![tile(128, 64, 4, [128, 64], 3), tile(64, 64, 4, [64, 64], 3), tile(32, 64, 4, [32, 64], 3), tile(32, 32, 4, [32, 32], 3)]
         }
         _ => vec![
-            tile(128, 128, 8, [64, 32], 3),
-            tile(128, 64, 8, [64, 32], 3),
-            tile(64, 128, 8, [32, 64], 3),
+            // With four stages the units of four warps (sm_90a) keep one at work while two are on their way.
+            tile(128, 128, 8, [64, 32], 4),
+            tile(128, 64, 8, [64, 32], 4),
+            tile(64, 128, 8, [32, 64], 4),
             tile(64, 64, 8, [32, 32], 4),
             tile(64, 32, 8, [32, 16], 4),
             tile(32, 64, 8, [16, 32], 4),
