@@ -31,7 +31,7 @@ impl Printer<'_> {
         let [queries, keys, depth, width] = sizes.clone();
         let wide = |d: &Dim| d.as_int().unwrap_or(0) as usize;
         let (deep, across) = (wide(&depth), wide(&width));
-        let chunks = |o: &Operand, n: usize| whole(o.value, &o.strides) && n * size(o.value) % 16 == 0;
+        let chunks = |o: &Operand, n: usize| whole(o.value, &o.strides) && (n * size(o.value)).is_multiple_of(16);
         let matrices = product(batch);
         let closed = [&matrices, &queries].into_iter().all(|d| d.as_int().is_some());
         let form = attention_of(
@@ -43,7 +43,7 @@ impl Printer<'_> {
                 keys: keys.as_int().map_or(self.likely(&keys).max(1024), |n| n.max(0) as usize),
                 depth: deep,
                 width: across,
-                closed: closed && matrices.as_int().is_some_and(|n| n as usize <= COUNTERS / 64),
+                closed,
                 chunks: (chunks(k, deep) && chunks(v, across)).then(|| [size(k.value), size(v.value)]),
             },
         );
@@ -111,8 +111,9 @@ impl Printer<'_> {
             (quote!(1), "Split{0, 1, nullptr, nullptr}".to_string())
         };
         // Neighbours of the result that are stored together.
-        let store =
-            [8, 4, 2].into_iter().find(|n| n * size(result) <= 16 && across % n == 0 && self.rows_begin_at(result, &out[..=axes], *n));
+        let store = [8, 4, 2]
+            .into_iter()
+            .find(|n| n * size(result) <= 16 && across.is_multiple_of(*n) && self.rows_begin_at(result, &out[..=axes], *n));
         let store = store.unwrap_or(1);
         let call = match form {
             Attention::Lanes => format!("attend<2>({xq}, {xk}, {xv}, {xm}, {o}, {geometry});"),

@@ -87,7 +87,7 @@ impl Printer<'_> {
                 None => false,
             };
             let last = |s: &Stage| s.dims.len() > s.outer && s.dims.last().is_some_and(|d| self.multiple(d, *by));
-            n % by == 0 && n / by >= 32 && least * by <= 16 && stages().all(last) && lie.iter().all(whole)
+            n.is_multiple_of(*by) && n / by >= 32 && least * by <= 16 && stages().all(last) && lie.iter().all(whole)
         };
         [8, 4, 2].into_iter().find(fits).unwrap_or(1)
     }

@@ -126,14 +126,14 @@ pub fn choose(p: Precision, h: &Heads) -> Attention {
             splits,
         };
     }
-    if p == Precision::F32 || h.depth % 8 != 0 || h.width % 8 != 0 {
+    if p == Precision::F32 || !h.depth.is_multiple_of(8) || !h.width.is_multiple_of(8) {
         return Attention::Lanes;
     }
     // Sums and scores of a warp lie in registers: the wider the heads, the fewer keys at once.
     let wide = h.depth.max(h.width) * p.bytes() / 2;
     let keys = match wide {
-        ..=128 => 64,
-        ..=192 => 32,
+        0..=128 => 64,
+        129..=192 => 32,
         _ => 16,
     };
     let tiles = |q: usize, k: usize, sixteens: usize, keys: usize| Attention::Tiles { warps: [q, k], sixteens, keys, splits: 1 };
