@@ -104,7 +104,7 @@ struct Image {
 };
 extern "C" __global__ __launch_bounds__(128) void groups_async_convolution(const half* x, const half* w, half* o) {
     let_launch_behind_begin();
-    product<Config<half, 128, 64, 8, 64, 32, 4>>(Windows<half, 8, Image>{x, {}}, Matrix<half, 8, Extents>{w, {}}, Put<half>{o}, 25088, 1000, 576, Split{0, 1, nullptr, nullptr});
+    product<Config<half, 64, 64, 8, 32, 32, 4>>(Windows<half, 8, Image>{x, {}}, Matrix<half, 8, Extents>{w, {}}, Put<half>{o}, 25088, 1000, 576, Split{0, 1, nullptr, nullptr});
 }
 struct One : Put<half> {
     static constexpr int VEC = 1;

@@ -54,7 +54,7 @@ fn candidates(p: Precision) -> Vec<Tile> {
         _ => vec![
             // With four stages the units of four warps (sm_90a) keep one at work while two are on their way.
             tile(128, 128, 8, [64, 32], 4),
-            tile(128, 64, 8, [64, 32], 4),
+            tile(128, 64, 8, [64, 32], 3),
             tile(64, 128, 8, [32, 64], 4),
             tile(64, 64, 8, [32, 32], 4),
             tile(64, 32, 8, [32, 16], 4),
