@@ -56,6 +56,9 @@ impl Job {
             Some("cuda") => out = out.device(Device::Cuda(0)),
             Some(other) => return Err(format!("there is no device {other}")),
         }
+        if self.text("overlap").is_some() {
+            out = out.overlap(true);
+        }
         if let Some(name) = self.text("isa") {
             out = out.isa(Isa::from_name(name).ok_or(format!("there is no instruction set {name}"))?);
         }

@@ -99,7 +99,7 @@ impl Instance {
             _ => "the model was compiled for the CPU alone".into(),
         };
         if let Some(wanted) = wanted {
-            match on_device(spec, wanted, &threads, isa) {
+            match on_device(spec, wanted, &threads, isa, options.overlap) {
                 Ok(mut out) => {
                     out.recorder = options.profile.as_ref().map(|p| Box::new(Recorder::new(p, out.spec, out.threads.workers())));
                     out.why = if must { "it was asked for".into() } else { "it is the first GPU".into() };
@@ -465,10 +465,10 @@ impl Instance {
 }
 
 /// An instance on a GPU.
-fn on_device(spec: &'static Spec, wanted: Wanted, threads: &Threads, isa: Isa) -> Result<Instance> {
+fn on_device(spec: &'static Spec, wanted: Wanted, threads: &Threads, isa: Isa, overlap: bool) -> Result<Instance> {
     let device = spec.device.ok_or_else(|| Error::Device { message: "the model was not compiled for a GPU".into() })?;
     let weights = Arc::new(Loaded::new(device.spec, &Weights::Default, isa.capped(Isa::Avx512), threads)?);
-    let shared = Shared::new(device, wanted, weights.start())?;
+    let shared = Shared::new(device, wanted, weights.start(), overlap)?;
     let mut out = Instance::with_shared(device.spec, weights, threads.clone(), isa)?;
     out.machine = Some(Machine::new(Arc::new(shared))?);
     Ok(out)

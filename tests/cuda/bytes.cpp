@@ -13,6 +13,7 @@ template <int M, int N, int CH, int WM_, int WN_, int ST>
 struct Config {
     using Type = u8s8;
     static constexpr int BM = M, BN = N, CHUNKS = CH, WM = WM_, WN = WN_, STAGES = ST;
+    static constexpr bool CONSTANT = true;
 };
 template <class C>
 constexpr size_t shared_bytes() {

@@ -9,6 +9,7 @@ template <class T, int M, int N, int CH, int WM_, int WN_, int ST>
 struct Config {
     using Type = T;
     static constexpr int BM = M, BN = N, CHUNKS = CH, WM = WM_, WN = WN_, STAGES = ST;
+    static constexpr bool CONSTANT = true;
 };
 struct Extents {
     long long rows, depth, by_row, by_depth;

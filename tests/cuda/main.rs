@@ -7,6 +7,7 @@ use kiln_kernels::value::Tensor;
 use kiln_tests::command;
 use kiln_tests::models::ModelBuilder;
 use kiln_tests::samples;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,14 +26,19 @@ fn done(c: &mut Command) -> String {
     text
 }
 
-/// Builds a program of `tests/cuda` with the emulator, plain and with every access checked, and runs both.
-fn program(name: &str) {
-    let dir = folder(name);
+/// Writes the templates and the emulator into a folder.
+fn templates(dir: &Path) {
     for s in TEMPLATES.iter().chain(EMULATOR) {
         let path = dir.join(s.name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, s.text).unwrap();
     }
+}
+
+/// Builds a program of `tests/cuda` with the emulator, plain and with every access checked, and runs both.
+fn program(name: &str) {
+    let dir = folder(name);
+    templates(&dir);
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
     let compile = |args: &[&str], from: &Path, to: &Path| {
         let mut c = Command::new("g++");
@@ -77,8 +83,13 @@ fn sorts_and_scatters_are_those_of_one_after_the_other() {
 }
 
 #[test]
-fn rows_attention_and_pools_are_those_of_plain_loops() {
+fn rows_and_pools_are_those_of_plain_loops() {
     program("rows");
+}
+
+#[test]
+fn attention_is_that_of_plain_loops() {
+    program("attention");
 }
 
 #[test]
@@ -123,7 +134,7 @@ fn a_model_runs_by_the_stand_in_driver() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/01-digits/digits.onnx");
     let want = outputs(&dir.join("cpu"), &model, &["--accuracy", "exact"]);
     for (precision, limit) in [("f32", 1e-6), ("tf32", 2e-3), ("f16", 2e-3), ("bf16", 2e-2)] {
-        let found = outputs(&dir.join(precision), &model, &["--emulate", "--check", "--precision", precision]);
+        let found = outputs(&dir.join(precision), &model, &["--emulate", "--check", "--overlap", "--precision", precision]);
         let distance = distance(&want, &found);
         assert!(distance <= limit, "{precision}: {distance}");
     }
@@ -291,6 +302,64 @@ fn without_nvcc_the_error_says_what_to_do() {
     let text = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(3), "{text}");
     assert!(text.contains("NVCC names") && !dir.join("out").exists(), "{text}");
+}
+
+/// The instructions of each kernel of a file for a level of GPUs, or none where there is no nvcc, or no tool that shows them.
+fn instructions(source: &Path, level: &str, dir: &Path) -> Option<BTreeMap<String, Vec<String>>> {
+    let nvcc = toolchain::nvcc().ok()?;
+    let show = nvcc.with_file_name("cuobjdump");
+    if !show.is_file() {
+        return None;
+    }
+    templates(dir);
+    let image = dir.join(format!("{level}.cubin"));
+    let code = format!("arch=compute_{level},code=sm_{level}");
+    let mut c = Command::new(nvcc);
+    c.args(["-O3", "-std=c++17", "-diag-suppress", "177", "-Xptxas", "--warn-on-spills,--warning-as-error", "-cubin", "-gencode", &code]);
+    done(c.arg("-I").arg(dir).arg("-o").arg(&image).arg(source));
+    let mut out: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut name = String::new();
+    for line in done(Command::new(show).arg("--dump-sass").arg(&image)).lines() {
+        // A line is `Function : name`, or an address as a comment with an instruction behind it.
+        if let Some(found) = line.trim().strip_prefix("Function : ") {
+            name = found.into();
+            out.insert(name.clone(), Vec::new());
+        } else if let (Some(list), Some((_, text))) = (out.get_mut(&name), line.trim().strip_prefix("/*").and_then(|l| l.split_once("*/")))
+        {
+            let words = text.split_whitespace().filter(|w| !w.starts_with('@'));
+            list.extend(
+                words.take(1).filter(|w| w.starts_with(|c: char| c.is_ascii_uppercase())).map(|w| w.trim_end_matches(';').to_string()),
+            );
+        }
+    }
+    Some(out)
+}
+
+/// Kernels whose names promise matrix units, asynchronous copies or wide loads have them, and none keeps anything in local memory.
+#[test]
+fn kernels_have_the_instructions_that_their_names_promise() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda/machine.cu");
+    for level in ["80", "90a"] {
+        let Some(kernels) = instructions(&source, level, &folder(&format!("machine-{level}"))) else {
+            eprintln!("skipped: there is no nvcc, or no cuobjdump");
+            return;
+        };
+        assert_eq!(kernels.len(), 30, "{:?}", kernels.keys());
+        for (name, list) in kernels {
+            let has = |word: &str| list.iter().any(|i| i.starts_with(word));
+            assert!(list.len() > 16 && !has("LDL") && !has("STL"), "{level} {name}: {} instructions", list.len());
+            // Four warps share their units on sm_90a alone.
+            let groups = if level == "90a" { "HGMMA" } else { "HMMA" };
+            let promised = [("units", "HMMA"), ("groups", groups), ("async", "LDGSTS"), ("wide", "LDG.E.128")];
+            for (_, word) in promised.into_iter().filter(|(promise, _)| name.contains(promise)) {
+                assert!(has(word), "{level} {name} has no {word}");
+            }
+            // What waits for the launch before, and lets the one behind begin.
+            if level == "90a" {
+                assert!(has("ACQBULK") && has("PREEXIT"), "{name} does not take part in overlap");
+            }
+        }
+    }
 }
 
 /// Where nvcc is, every template compiles for the levels that Kiln has code for, without a spill.

@@ -12,6 +12,7 @@ template <class T, int M, int N, int CH, int WM_, int WN_, int ST>
 struct Config {
     using Type = T;
     static constexpr int BM = M, BN = N, CHUNKS = CH, WM = WM_, WN = WN_, STAGES = ST;
+    static constexpr bool CONSTANT = N == 32;
 };
 template <class C>
 constexpr size_t shared_bytes() {
@@ -94,12 +95,20 @@ void products(const char* name) {
     test::current = name;
     using Small = Config<T, 32, 32, CH, 16, 16, 3>;
     using Wide = Config<T, 64, 32, CH, 32, 16, 2>;
+    using Tall = Config<T, 128, 64, 8, 64, 32, 4>;
+    using Square = Config<T, 128, 128, 8, 64, 32, 5>;
     for (bool packed : {true, false}) {
         product_case<Small, S, O>(37, 34, 70, 1, packed);
         product_case<Small, S, O>(1, 2, 5, 1, packed);
         product_case<Wide, S, O>(64, 32, 256, 1, packed);
         product_case<Wide, S, O>(70, 66, 300, 3, packed);
         product_case<Small, S, O>(33, 40, 17, 4, packed);
+        if constexpr (sizeof(T) == 2) {
+            static_assert(UnitsOf<T, Tall>::Type::LAG == 1 && UnitsOf<T, Square>::Type::LAG == 1 && UnitsOf<T, Wide>::Type::LAG == 0, "units of four warps");
+            product_case<Tall, S, O>(130, 70, 450, 1, packed);
+            product_case<Tall, S, O>(128, 64, 64, 1, packed);
+            product_case<Square, S, O>(200, 140, 650, 2, packed);
+        }
     }
 }
 
@@ -181,7 +190,7 @@ void grouped(G g) {
     });
 }
 
-template <int M, int N, class T>
+template <int M, int N, class T, int STEP = 1>
 void few(int m, int n, int k) {
     constexpr int PER = 16 / sizeof(T);
     const int pitch = (k + PER - 1) / PER * PER;
@@ -191,7 +200,7 @@ void few(int m, int n, int k) {
         for (int j = k; j < pitch; j++) w[size_t(i) * pitch + j] = T();
     Device<float> out(size_t(m) * n);
     test::launch({unsigned((n + 4 * N - 1) / (4 * N)), 1, 1}, 128, size_t(M) * pitch * 4, [=] {
-        Matrix<T, 1, Extents> left{a.at, {m, k, k, 1}};
+        Matrix<T, STEP, Extents> left{a.at, {m, k, k, 1}};
         few_rows<M, N>(left, w.at, Put<float, 1>{out.at, n}, m, n, k, pitch);
     }, [&] {
         test::Worst worst;
@@ -233,6 +242,8 @@ int main() {
     few<1, 2, half>(1, 37, 300);
     few<8, 1, half>(5, 9, 77);
     few<4, 2, float>(4, 12, 64);
+    few<2, 2, half, 8>(2, 21, 1544);
+    few<1, 2, float, 4>(1, 13, 516);
     std::printf("%d failures, %llu bank conflicts\n", test::failures, (unsigned long long)emu::bank_conflicts());
     return test::failures != 0;
 }

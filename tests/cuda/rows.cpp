@@ -1,6 +1,5 @@
-// Kernels over rows, attention, pools, norms of pixels and picked rows against plain loops in double precision.
+// Kernels over rows, pools, norms of pixels and picked rows against plain loops in double precision.
 #include "harness.h"
-#include "attention/attend.cuh"
 #include "gather/gather.cuh"
 #include "norm/pixels.cuh"
 #include "pool/pool.cuh"
@@ -12,25 +11,42 @@ using test::Device;
 struct Head {
     const float* x;
     int n;
-    float operator()(long long row, int i) const { return x[row * n + i]; }
+    template <int V>
+    Vec<float, V> of(long long row, int i) const {
+        return load<V>(x + row * n + i);
+    }
 };
 struct Tail {
     float* o;
     int n;
-    void operator()(long long row, int i, float y) const { o[row * n + i] = y; }
+    template <int V>
+    void operator()(long long row, int i, const Vec<float, V>& y) const {
+        store<V>(o + row * n + i, y);
+    }
 };
 struct Factor {
     const float* x;
-    float operator()(long long, int i) const { return x[i]; }
+    template <int V>
+    Vec<float, V> of(long long, int i) const {
+        return load<V>(x + i);
+    }
+};
+template <int N_, int V_, int TEAM_, bool KEPT_>
+struct Team {
+    static constexpr int N = N_, V = V_, TEAM = TEAM_;
+    static constexpr bool KEPT = KEPT_;
 };
 
-template <class Op>
-void row_case(const char* name, int rows, int n, int results, Op op, const std::function<void(const double*, double*)>& reference) {
+template <class C, class Op>
+void row_case(const char* name, int rows, int results, Op op, const std::function<void(const double*, double*)>& reference) {
+    constexpr int n = C::N;
     test::current = name;
     auto x = test::numbers<float>(size_t(rows) * n);
     Device<float> out(size_t(rows) * results);
-    const unsigned threads = n > 64 ? 128 : 32;
-    test::launch({unsigned(rows), 1, 1}, threads, (32 + size_t(n)) * 4, [=] { kiln::rows(Head{x.at, n}, op, Tail{out.at, results}, n); }, [&] {
+    // Two warps of a block have a row each, or all of its threads one.
+    const unsigned threads = C::TEAM > 32 ? C::TEAM : 64, blocks = unsigned(C::TEAM > 32 ? rows : (rows + 1) / 2);
+    const size_t shared = C::KEPT ? 32 : 32 + n;
+    test::launch({blocks, 1, 1}, threads, shared * 4, [=] { kiln::rows<C>(Head{x.at, n}, op, Tail{out.at, results}, rows); }, [&] {
         test::Worst worst;
         std::vector<double> line(static_cast<size_t>(n)), want(static_cast<size_t>(n));
         for (int r = 0; r < rows; r++) {
@@ -42,9 +58,11 @@ void row_case(const char* name, int rows, int n, int results, Op op, const std::
     });
 }
 
-void all_rows(int rows, int n) {
+template <class C>
+void all_rows(int rows) {
+    constexpr int n = C::N;
     auto scale = test::numbers<float>(n), bias = test::numbers<float>(n);
-    row_case("layer norm", rows, n, n, LayerNorm<true, Factor, Factor>{1e-5f, {scale.at}, {bias.at}}, [&](const double* x, double* y) {
+    row_case<C>("layer norm", rows, n, LayerNorm<true, Factor, Factor>{1e-5f, {scale.at}, {bias.at}}, [&](const double* x, double* y) {
         double mean = 0, square = 0;
         for (int i = 0; i < n; i++) mean += x[i] / n;
         for (int i = 0; i < n; i++) square += (x[i] - mean) * (x[i] - mean) / n;
@@ -57,65 +75,21 @@ void all_rows(int rows, int n) {
             for (int i = 0; i < n; i++) sum += std::exp(x[i] - most);
             for (int i = 0; i < n; i++) y[i] = log ? x[i] - most - std::log(sum) : std::exp(x[i] - most) / sum;
         };
-        if (log) row_case("log softmax", rows, n, n, Softmax<true>{}, reference);
-        else row_case("softmax", rows, n, n, Softmax<false>{}, reference);
+        if (log) row_case<C>("log softmax", rows, n, Softmax<true>{}, reference);
+        else row_case<C>("softmax", rows, n, Softmax<false>{}, reference);
     }
-    row_case("l2 norm", rows, n, n, LpNorm<2>{1e-12f}, [&](const double* x, double* y) {
+    row_case<C>("l2 norm", rows, n, LpNorm<2>{1e-12f}, [&](const double* x, double* y) {
         double sum = 0;
         for (int i = 0; i < n; i++) sum += x[i] * x[i];
         for (int i = 0; i < n; i++) y[i] = x[i] / std::fmax(std::sqrt(sum), 1e-12);
     });
-    row_case("mean", rows, n, 1, Reduce<Fold::Mean>{}, [&](const double* x, double* y) {
+    row_case<C>("mean", rows, 1, Reduce<Fold::Mean>{}, [&](const double* x, double* y) {
         y[0] = 0;
         for (int i = 0; i < n; i++) y[0] += x[i] / n;
     });
-    row_case("least", rows, n, 1, Reduce<Fold::Min>{}, [&](const double* x, double* y) {
+    row_case<C>("least", rows, 1, Reduce<Fold::Min>{}, [&](const double* x, double* y) {
         y[0] = x[0];
         for (int i = 0; i < n; i++) y[0] = std::fmin(y[0], x[i]);
-    });
-}
-
-template <int D, int W>
-struct Heads {
-    static constexpr int depth = D, width = W;
-    static constexpr bool safe = false;
-    static constexpr float scale = 0.3f;
-    long long queries, keys, q_row, k_row, v_row, out_row, mask_row, mask_col, reach;
-};
-template <int D, int W, class T>
-void attention(int queries, int keys, long long reach, bool masked, int matrices) {
-    test::current = "attention";
-    auto q = test::numbers<T>(size_t(matrices) * queries * D), k = test::numbers<T>(size_t(matrices) * keys * D + 1), v = test::numbers<T>(size_t(matrices) * keys * W + 1);
-    auto mask = test::numbers<float>(size_t(queries) * keys + 1);
-    if (masked)
-        for (int i = 0; i < keys && i < 3; i++) mask[size_t(i)] = -INFINITY;
-    Device<float> out(size_t(matrices) * queries * W);
-    Heads<D, W> g{queries, keys, D, D, W, W, keys, 1, reach};
-    const size_t shared = (32 * (D + 1) + 32 * W + 4 * 2 * (D + 32)) * 4;
-    test::launch({unsigned((queries + 7) / 8), unsigned(matrices), 1}, 128, shared, [=] {
-        long long m = blockIdx.y;
-        attend<2>(q.at + m * queries * D, k.at + m * keys * D, v.at + m * keys * W, masked ? mask.at : nullptr, out.at + m * queries * W, g);
-    }, [&] {
-        test::Worst worst;
-        for (int m = 0; m < matrices; m++)
-            for (int i = 0; i < queries; i++) {
-                std::vector<double> score;
-                double most = -INFINITY, sum = 0;
-                for (int j = 0; j < keys && j <= i + reach; j++) {
-                    double s = masked ? double(mask[size_t(i) * keys + j]) : 0;
-                    for (int c = 0; c < D; c++)
-                        s += 0.3f * double(widen(q[(size_t(m) * queries + i) * D + c])) * double(widen(k[(size_t(m) * keys + j) * D + c]));
-                    score.push_back(s);
-                    most = std::fmax(most, s);
-                }
-                for (double& s : score) sum += s = std::exp(s - most);
-                for (int c = 0; c < W; c++) {
-                    double want = 0;
-                    for (size_t j = 0; j < score.size(); j++) want += score[j] / sum * double(widen(v[(size_t(m) * keys + j) * W + c]));
-                    worst.see(out[(size_t(m) * queries + i) * W + c], want, 1, (long(m) * queries + i) * W + c);
-                }
-            }
-        worst.below(2e-6);
     });
 }
 
@@ -162,11 +136,12 @@ struct Means {
     int c;
     void operator()(long long row, int col, float y) const { o[row * c + col] = y; }
 };
+template <int V>
 void means(int n, int pixels, int c) {
     test::current = "mean of pixels";
     auto x = test::numbers<float>(size_t(n) * pixels * c);
     Device<float> out(size_t(n) * c);
-    test::launch({unsigned((c + 31) / 32), unsigned(n), 1}, 256, 1024, [=] { global_mean(x.at, pixels, c, c, (long long)pixels * c, Means{out.at, c}); }, [&] {
+    test::launch({unsigned((c + 32 * V - 1) / (32 * V)), unsigned(n), 1}, 256, 1024 * V, [=] { global_mean<V>(x.at, pixels, c, c, (long long)pixels * c, Means{out.at, c}); }, [&] {
         test::Worst worst;
         for (int i = 0; i < n * c; i++) {
             double sum = 0;
@@ -233,45 +208,76 @@ void pixel_norms(int n, int pixels, int groups, int channels, unsigned shares, f
 struct Table {
     long long outer, axis, inner, count, line;
 };
+template <int V>
 void gathers() {
     test::current = "gather";
-    auto x = test::numbers<float>(2 * 5 * 3);
+    constexpr int INNER = 3 * V;
+    auto x = test::numbers<float>(2 * 5 * INNER);
     Device<int64_t> at(4);
     const int64_t indices[] = {4, -5, 0, 7};
     std::copy(indices, indices + 4, at.at);
-    Device<float> out(2 * 4 * 3);
+    Device<float> out(2 * 4 * INNER);
     Device<long long> fault(4);
     for (int last : {3, 4}) {
         std::fill(fault.at, fault.at + 4, 0);
-        test::launch({1, 1, 1}, 64, 0, [=] { gather(x.at, at.at, out.at, Table{2, 5, 3, last, 9}, fault.at); }, [&] {
-            for (int i = 0; i < 2 * 3 * 3 && last == 3; i++) {
-                int inner = i % 3, j = i / 3 % 3, o = i / 9;
-                if (out[size_t(i)] != x[size_t(o * 5 + (indices[j] + 5) % 5) * 3 + inner]) test::fail("another row");
+        test::launch({1, 1, 1}, 64, 0, [=] { gather<V>(x.at, at.at, out.at, Table{2, 5, INNER, last, 9}, fault.at); }, [&] {
+            for (int i = 0; i < 2 * 3 * INNER && last == 3; i++) {
+                int inner = i % INNER, j = i / INNER % 3, o = i / INNER / 3;
+                if (out[size_t(i)] != x[size_t(o * 5 + (indices[j] + 5) % 5) * INNER + inner]) test::fail("another row");
             }
             if (last == 4 && (fault[0] == 0 || fault[1] != 9 || fault[2] != 7 || fault[3] != 5)) test::fail("an index outside is not reported");
             if (last == 3 && fault[0] != 0) test::fail("an index inside is reported");
         });
     }
 }
+struct Tables {
+    long long count, cols, a_rows, b_rows, line;
+};
+template <int V>
+void lookups(bool more) {
+    test::current = "lookup";
+    constexpr int COLS = 3 * V, COUNT = 7;
+    auto a = test::numbers<float>(5 * COLS), b = test::numbers<float>(4 * COLS), c = test::numbers<float>(COUNT * COLS);
+    Device<int64_t> i(COUNT), k(COUNT);
+    for (int j = 0; j < COUNT; j++) i[size_t(j)] = j % 5 - (j % 2 ? 5 : 0), k[size_t(j)] = j % 4;
+    Device<half> out(COUNT * COLS);
+    Device<long long> fault(4);
+    std::fill(fault.at, fault.at + 4, 0);
+    test::launch({2, 1, 1}, 32, 0, [=] { lookup<V>(a.at, i.at, b.at, k.at, more ? c.at : nullptr, out.at, Tables{COUNT, COLS, 5, 4, 9}, fault.at); }, [&] {
+        for (int j = 0; j < COUNT; j++)
+            for (int q = 0; q < COLS; q++) {
+                float want = a[size_t(j % 5 * COLS + q)] + b[size_t(j % 4 * COLS + q)];
+                if (more) want += c[size_t(j * COLS + q)];
+                if (widen(out[size_t(j * COLS + q)]) != widen(Narrow<half>::of(want))) test::fail("another sum");
+            }
+        if (fault[0] != 0) test::fail("an index inside is reported");
+    });
+}
 
 int main() {
-    all_rows(5, 1);
-    all_rows(3, 37);
-    all_rows(2, 700);
-    attention<8, 8, float>(9, 9, 100, false, 2);
-    attention<40, 24, half>(17, 70, 100, true, 1);
-    attention<64, 64, half>(35, 35, 0, false, 2);
-    attention<16, 33, float>(3, 40, 37, true, 1);
+    all_rows<Team<1, 1, 32, true>>(5);
+    all_rows<Team<37, 1, 32, true>>(3);
+    all_rows<Team<768, 8, 32, true>>(4);
+    all_rows<Team<200, 4, 32, true>>(3);
+    all_rows<Team<700, 2, 128, true>>(2);
+    all_rows<Team<96, 1, 64, true>>(2);
+    all_rows<Team<1001, 1, 96, false>>(2);
+    all_rows<Team<520, 8, 64, false>>(1);
     pools<Pool::Max, 4>(2, 8, 7, 9, 3, 2, 1);
     pools<Pool::Mean, 1>(1, 5, 6, 6, 3, 1, 1);
     pools<Pool::MeanPadded, 2>(1, 6, 5, 8, 2, 2, 1);
-    means(2, 49, 70);
-    means(1, 3, 1);
+    means<1>(2, 49, 70);
+    means<2>(2, 49, 70);
+    means<1>(1, 3, 1);
     pixel_norms<1, float>(2, 37, 5, 1, 1, 0);
     pixel_norms<4, half>(1, 130, 3, 4, 3, 0);
     pixel_norms<2, float>(2, 64, 2, 40, 2, 100);
     pixel_norms<1, float>(1, 1, 3, 7, 4, 0);
-    gathers();
+    gathers<1>();
+    gathers<4>();
+    lookups<1>(true);
+    lookups<8>(false);
+    lookups<4>(true);
     std::printf("%d failures\n", test::failures);
     return test::failures != 0;
 }

@@ -115,6 +115,9 @@ pub(crate) struct RunArgs {
     /// The best instruction set to use: portable, avx2, avx512 or amx.
     #[arg(long)]
     pub(crate) isa: Option<String>,
+    /// Have a GPU begin a kernel while the one before it ends, from sm_90 on.
+    #[arg(long)]
+    overlap: bool,
 }
 
 impl RunArgs {
@@ -132,6 +135,9 @@ impl RunArgs {
                 return Err(Failure::Usage(format!("--isa {name}: expected portable, avx2, avx512 or amx")));
             }
             out.push(format!("isa={name}"));
+        }
+        if self.overlap {
+            out.push("overlap=1".into());
         }
         Ok(out)
     }

@@ -54,6 +54,22 @@ struct Work {
     unsigned shape[6];
     size_t shared;
     std::vector<uint64_t> arguments;
+    // Whether a launch begins before the one before it has ended.
+    bool overlap = false;
+};
+// As the driver API has them.
+struct LaunchAttribute {
+    int id;
+    union alignas(8) {
+        char whole[64];
+        int allowed;
+    };
+};
+struct LaunchConfig {
+    unsigned shape[6], shared;
+    void* stream;
+    LaunchAttribute* attributes;
+    unsigned count;
 };
 struct Graph {
     std::vector<Work> work;
@@ -73,6 +89,8 @@ std::map<uintptr_t, size_t> allocated;
 bool initialized = false, current = false;
 int broken = SUCCESS;
 bool checked = false;
+// Whether the work before was a launch: only that can overlap with the next.
+bool behind_launch = false;
 unsigned long launches = 0;
 
 bool logs() {
@@ -95,6 +113,12 @@ bool inside(const void* at, size_t bytes) {
 
 int carry_out(const Work& w) {
     if (broken) return broken;
+    if (w.overlap && !behind_launch) {
+        std::fprintf(stderr, "emulator: %s overlaps with what is no launch\n", w.function->name.c_str());
+        return broken = LAUNCH_FAILED;
+    }
+    behind_launch = w.kind == Work::Launch;
+    kiln::emu::set_overlap(w.overlap);
     switch (w.kind) {
         case Work::Copy:
             std::memcpy(w.to, w.from, w.bytes);
@@ -166,6 +190,12 @@ int cuDeviceGet(int* device, int i) {
 }
 int cuDeviceGetName(char* name, int length, int) {
     std::snprintf(name, size_t(length), "Kiln emulator");
+    return SUCCESS;
+}
+int cuDeviceGetAttribute(int* value, int attribute, int) {
+    // The compute capability: that of an H100.
+    if (attribute != 75 && attribute != 76) return INVALID_VALUE;
+    *value = attribute == 75 ? 9 : 0;
     return SUCCESS;
 }
 int cuDeviceGetUuid_v2(unsigned char* uuid, int) {
@@ -272,12 +302,19 @@ int cuFuncSetAttribute(void* function, int attribute, int value) {
     static_cast<Function*>(function)->shared = size_t(value);
     return SUCCESS;
 }
-int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** arguments, void**) {
+int cuLaunchKernelEx(const void* config, void* function, void** arguments, void**) {
+    constexpr int PROGRAMMATIC_STREAM_SERIALIZATION = 6;
+    auto* c = static_cast<const LaunchConfig*>(config);
     auto* f = static_cast<Function*>(function);
-    if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || !bx || bx * by * bz > 1024) return INVALID_VALUE;
-    Work w{Work::Launch, nullptr, nullptr, 0, 0, f, {gx, gy, gz, bx, by, bz}, shared, {}};
+    const unsigned* s = c->shape;
+    if (!s[0] || !s[1] || !s[2] || s[1] > 65535 || s[2] > 65535 || !s[3] || s[3] * s[4] * s[5] > 1024) return INVALID_VALUE;
+    Work w{Work::Launch, nullptr, nullptr, 0, 0, f, {s[0], s[1], s[2], s[3], s[4], s[5]}, c->shared, {}};
+    for (unsigned i = 0; i < c->count; i++) {
+        if (c->attributes[i].id != PROGRAMMATIC_STREAM_SERIALIZATION) return INVALID_VALUE;
+        w.overlap = c->attributes[i].allowed != 0;
+    }
     for (unsigned i = 0; i < f->arguments; i++) w.arguments.push_back(*static_cast<uint64_t*>(arguments[i]));
-    return post(stream, std::move(w));
+    return post(c->stream, std::move(w));
 }
 int cuStreamCreate(void** stream, unsigned) {
     *stream = new Stream;

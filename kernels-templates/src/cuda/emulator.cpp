@@ -26,6 +26,8 @@ namespace {
 
 constexpr size_t STACK = 64 * 1024;
 constexpr unsigned WARP = 32;
+// Bytes behind shared memory that nobody may touch.
+constexpr size_t GUARD = 16 * 1024;
 // The operation that is a barrier of a warp.
 constexpr unsigned BARRIER = 3;
 
@@ -90,6 +92,10 @@ void prepare(Context& c, unsigned char* stack, void (*entry)()) {
 struct Fibre : Thread {
     Context context;
     State state;
+    // Whether the launch before has ended for this thread.
+    bool waited;
+    // Whether it wrote to shared memory what units of four warps do not see yet.
+    bool unseen;
     // Asynchronous copies not yet carried out, and how many of them each group commits.
     std::vector<Copy> copies;
     std::vector<size_t> groups;
@@ -100,6 +106,9 @@ struct Warp {
     // Since which barrier of the warp: only those order what its lanes do in memory.
     uint32_t epoch = 1;
     void* lanes[WARP];
+    // Products not yet carried out, and how many of them each group commits.
+    std::vector<Deferred> products;
+    std::vector<size_t> groups;
 };
 
 // Who touched a byte of shared memory last: since which barriers of the block and of its warp, and whether threads of several warps did.
@@ -112,6 +121,12 @@ struct Cell {
     Touch written, read;
 };
 
+// Memory of the device, and whether a kernel has written to it.
+struct Range {
+    size_t bytes;
+    bool written;
+};
+
 struct Machine {
     std::vector<Fibre> fibres;
     std::vector<Warp> warps;
@@ -122,12 +137,14 @@ struct Machine {
     const void* argument = nullptr;
     Order order = Order::Forward;
     uint64_t random = 1;
-    bool failed = false;
+    bool failed = false, overlap = false;
+    // Whether threads came with such writes to the last barrier, or to the next one.
+    bool unseen = false, unseen_next = false;
     // Since which barrier: accesses of two threads in one epoch are not ordered.
     uint32_t epoch = 1;
     std::vector<Cell> cells;
     size_t shared = 0;
-    std::map<uintptr_t, size_t> memory;
+    std::map<uintptr_t, Range> memory;
     std::vector<uintptr_t> reported;
     uint64_t conflicts = 0;
     unsigned char* stacks = nullptr;
@@ -216,6 +233,8 @@ void yield() {
 void release_barrier() {
     m.waiting = 0;
     m.epoch++;
+    m.unseen = m.unseen_next;
+    m.unseen_next = false;
     for (unsigned i = 0; i < m.count; i++)
         if (m.fibres[i].state == State::AtBarrier) set_ready(i);
 }
@@ -224,6 +243,8 @@ void enter() {
     m.body(m.argument);
     Fibre& f = self();
     if (!f.copies.empty() && !m.failed) note("a thread ended before it waited for its asynchronous copies");
+    if (!m.warps[f.linear / WARP].products.empty() && !m.failed) note("a thread ended before its warp waited for its products");
+    if (!f.waited && !m.failed) note("a thread ended before it waited for the launch before");
     clear_ready(f.linear, State::Done);
     m.live--;
     Warp& w = m.warps[f.linear / WARP];
@@ -265,6 +286,7 @@ void touch(Touch& t, uint16_t me) {
 
 void access_shared(uintptr_t at, size_t bytes, bool write, const void* instruction) {
     auto me = uint16_t(kiln_emu_thread->linear);
+    self().unseen |= write;
     size_t first = at - reinterpret_cast<uintptr_t>(kiln_emu_shared);
     for (size_t i = first; i < std::min(first + bytes, m.cells.size()); i++) {
         Cell& c = m.cells[i];
@@ -276,13 +298,20 @@ void access_shared(uintptr_t at, size_t bytes, bool write, const void* instructi
 
 void access(uintptr_t at, size_t bytes, bool write, const void* instruction) {
     if (!kiln_emu_thread || bytes == 0) return;
-    if (at - reinterpret_cast<uintptr_t>(kiln_emu_shared) < m.shared) return access_shared(at, bytes, write, instruction);
+    if (size_t from = at - reinterpret_cast<uintptr_t>(kiln_emu_shared); from < m.shared + GUARD) {
+        if (from + bytes > m.shared) note("%zu bytes are %s behind the end of shared memory", bytes, write ? "written" : "read");
+        return access_shared(at, bytes, write, instruction);
+    }
     // A thread's own stack, and the constants of the module, are not the memory of the device.
     if (!in_device_space(reinterpret_cast<const void*>(at))) return;
     auto next = m.memory.upper_bound(at);
     if (next != m.memory.begin()) {
         auto inside = std::prev(next);
-        if (at + bytes <= inside->first + inside->second) return;
+        if (at + bytes <= inside->first + inside->second.bytes) {
+            if (!self().waited && (write || inside->second.written)) note("%zu bytes are %s before the launch before has ended", bytes, write ? "written" : "read");
+            inside->second.written |= write;
+            return;
+        }
     }
     note("%zu bytes are %s outside of device memory", bytes, write ? "written" : "read");
 }
@@ -300,7 +329,8 @@ void forget_failure() {
     m.reported.clear();
 }
 uint64_t bank_conflicts() { return m.conflicts; }
-void add_memory(const void* at, size_t bytes) { m.memory[reinterpret_cast<uintptr_t>(at)] = bytes; }
+void set_overlap(bool overlap) { m.overlap = overlap; }
+void add_memory(const void* at, size_t bytes) { m.memory[reinterpret_cast<uintptr_t>(at)] = {bytes, false}; }
 void remove_memory(const void* at) { m.memory.erase(reinterpret_cast<uintptr_t>(at)); }
 
 extern "C" {
@@ -313,6 +343,7 @@ void kiln_emu_barrier() {
         stop();
     }
     m.waiting++;
+    m.unseen_next |= self().unseen;
     clear_ready(me, State::AtBarrier);
     if (m.waiting == m.live) release_barrier();
     yield();
@@ -362,8 +393,11 @@ void kiln_emu_wait(unsigned pending) {
     Fibre& f = self();
     if (f.groups.size() <= pending) return;
     size_t done = f.groups.size() - pending, copies = f.groups[done - 1];
+    f.unseen |= copies > 0;
     for (size_t i = 0; i < copies; i++) {
         const Copy& c = f.copies[i];
+        // Here it arrives for this thread; for others it does with the next barrier.
+        kiln_emu_access(c.to, c.bytes, true);
         std::memcpy(c.to, c.from, c.valid);
         std::memset(c.to + c.valid, 0, c.bytes - c.valid);
     }
@@ -371,6 +405,38 @@ void kiln_emu_wait(unsigned pending) {
     f.groups.erase(f.groups.begin(), f.groups.begin() + long(done));
     for (size_t& g : f.groups) g -= copies;
 }
+
+void kiln_emu_group_sees() { self().unseen = false; }
+void kiln_emu_defer(const Deferred& product) {
+    unsigned warp = self().linear / WARP;
+    Deferred x = product;
+    x.warp = warp % 4;
+    const uint64_t swizzled = uint64_t(1) << 62 | uint64_t(1024 >> 4) << 32;
+    for (uint64_t d : {x.left, x.right})
+        if ((d >> 32) << 32 != swizzled || (d & 0x3f) * 16 % 1024 / 128 != 0) {
+            note("an operand of four warps does not begin at a multiple of 1024 bytes");
+            stop();
+        }
+    if (m.unseen) note("what threads wrote to shared memory is not there for the units of four warps: `group_sees` is missing before the barrier");
+    x.seen = x.run(x, false);
+    m.warps[warp].products.push_back(x);
+}
+void kiln_emu_group_commit() {
+    Warp& w = m.warps[self().linear / WARP];
+    w.groups.push_back(w.products.size());
+}
+void kiln_emu_group_wait(unsigned pending) {
+    Warp& w = m.warps[self().linear / WARP];
+    if (w.groups.size() <= pending) return;
+    size_t done = w.groups.size() - pending, products = w.groups[done - 1];
+    for (size_t i = 0; i < products; i++)
+        if (w.products[i].run(w.products[i], true) != w.products[i].seen) note("operands of products change before these are waited for");
+    w.products.erase(w.products.begin(), w.products.begin() + long(products));
+    w.groups.erase(w.groups.begin(), w.groups.begin() + long(done));
+    for (size_t& g : w.groups) g -= products;
+}
+
+void kiln_emu_wait_for_launch() { self().waited = true; }
 
 void kiln_emu_conflicts(const void* const* rows, unsigned count) {
     // Eight rows of 16 bytes fill the 32 banks once.
@@ -402,7 +468,7 @@ bool kiln_emu_launch(Index grid, Index block, size_t shared, void (*body)(const 
             return false;
         }
     }
-    std::vector<unsigned char> memory(shared + 1024);
+    std::vector<unsigned char> memory(shared + 1024 + GUARD);
     auto start = (reinterpret_cast<uintptr_t>(memory.data()) + 1023) / 1024 * 1024;
     kiln_emu_shared = reinterpret_cast<unsigned char*>(start);
     m.shared = shared;
@@ -416,15 +482,20 @@ bool kiln_emu_launch(Index grid, Index block, size_t shared, void (*body)(const 
                 m.live = m.count;
                 m.waiting = 0;
                 m.epoch++;
+                m.unseen = m.unseen_next = false;
                 std::memset(kiln_emu_shared, 0xff, shared);
                 for (unsigned w = 0; w < m.warps.size(); w++) {
                     m.warps[w].live = std::min(WARP, m.count - w * WARP);
                     m.warps[w].arrived = 0;
+                    m.warps[w].products.clear();
+                    m.warps[w].groups.clear();
                 }
                 for (unsigned i = 0; i < m.count; i++) {
                     Fibre& f = m.fibres[i];
                     f.linear = i;
                     f.index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
+                    f.waited = !m.overlap;
+                    f.unseen = false;
                     f.copies.clear();
                     f.groups.clear();
                     prepare(f.context, m.stacks + STACK * i, enter);

@@ -38,6 +38,18 @@ struct Thread {
     unsigned linear;
 };
 
+// Products of a warp that are carried out when they are waited for, see `prims.cuh`.
+struct Deferred {
+    uint64_t (*run)(const Deferred&, bool carry_out);
+    // Where each lane keeps its sums.
+    float* sums[32];
+    // Descriptors of the operands.
+    uint64_t left, right;
+    // The warp's number in its group of four, and what the operands were when the product was begun.
+    unsigned warp;
+    uint64_t seen;
+};
+
 extern "C" {
 extern Thread* kiln_emu_thread;
 extern Index kiln_emu_block, kiln_emu_block_dim, kiln_emu_grid_dim;
@@ -53,6 +65,14 @@ void kiln_emu_access(const void* at, size_t bytes, bool write);
 void kiln_emu_copy(void* to, const void* from, unsigned bytes, unsigned valid);
 void kiln_emu_commit();
 void kiln_emu_wait(unsigned pending);
+// fence.proxy.async: what the thread wrote to shared memory is there for the units of four warps behind the next barrier.
+void kiln_emu_group_sees();
+// wgmma: begins a product of the running lane's warp, ends a group of those, and waits until at most so many groups are under way.
+void kiln_emu_defer(const Deferred& product);
+void kiln_emu_group_commit();
+void kiln_emu_group_wait(unsigned pending);
+// griddepcontrol.wait: from here on the thread may touch what launches write.
+void kiln_emu_wait_for_launch();
 // Counts what matrix loads cost in passes over the banks beyond the least.
 void kiln_emu_conflicts(const void* const* rows, unsigned count);
 // Runs `body` for every thread of every block; false when the kernel did what it must not.

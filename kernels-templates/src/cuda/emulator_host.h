@@ -15,6 +15,9 @@ const char* failure();
 void forget_failure();
 // Passes over the banks of shared memory that matrix loads took beyond the least.
 uint64_t bank_conflicts();
+// Whether the next launches begin before the ones before them have ended: then their threads must wait before they touch what launches
+// write, which shows where kernels report their accesses, and before they end.
+void set_overlap(bool overlap);
 // Memory that kernels may touch.
 void add_memory(const void* at, size_t bytes);
 void remove_memory(const void* at);

@@ -16,8 +16,11 @@
 #define KILN_DEVICE __device__ __forceinline__
 #if defined(KILN_EMULATE)
 #define KILN_UNROLL
+#define KILN_UNROLL_BY(n)
 #else
-#define KILN_UNROLL _Pragma("unroll")
+#define KILN_PRAGMA(x) _Pragma(#x)
+#define KILN_UNROLL KILN_PRAGMA(unroll)
+#define KILN_UNROLL_BY(n) KILN_PRAGMA(unroll n)
 #endif
 
 namespace kiln {
@@ -123,6 +126,46 @@ KILN_DEVICE T narrow(float x) {
     return Narrow<T>::of(x);
 }
 
+// Whether elements of type `S` in memory are operands of products of type `T` as they are.
+template <class T, class S>
+struct StoredAs {
+    static constexpr bool VALUE = false;
+};
+template <class T>
+struct StoredAs<T, T> {
+    static constexpr bool VALUE = true;
+};
+template <>
+struct StoredAs<tf32, float> {
+    static constexpr bool VALUE = true;
+};
+
+// Two neighbours of 16 bits as a word of a fragment, the first in the lower half.
+template <class T>
+KILN_DEVICE uint32_t pack(float a, float b) {
+    T both[2] = {Narrow<T>::of(a), Narrow<T>::of(b)};
+    uint32_t out;
+    memcpy(&out, both, 4);
+    return out;
+}
+// The word of a fragment that holds an element of 32 bits.
+KILN_DEVICE uint32_t word_of(tf32 x) {
+    uint32_t out;
+    memcpy(&out, &x, 4);
+    return out;
+}
+
+// 2 to the power of `x`, off by 2^-22 of it; magnitudes below 2^-126 are zero.
+#if defined(KILN_EMULATE)
+KILN_DEVICE float power_of_two(float x) { return exp2f(x); }
+#else
+KILN_DEVICE float power_of_two(float x) {
+    float out;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+#endif
+
 // The least value of a type.
 template <class T>
 struct Least {
@@ -212,6 +255,27 @@ KILN_DEVICE void fence() { __threadfence(); }
 KILN_DEVICE unsigned count_up(unsigned* at) { return atomicAdd(at, 1u); }
 #endif
 
+// ---- Launches that overlap (sm_90) ----
+
+// Where launches overlap, a kernel begins while the one before ends. Every thread waits for that once, before it touches anything that a
+// launch writes; constants may be read before. Elsewhere there is nothing to wait for.
+#if defined(KILN_EMULATE)
+KILN_DEVICE void after_launch_before() { emu::kiln_emu_wait_for_launch(); }
+// Lets the launch behind begin, as far as there is room, once every block of this one has come here or ended.
+KILN_DEVICE void let_launch_behind_begin() {}
+#else
+KILN_DEVICE void after_launch_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+KILN_DEVICE void let_launch_behind_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+#endif
+
 // ---- Asynchronous copies from global to shared memory (sm_80) ----
 
 #if defined(KILN_EMULATE)
@@ -282,6 +346,17 @@ KILN_PLAIN inline void load_matrices(void** lanes) {
     for (int m = 0; m < 4; m++)
         for (int lane = 0; lane < 32; lane++)
             std::memcpy(static_cast<MatrixLoad*>(lanes[lane])->to + m, static_cast<const char*>(rows[m * 8 + lane / 4]) + lane % 4 * 4, 4);
+}
+// The same matrices transposed: a lane gets rows `2 * (lane % 4)` and the next one of column `lane / 4`, elements of 16 bits.
+KILN_PLAIN inline void load_transposed(void** lanes) {
+    const void* rows[32];
+    for (int i = 0; i < 32; i++) rows[i] = static_cast<MatrixLoad*>(lanes[i])->row;
+    kiln_emu_conflicts(rows, 32);
+    for (int m = 0; m < 4; m++)
+        for (int lane = 0; lane < 32; lane++) {
+            auto* to = reinterpret_cast<unsigned char*>(static_cast<MatrixLoad*>(lanes[lane])->to + m);
+            for (int i = 0; i < 2; i++) std::memcpy(to + i * 2, static_cast<const char*>(rows[m * 8 + lane % 4 * 2 + i]) + lane / 4 * 2, 2);
+        }
 }
 template <class T>
 struct Element;
@@ -374,6 +449,12 @@ KILN_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
     emu::MatrixLoad x{to, row};
     emu::kiln_emu_meet(2, &x, emu::load_matrices);
 }
+// The same matrices transposed, of elements of 16 bits: a lane gets rows `2 * (lane % 4)` and the next one of column `lane / 4`.
+KILN_DEVICE void load_transposed(uint32_t (&to)[4], const void* row) {
+    emu::kiln_emu_access(row, 16, false);
+    emu::MatrixLoad x{to, row};
+    emu::kiln_emu_meet(4, &x, emu::load_transposed);
+}
 // Adds to `c` the products of the fragments: `MI` of 16 rows, `NI` of 8 columns.
 template <class T, int MI, int NI>
 KILN_DEVICE void multiply_add(typename Sum<T>::Type (&c)[MI][NI][4], const uint32_t (&a)[MI][4], const uint32_t (&b)[NI][2]) {
@@ -383,6 +464,11 @@ KILN_DEVICE void multiply_add(typename Sum<T>::Type (&c)[MI][NI][4], const uint3
 #else
 KILN_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row)));
+}
+KILN_DEVICE void load_transposed(uint32_t (&to)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(shared_address(row)));
 }
@@ -404,6 +490,141 @@ KILN_DEVICE void multiply_add(typename Sum<T>::Type (&c)[MI][NI][4], const uint3
         KILN_UNROLL
         for (int n = 0; n < NI; n++) multiply_add_one(T(), c[m][n], a[m], b[n]);
 }
+#endif
+
+// ---- Matrix units of four warps: both operands lie in shared memory, and sums are there once they are waited for (sm_90a) ----
+
+// Operands are tiles of rows of 128 bytes, 16 chunks of which chunk c of row r lies at `c ^ r % 8`, and begin at multiples of 1024 bytes.
+// `-DKILN_NO_GROUPS` leaves these units out.
+#if defined(KILN_EMULATE) || (defined(__CUDA_ARCH_FEAT_SM90_ALL) && !defined(KILN_NO_GROUPS))
+constexpr bool GROUPS = true;
+#else
+constexpr bool GROUPS = false;
+#endif
+
+#if defined(KILN_EMULATE)
+namespace emu {
+// What hardware makes of an address in shared memory: where it begins in units of 16 bytes, 1024 bytes from eight rows to the next eight, and
+// the mode that swizzles by 128 bytes (PTX ISA, "Matrix Descriptor Format").
+KILN_PLAIN inline uint64_t descriptor(const void* p) {
+    const uint64_t at = uint64_t(static_cast<const unsigned char*>(p) - kiln_emu_shared);
+    return (at & 0x3ffff) >> 4 | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
+}
+// Where element `k` of row `r` lies by a descriptor.
+KILN_PLAIN inline const unsigned char* by_descriptor(uint64_t d, int r, int k) {
+    uint64_t at = ((d & 0x3fff) << 4) + uint64_t(r / 8) * ((d >> 32 & 0x3fff) << 4) + uint64_t(r % 8) * 128 + uint64_t(k) * 2;
+    if (d >> 62 == 1) at ^= (at >> 7 & 7) << 4;
+    return kiln_emu_shared + at;
+}
+struct GroupProduct {
+    float (*c)[4];
+    uint64_t left, right;
+};
+// Carries out the product of 16 rows by `8 * NI` columns of a warp; or only reads the operands, and gives a number made of their bytes.
+template <class T, int NI>
+KILN_PLAIN inline uint64_t group_product(const Deferred& x, bool carry_out) {
+    uint64_t seen = 1469598103934665603ull;
+    float left[16][16], right[NI * 8][16];
+    auto read = [&](uint64_t d, int row, float* to) KILN_PLAIN {
+        for (int k = 0; k < 16; k++) {
+            const unsigned char* at = by_descriptor(d, row, k);
+            if (k % 8 == 0) kiln_emu_access(at, 16, false);
+            uint16_t bits;
+            std::memcpy(&bits, at, 2);
+            seen = (seen ^ bits) * 1099511628211ull;
+            to[k] = Element<T>::left(bits, 0);
+        }
+    };
+    for (int i = 0; i < 16; i++) read(x.left, int(x.warp) * 16 + i, left[i]);
+    for (int j = 0; j < NI * 8; j++) read(x.right, j, right[j]);
+    if (!carry_out) return seen;
+    for (int lane = 0; lane < 32; lane++)
+        for (int n = 0; n < NI; n++)
+            for (int w = 0; w < 4; w++)
+                for (int k = 0; k < 16; k++) x.sums[lane][n * 4 + w] += left[lane / 4 + w / 2 * 8][k] * right[n * 8 + lane % 4 * 2 + w % 2][k];
+    return seen;
+}
+template <class T, int NI>
+KILN_PLAIN inline void group_issue(void** lanes) {
+    Deferred x{group_product<T, NI>, {}, static_cast<GroupProduct*>(lanes[0])->left, static_cast<GroupProduct*>(lanes[0])->right, 0, 0};
+    for (int lane = 0; lane < 32; lane++) x.sums[lane] = &static_cast<GroupProduct*>(lanes[lane])->c[0][0];
+    kiln_emu_defer(x);
+}
+}  // namespace emu
+// Begins products of 64 rows of `a` by `8 * NI` rows of `b`, 32 bytes of depth, which are added to `c`: as fragments of 16 rows have them, the
+// warp's 16 rows. Until they have been waited for, nobody touches `c` or the operands.
+template <class T, int NI>
+KILN_DEVICE void group_multiply_add(float (&c)[NI][4], const void* a, const void* b) {
+    emu::GroupProduct x{c, emu::descriptor(a), emu::descriptor(b)};
+    emu::kiln_emu_meet(4096 + NI, &x, emu::group_issue<T, NI>);
+}
+// What threads wrote to shared memory, copies they waited for among it, is there for these units behind the next barrier.
+KILN_DEVICE void group_sees() { emu::kiln_emu_group_sees(); }
+// Before products whose sums were used otherwise.
+KILN_DEVICE void group_begin() {}
+// Keeps the compiler from moving uses of sums across this place: it does not know that they change until they are waited for.
+template <int NI>
+KILN_DEVICE void group_settle(float (&)[NI][4]) {}
+KILN_DEVICE void group_commit() {
+    emu::kiln_emu_meet(5, nullptr, [](void**) { emu::kiln_emu_group_commit(); });
+}
+// Waits until at most `N` committed groups of products are under way.
+template <int N>
+KILN_DEVICE void group_wait() {
+    emu::kiln_emu_meet(6 + N, nullptr, [](void**) { emu::kiln_emu_group_wait(N); });
+}
+#else
+KILN_DEVICE uint64_t group_descriptor(const void* p) {
+    return uint64_t((shared_address(p) & 0x3ffff) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
+}
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define KILN_SUMS_1(i) "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
+#define KILN_SUMS_4(i) KILN_SUMS_1(i), KILN_SUMS_1(i + 1), KILN_SUMS_1(i + 2), KILN_SUMS_1(i + 3)
+#define KILN_SUMS_8(i) KILN_SUMS_4(i), KILN_SUMS_4(i + 4)
+#define KILN_SUMS_16(i) KILN_SUMS_8(i), KILN_SUMS_8(i + 8)
+#define KILN_GROUP_PRODUCT(type, ni, shape, numbers, operands, sums)                                                          \
+    KILN_DEVICE void group_product(type, float(&c)[ni][4], uint64_t a, uint64_t b) {                                           \
+        asm volatile("wgmma.mma_async.sync.aligned." shape " {" numbers "}, " operands ", 1, 1, 1, 0, 0;" : sums(0) : "l"(a), "l"(b)); \
+    }
+KILN_GROUP_PRODUCT(half, 4, "m64n32k16.f32.f16.f16", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15", "%16, %17", KILN_SUMS_4)
+KILN_GROUP_PRODUCT(half, 8, "m64n64k16.f32.f16.f16", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31", "%32, %33", KILN_SUMS_8)
+KILN_GROUP_PRODUCT(half, 16, "m64n128k16.f32.f16.f16", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63", "%64, %65", KILN_SUMS_16)
+KILN_GROUP_PRODUCT(bf16, 4, "m64n32k16.f32.bf16.bf16", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15", "%16, %17", KILN_SUMS_4)
+KILN_GROUP_PRODUCT(bf16, 8, "m64n64k16.f32.bf16.bf16", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31", "%32, %33", KILN_SUMS_8)
+KILN_GROUP_PRODUCT(bf16, 16, "m64n128k16.f32.bf16.bf16", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63", "%64, %65", KILN_SUMS_16)
+#undef KILN_GROUP_PRODUCT
+#undef KILN_SUMS_1
+#undef KILN_SUMS_4
+#undef KILN_SUMS_8
+#undef KILN_SUMS_16
+template <class T, int NI>
+KILN_DEVICE void group_multiply_add(float (&c)[NI][4], const void* a, const void* b) {
+    group_product(T(), c, group_descriptor(a), group_descriptor(b));
+}
+KILN_DEVICE void group_sees() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+KILN_DEVICE void group_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+template <int NI>
+KILN_DEVICE void group_settle(float (&c)[NI][4]) {
+    KILN_UNROLL
+    for (int i = 0; i < NI * 4; i++) asm volatile("" : "+f"(c[i / 4][i % 4])::"memory");
+}
+KILN_DEVICE void group_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int N>
+KILN_DEVICE void group_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+#else
+// Other levels have no such units, and no template asks for them.
+template <class T, int NI>
+KILN_DEVICE void group_multiply_add(float (&)[NI][4], const void*, const void*) {}
+KILN_DEVICE void group_sees() {}
+KILN_DEVICE void group_begin() {}
+template <int NI>
+KILN_DEVICE void group_settle(float (&)[NI][4]) {}
+KILN_DEVICE void group_commit() {}
+template <int N>
+KILN_DEVICE void group_wait() {}
+#endif
 #endif
 
 // ---- Sums and maxima of a warp and of a block ----

@@ -4,7 +4,7 @@
 // convolution is a product whose loader walks the windows of an image. A block computes BM x BN sums; where the depth is split among
 // blocks, the last one of a tile adds their sums in order, so the bits do not depend on which one that is.
 #pragma once
-#include "prims.cuh"
+#include "split.cuh"
 
 namespace kiln {
 
@@ -59,7 +59,7 @@ template <class C, bool OF_ROWS = false>
 struct Units {
     using T = typename C::Type;
     using S = typename Sum<T>::Type;
-    static constexpr int THREADS = (C::BM / C::WM) * (C::BN / C::WN) * 32, MI = C::WM / 16, NI = C::WN / 8, V = 2;
+    static constexpr int THREADS = (C::BM / C::WM) * (C::BN / C::WN) * 32, MI = C::WM / 16, NI = C::WN / 8, V = 2, LAG = 0;
     static_assert(C::BM % C::WM == 0 && C::BN % C::WN == 0 && C::WM % 16 == 0 && C::WN % 16 == 0, "warps tile the block");
     S sums[MI][NI][4], of_rows[OF_ROWS ? MI : 1][1][4] = {};
     int lane, row, col;
@@ -76,6 +76,8 @@ struct Units {
                 KILN_UNROLL
                 for (int w = 0; w < 4; w++) sums[i][j][w] = 0;
     }
+    KILN_DEVICE void sees() {}
+    KILN_DEVICE void end() {}
     KILN_DEVICE void step(const T* a, const T* b) {
         constexpr int PER = 16 / sizeof(T);
         KILN_UNROLL
@@ -117,11 +119,75 @@ struct Units {
     }
 };
 
+// Whether a configuration suits matrix units of four warps: 64 rows to each four, stages of 128 bytes of depth, and one to spare.
+template <class C>
+constexpr bool in_groups() {
+    if constexpr (sizeof(typename C::Type) == 2) {
+        constexpr int THREADS = Units<C>::THREADS;
+        return C::CHUNKS == 8 && C::STAGES >= 4 && THREADS % 128 == 0 && C::BM % (THREADS / 2) == 0 && (C::BN == 32 || C::BN == 64 || C::BN == 128);
+    }
+    return false;
+}
+
+// Matrix units of four warps, as many columns to each as the block has. The products of a step go on while the next stage is waited for, so a
+// stage is filled again a step later. C: as of `Units`, whose threads it has.
+template <class C>
+struct GroupUnits {
+    using T = typename C::Type;
+    using S = float;
+    static constexpr int THREADS = Units<C>::THREADS, MI = C::BM / 64 / (THREADS / 128), NI = C::BN / 8, V = 2, LAG = 1;
+    S sums[MI][NI][4];
+    int lane, row;
+
+    KILN_DEVICE GroupUnits() {
+        lane = int(threadIdx.x) % 32;
+        row = int(threadIdx.x) / 128 * MI * 64;
+        KILN_UNROLL
+        for (int i = 0; i < MI; i++)
+            KILN_UNROLL
+            for (int j = 0; j < NI; j++)
+                KILN_UNROLL
+                for (int w = 0; w < 4; w++) sums[i][j][w] = 0;
+    }
+    KILN_DEVICE void sees() { group_sees(); }
+    KILN_DEVICE void settle() {
+        KILN_UNROLL
+        for (int i = 0; i < MI; i++) group_settle(sums[i]);
+    }
+    KILN_DEVICE void end() {
+        group_wait<0>();
+        settle();
+    }
+    KILN_DEVICE void step(const T* a, const T* b) {
+        settle();
+        group_begin();
+        KILN_UNROLL
+        for (int k = 0; k < 64; k += 16)
+            KILN_UNROLL
+            for (int i = 0; i < MI; i++) group_multiply_add<T>(sums[i], a + (row + i * 64) * 64 + k, b + k);
+        group_commit();
+        group_wait<1>();
+        settle();
+    }
+    template <class F>
+    KILN_DEVICE void each(F f) {
+        KILN_UNROLL
+        for (int i = 0; i < MI; i++)
+            KILN_UNROLL
+            for (int j = 0; j < NI; j++)
+                KILN_UNROLL
+                for (int h = 0; h < 2; h++) {
+                    S(&v)[2] = reinterpret_cast<S(&)[2]>(sums[i][j][h * 2]);
+                    f(row + i * 64 + int(threadIdx.x) % 128 / 32 * 16 + h * 8 + lane / 4, j * 8 + lane % 4 * 2, v);
+                }
+    }
+};
+
 // Multiply-adds of f32, in the order of the depth. C: `Type` float, `BM`, `BN`, `CHUNKS`; threads stand 16 x 16.
 template <class C>
 struct Scalars {
     using S = float;
-    static constexpr int THREADS = 256, TM = C::BM / 16, TN = C::BN / 16, V = 1;
+    static constexpr int THREADS = 256, TM = C::BM / 16, TN = C::BN / 16, V = 1, LAG = 0;
     float sums[TM][TN];
     int ty, tx;
 
@@ -133,6 +199,8 @@ struct Scalars {
             KILN_UNROLL
             for (int j = 0; j < TN; j++) sums[i][j] = 0;
     }
+    KILN_DEVICE void sees() {}
+    KILN_DEVICE void end() {}
     KILN_DEVICE void step(const float* a, const float* b) {
         KILN_UNROLL
         for (int c = 0; c < C::CHUNKS; c++) {
@@ -161,25 +229,21 @@ struct Scalars {
     }
 };
 
-// The units of a configuration: matrix units, but for f32.
-template <class T, class C, bool OF_ROWS = false>
+// The units of a configuration: matrix units, those of four warps where the level has them, but for f32.
+template <class T, class C, bool OF_ROWS = false, bool GROUPED = !OF_ROWS && GROUPS && in_groups<C>()>
 struct UnitsOf {
     using Type = Units<C, OF_ROWS>;
 };
-template <class C>
-struct UnitsOf<float, C, false> {
+template <class T, class C>
+struct UnitsOf<T, C, false, true> {
+    using Type = GroupUnits<C>;
+};
+template <class C, bool GROUPED>
+struct UnitsOf<float, C, false, GROUPED> {
     using Type = Scalars<C>;
 };
 
 // ---- The product ----
-
-// Which blocks compute a product: `split` of `splits` along the depth, whose sums meet in `partial` (splits x m x n of them), with a
-// counter for each tile that begins and ends as zero.
-struct Split {
-    int at, of;
-    void* partial;
-    unsigned* counters;
-};
 
 // The rows of a loader that a thread brings to shared memory, chunk after chunk.
 template <class C, class L, int ROWS, int THREADS>
@@ -227,9 +291,11 @@ struct Feed {
     }
 };
 
-// C: `Type`, `BM`, `BN`, `CHUNKS` (of 16 bytes, the depth of a stage), `STAGES`, and for matrix units `WM`, `WN`. The functor `e` takes
-// (row, column, sums of V neighbours); its `VEC` says how many neighbours it may be given: 2 only where `n` is even. With `OF_ROWS` it takes
-// the sum of the row of A too, less the depth times what absent elements of A count as; the depth is not split then.
+// C: `Type`, `BM`, `BN`, `CHUNKS` (of 16 bytes, the depth of a stage), `STAGES`, for matrix units `WM`, `WN`, and whether no launch writes the
+// right side (`CONSTANT`), so that its first stages need not wait for the launch before. Sums of a split meet in its partial results, splits x
+// m x n of them. The functor `e` takes (row, column, sums of V neighbours); its `VEC` says how many neighbours it may be given: 2 only where
+// `n` is even. With `OF_ROWS` it takes the sum of the row of A too, less the depth times what absent elements of A count as; the depth is not
+// split then.
 template <class C, bool OF_ROWS = false, class A, class B, class E>
 KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int depth, Split split) {
     using T = typename C::Type;
@@ -243,25 +309,42 @@ KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int d
     U units;
     Feed<C, A, C::BM, U::THREADS> left(a, m0);
     Feed<C, B, C::BN, U::THREADS> right(b, n0);
+    // Stages under way at most when a step begins.
+    constexpr int FIRST = C::STAGES - 1 - U::LAG;
+    auto stage = [&](int s) { return tiles + (s - from) % C::STAGES * (TILE_A + TILE_B); };
+    auto bring_left = [&](int s) {
+        if (s < to) left.bring(a, s * C::CHUNKS, stage(s));
+    };
+    auto bring_right = [&](int s) {
+        if (s < to) right.bring(b, s * C::CHUNKS, stage(s) + TILE_A);
+    };
     auto bring = [&](int s) {
-        if (s < to) {
-            T* at = tiles + (s - from) % C::STAGES * (TILE_A + TILE_B);
-            left.bring(a, s * C::CHUNKS, at);
-            right.bring(b, s * C::CHUNKS, at + TILE_A);
-        }
+        bring_left(s);
+        bring_right(s);
         copy_commit();
     };
+    if constexpr (C::CONSTANT) {
+        KILN_UNROLL
+        for (int s = 0; s < FIRST; s++) bring_right(from + s);
+    }
+    after_launch_before();
     KILN_UNROLL
-    for (int s = 0; s < C::STAGES - 1; s++) bring(from + s);
+    for (int s = 0; s < FIRST; s++) {
+        bring_left(from + s);
+        if constexpr (!C::CONSTANT) bring_right(from + s);
+        copy_commit();
+    }
     for (int s = from; s < to; s++) {
-        copy_wait<C::STAGES - 2>();
+        copy_wait<FIRST - 1>();
+        units.sees();
         barrier();
         // The stage that all threads have left behind with this barrier is filled again.
-        bring(s + C::STAGES - 1);
-        const T* at = tiles + (s - from) % C::STAGES * (TILE_A + TILE_B);
+        bring(s + FIRST);
+        const T* at = stage(s);
         units.step(at, at + TILE_A);
     }
     copy_wait<0>();
+    units.end();
 
     using S = typename U::S;
     auto finish = [&](int row, int col, S(&v)[U::V], auto... of_row) {
@@ -282,30 +365,30 @@ KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int d
     }
     S* partial = static_cast<S*>(split.partial);
     const long long all = (long long)m * n;
-    units.each([&](int r, int c, S(&v)[U::V], auto...) {
+    // Hands out places in the partial results of split `s` with the sums that belong there, neighbours together where they lie so.
+    auto places = [&](int s, auto f) {
+        units.each([&](int r, int c, S(&v)[U::V], auto...) {
+            constexpr int BY = U::V == 2 && E::VEC >= 2 ? 2 : 1;
+            KILN_UNROLL
+            for (int i = 0; i < U::V; i += BY)
+                if (m0 + r < m && n0 + c + i < n) f(partial + s * all + (long long)(m0 + r) * n + n0 + c + i, *reinterpret_cast<Vec<S, BY>*>(v + i));
+        });
+    };
+    places(split.at, [](S* at, const auto& v) { store<sizeof(v) / sizeof(S)>(at, v); });
+    if (!last_of(split)) return;
+    // All of a split are asked for together, and added in the order of splits.
+    units.each([](int, int, S(&v)[U::V], auto...) {
         KILN_UNROLL
-        for (int i = 0; i < U::V; i++)
-            if (m0 + r < m && n0 + c + i < n) partial[split.at * all + (long long)(m0 + r) * n + n0 + c + i] = v[i];
+        for (int i = 0; i < U::V; i++) v[i] = 0;
     });
-    fence();
-    barrier();
-    unsigned* last = reinterpret_cast<unsigned*>(shared_memory());
-    unsigned* counter = split.counters + blockIdx.y * gridDim.x + blockIdx.x;
-    if (threadIdx.x == 0) *last = count_up(counter);
-    barrier();
-    if (*last != unsigned(split.of - 1)) return;
-    fence();
-    if (threadIdx.x == 0) *counter = 0;
-    units.each([&](int r, int c, S(&v)[U::V], auto... of_row) {
-        KILN_UNROLL
-        for (int i = 0; i < U::V; i++) {
-            if (m0 + r >= m || n0 + c + i >= n) continue;
-            S sum = 0;
-            for (int s = 0; s < split.of; s++) sum += partial[s * all + (long long)(m0 + r) * n + n0 + c + i];
-            v[i] = sum;
-        }
-        finish(m0 + r, n0 + c, v, of_row...);
-    });
+    KILN_UNROLL_BY(1)
+    for (int s = 0; s < split.of; s++)
+        places(s, [](const S* at, auto& v) {
+            const auto x = load<sizeof(v) / sizeof(S)>(at);
+            KILN_UNROLL
+            for (int i = 0; i < int(sizeof(v) / sizeof(S)); i++) v.at[i] += x.at[i];
+        });
+    units.each([&](int r, int c, S(&v)[U::V], auto... of_row) { finish(m0 + r, n0 + c, v, of_row...); });
 }
 
 }  // namespace kiln

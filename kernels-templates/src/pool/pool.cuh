@@ -53,20 +53,28 @@ KILN_DEVICE void pool(const S* x, const G& g, const Put& put) {
     put(row, col, out);
 }
 
-// The mean over the pixels of image `blockIdx.y`, of the 32 channels from `32 * blockIdx.x` on; eight warps share the pixels.
-template <class S, class Put>
+// The mean over the pixels of image `blockIdx.y`, of the `32 * V` channels from `32 * V * blockIdx.x` on, of which there are a multiple of
+// `V`; eight warps share the pixels.
+template <int V, class S, class Put>
 KILN_DEVICE void global_mean(const S* x, long long pixels, int channels, long long by_pixel, long long by_image, const Put& put) {
     float* room = reinterpret_cast<float*>(shared_memory());
-    const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, col = int(blockIdx.x) * 32 + lane;
+    const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, col = (int(blockIdx.x) * 32 + lane) * V;
     const S* image = x + (long long)blockIdx.y * by_image;
-    float sum = 0.0f;
+    Vec<float, V> sum = {};
     if (col < channels)
-        for (long long p = warp; p < pixels; p += 8) sum += widen(image[p * by_pixel + col]);
-    room[warp * 32 + lane] = sum;
+        for (long long p = warp; p < pixels; p += 8) {
+            const Vec<S, V> a = load<V>(image + p * by_pixel + col);
+            KILN_UNROLL
+            for (int v = 0; v < V; v++) sum.at[v] += widen(a.at[v]);
+        }
+    store<V>(room + (warp * 32 + lane) * V, sum);
     barrier();
     if (warp != 0 || col >= channels) return;
-    for (int w = 1; w < 8; w++) sum += room[w * 32 + lane];
-    put((long long)blockIdx.y, col, sum / float(pixels));
+    for (int w = 1; w < 8; w++)
+        KILN_UNROLL
+        for (int v = 0; v < V; v++) sum.at[v] += room[(w * 32 + lane) * V + v];
+    KILN_UNROLL
+    for (int v = 0; v < V; v++) put((long long)blockIdx.y, col + v, sum.at[v] / float(pixels));
 }
 
 }  // namespace kiln

@@ -25,6 +25,36 @@ impl std::fmt::Display for Refused {
     }
 }
 
+/// A choice about a launch (`CUlaunchAttribute`): its number, and a value of up to 64 bytes, of which the runtime sets a word.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LaunchAttribute {
+    id: c_int,
+    _pad: c_int,
+    value: [u64; 8],
+}
+impl LaunchAttribute {
+    /// The launch may begin while the one before it in the stream ends (`CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`).
+    pub(super) const OVERLAP: LaunchAttribute = LaunchAttribute { id: 6, _pad: 0, value: [1, 0, 0, 0, 0, 0, 0, 0] };
+}
+
+/// How a kernel is launched (`CUlaunchConfig`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LaunchConfig {
+    /// Blocks along three axes.
+    pub(super) grid: [c_uint; 3],
+    /// Threads of a block along three axes.
+    pub(super) block: [c_uint; 3],
+    /// Bytes of shared memory of a block.
+    pub(super) shared: c_uint,
+    /// The stream.
+    pub(super) stream: Handle,
+    /// Attributes, and how many there are.
+    pub(super) attributes: *const LaunchAttribute,
+    pub(super) count: c_uint,
+}
+
 macro_rules! driver {
     ($($(#[$doc:meta])* $name:ident = $symbol:literal ($($arg:ident: $ty:ty),*);)*) => {
         /// The functions of the driver that the runtime calls; see the CUDA driver API reference for each.
@@ -75,6 +105,8 @@ driver! {
     device = c"cuDeviceGet" (device: *mut c_int, ordinal: c_int);
     /// The name of a device.
     device_name = c"cuDeviceGetName" (name: *mut c_char, length: c_int, device: c_int);
+    /// An attribute of a device.
+    device_attribute = c"cuDeviceGetAttribute" (value: *mut c_int, attribute: c_int, device: c_int);
     /// The UUID of a device, or of the slice of one (MIG).
     device_uuid = c"cuDeviceGetUuid_v2" (uuid: *mut u8, device: c_int);
     /// The context that all users of a device in the process share.
@@ -106,8 +138,7 @@ driver! {
     /// Sets an attribute of a kernel.
     set_function_attribute = c"cuFuncSetAttribute" (function: Handle, attribute: c_int, value: c_int);
     /// Launches a kernel.
-    launch = c"cuLaunchKernel" (function: Handle, x: c_uint, y: c_uint, z: c_uint, threads: c_uint, y_threads: c_uint, z_threads: c_uint,
-        shared: c_uint, stream: Handle, arguments: *mut *mut c_void, extra: *mut *mut c_void);
+    launch = c"cuLaunchKernelEx" (config: *const LaunchConfig, function: Handle, arguments: *mut *mut c_void, extra: *mut *mut c_void);
     /// A stream.
     create_stream = c"cuStreamCreate" (stream: *mut Handle, flags: c_uint);
     /// Destroys it.

@@ -1,6 +1,6 @@
 //! `Machine`: what one instance has on a device, and how a run goes there: uploads, launches, results, recorded once and then replayed.
 
-use super::driver::{Handle, Refused};
+use super::driver::{Handle, LaunchAttribute, LaunchConfig, Refused};
 use super::shared::{Shared, error};
 use crate::error::{Error, Fail, Result};
 use kiln_kernels::fault::Fault;
@@ -57,6 +57,8 @@ pub(crate) struct Machine {
     found: Pinned,
     mode: Mode,
     capturing: bool,
+    /// Whether what the stream was given last is a launch: only such a one can overlap with the next.
+    behind_launch: bool,
     /// Recordings by the extents they were made for, a part for each time the host waits; none yet where the first run was not recorded.
     recordings: BTreeMap<Vec<i64>, Vec<Handle>>,
     key: Vec<i64>,
@@ -86,6 +88,7 @@ impl Machine {
             found: empty(),
             mode: Mode::Direct,
             capturing: false,
+            behind_launch: false,
             recordings: BTreeMap::new(),
             key: Vec::new(),
             part: 0,
@@ -152,6 +155,7 @@ impl Machine {
             self.forget();
         }
         self.part = 0;
+        self.behind_launch = false;
         self.mode = match self.recordings.get(syms) {
             _ if !shared.spec.replays => Mode::Direct,
             Some(parts) if !parts.is_empty() => Mode::Replay,
@@ -188,10 +192,13 @@ impl Machine {
                 // SAFETY: the stream is the machine's own.
                 unsafe { self.shared.driver.begin_capture(self.stream, THREAD_LOCAL)? };
                 self.capturing = true;
+                self.behind_launch = false;
             }
             _ => {}
         }
-        work(self)
+        let done = work(self);
+        self.behind_launch = false;
+        done
     }
     fn forget(&mut self) {
         for part in std::mem::take(&mut self.recordings).into_values().flatten() {
@@ -237,25 +244,19 @@ impl Machine {
             for (w, a) in words.iter_mut().zip(args) {
                 *w = std::ptr::from_ref(a).cast_mut().cast();
             }
-            let [x, y, z] = grid.map(|n| n as c_uint);
-            let (driver, stream) = (m.shared.driver, m.stream);
+            let overlap = m.shared.overlaps && m.behind_launch;
+            let config = LaunchConfig {
+                grid: grid.map(|n| n as c_uint),
+                block: [threads as c_uint, 1, 1],
+                shared: shared as c_uint,
+                stream: m.stream,
+                attributes: &LaunchAttribute::OVERLAP,
+                count: overlap.into(),
+            };
             // SAFETY: generated code passes the arguments that the kernel takes, words of 8 bytes each, with addresses from the plan.
-            unsafe {
-                driver.launch(
-                    function,
-                    x,
-                    y,
-                    z,
-                    threads as c_uint,
-                    1,
-                    1,
-                    shared as c_uint,
-                    stream,
-                    words.as_mut_ptr(),
-                    std::ptr::null_mut(),
-                )
-            }
+            unsafe { m.shared.driver.launch(&config, function, words.as_mut_ptr(), std::ptr::null_mut()) }
         });
+        self.behind_launch = result.is_ok();
         result.map_err(|e| self.fail(e))
     }
     /// Brings ranges of the arena to the host's copy of it, and waits for them and for what was launched before.
@@ -268,6 +269,7 @@ impl Machine {
         }
         let (line, index, len) = (words[1] as u32, words[2], words[3].max(0) as usize);
         words[0] = 0;
+        self.behind_launch = false;
         // SAFETY: the words on the device are as many bytes.
         unsafe { self.shared.driver.fill(self.fault.at, 0, self.fault.bytes, self.stream) }.map_err(|e| self.fail(e))?;
         Err(Fail::Fault(line, Fault::Index { index, len }))

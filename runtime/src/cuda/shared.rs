@@ -10,6 +10,9 @@ use std::sync::Mutex;
 const MOST_SHARED: c_int = 8;
 /// Shared memory that every launch may ask for.
 const PLAIN_SHARED: usize = 48 << 10;
+/// The attribute of a device that is the first number of its compute capability, and the least one whose launches can overlap.
+const LEVEL: c_int = 75;
+const OVERLAPS: c_int = 9;
 
 /// A model on a device.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub(crate) struct Shared {
     /// The shared memory that each kernel has been allowed so far.
     allowed: Mutex<Vec<usize>>,
     pub(super) weights: u64,
+    /// Whether a launch may begin while the one before it ends.
+    pub(super) overlaps: bool,
     /// The device's name, for people.
     pub(crate) name: String,
 }
@@ -44,11 +49,11 @@ pub(super) fn error(e: Refused) -> Error {
 }
 
 impl Shared {
-    /// Brings a model to a device.
+    /// Brings a model to a device. Launches overlap there where that is wanted and the device can.
     ///
     /// # Errors
     /// No driver, no such device, kernels that do not run on it, no memory.
-    pub(crate) fn new(spec: &'static DeviceSpec, wanted: Wanted, weights: *const u8) -> Result<Shared> {
+    pub(crate) fn new(spec: &'static DeviceSpec, wanted: Wanted, weights: *const u8, overlap: bool) -> Result<Shared> {
         let driver = Driver::get().map_err(|message| Error::Device { message })?;
         let device = find(driver, wanted)?;
         let mut out = Shared {
@@ -60,6 +65,7 @@ impl Shared {
             functions: Vec::new(),
             allowed: Mutex::new(vec![PLAIN_SHARED; spec.kernels.len()]),
             weights: 0,
+            overlaps: overlap && level(driver, device) >= OVERLAPS,
             name: name(driver, device),
         };
         let (image, bytes) = (spec.image)();
@@ -126,6 +132,16 @@ impl Drop for Shared {
                 let _ = self.driver.release_context(self.device);
             }
         }
+    }
+}
+
+/// The first number of a device's compute capability.
+fn level(driver: &Driver, device: c_int) -> c_int {
+    let mut level = 0;
+    // SAFETY: the driver writes a number.
+    match unsafe { driver.device_attribute(&mut level, LEVEL, device) } {
+        Ok(()) => level,
+        Err(_) => 0,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Kernels of the table that have templates for a GPU: rows picked from tables, sorted rows, scattered updates.
 
 use super::super::Printer;
-use super::moves::indices;
+use super::rows::indices;
 use super::sheet::Sheet;
 use super::windows::THREADS;
 use super::{Kernels, Launch};
@@ -23,6 +23,17 @@ impl Printer<'_> {
         let line = Dim::int(s.step.line as i64);
         let all = product(self.plan.graph.shape(out));
         let [a, i, b, k, more] = [0, 1, 2, 3, 4].map(input);
+        // Neighbours of a picked row that are copied together.
+        let together = |cols: &Dim, values: &[Option<ValueId>]| {
+            let size = |v: ValueId| self.plan.stored(v).size();
+            let fits = |by: &usize| {
+                let lies = |v: ValueId| self.begins_at(v, *by) && size(v) * by <= 32;
+                let least = values.iter().flatten().map(|v| size(*v)).min().unwrap_or(1);
+                least * by <= 16 && self.multiple(cols, *by) && values.iter().flatten().all(|v| lies(*v))
+            };
+            [16usize, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
+        };
+        let by;
         let read = |s: &mut Sheet<'_>, v: Option<ValueId>| v.map_or("(const float*)nullptr".into(), |v| s.reads(v));
         let body = match (c.entry, &dims[..]) {
             ("gather::gather", [outer, axis, inner]) => {
@@ -31,23 +42,25 @@ impl Printer<'_> {
                 let g = s.geometry("G", &fields, "");
                 let (x, at) = (read(&mut s, a), read(&mut s, i));
                 let (o, fault) = (s.writes(out), s.word("long long*", quote!(f.device_fault())));
-                format!("gather({x}, {at}, {o}, {g}, {fault});")
+                by = together(inner, &[a, Some(out)]);
+                format!("gather<{by}>({x}, {at}, {o}, {g}, {fault});")
             }
             ("gather::lookup", [a_rows, b_rows, cols]) => {
                 let count = i.map_or(Dim::int(0), |i| product(self.plan.graph.shape(i)));
                 let fields =
                     [("count", count), ("cols", cols.clone()), ("a_rows", a_rows.clone()), ("b_rows", b_rows.clone()), ("line", line)];
                 let g = s.geometry("G", &fields, "");
+                by = together(cols, &[a, b, more, Some(out)]);
                 let [a, i, b, k, more] = [a, i, b, k, more].map(|v| read(&mut s, v));
                 let (o, fault) = (s.writes(out), s.word("long long*", quote!(f.device_fault())));
-                format!("lookup({a}, {i}, {b}, {k}, {more}, {o}, {g}, {fault});")
+                format!("lookup<{by}>({a}, {i}, {b}, {k}, {more}, {o}, {g}, {fault});")
             }
             ("sort::top_k", ..) => return self.top_k_on_gpu(s, c, kernels),
             ("scatter::scatter_elements" | "scatter::scatter_nd", ..) => return self.scatter_on_gpu(s, c, kernels),
             // Selection lets no others through.
             _ => return Vec::new(),
         };
-        let grid = [self.blocks(&all, THREADS), quote!(1), quote!(1)];
+        let grid = [self.blocks(&all, THREADS * by), quote!(1), quote!(1)];
         s.launch(kernels, grid, THREADS, 0, &body)
     }
     fn top_k_on_gpu(&self, mut s: Sheet<'_>, c: &Call, kernels: &mut Kernels) -> Vec<Launch> {
@@ -90,7 +103,7 @@ impl Printer<'_> {
             Some(axis) => {
                 let (axis, steps) = (axis as usize, strides(i_dims));
                 s.begin();
-                let find = indices(&mut s, x_dims);
+                let find = indices(&mut s, "q", x_dims, ('a', 0));
                 let (mut place, mut inside) = (String::from("0"), String::from("true"));
                 for d in (0..x_dims.len()).filter(|d| *d != axis) {
                     place += &format!(" + a{d} * {}", s.extent(&steps[d]));

@@ -201,7 +201,10 @@ impl Printer<'_> {
     pub(super) fn zero_point(&self, s: &mut Sheet<'_>, v: ValueId) -> String {
         match self.plan.graph[v].constant.as_ref().and_then(|t| t.bytes().first()) {
             Some(zero) => zero.to_string(),
-            None => format!("int32_t(*{})", s.reads(v)),
+            None => {
+                s.reads_first();
+                format!("int32_t(*{})", s.reads(v))
+            }
         }
     }
     /// Where an operand of rows and columns has the element at `row` and `col`.

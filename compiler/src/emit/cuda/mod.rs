@@ -1,5 +1,6 @@
 //! A plan for a GPU as text: its kernels in CUDA C++, and the Rust functions that launch them.
 
+mod attention;
 mod calls;
 mod epilogue;
 mod images;

@@ -2,7 +2,7 @@
 
 use super::super::Printer;
 use super::super::expr::cuda as expr;
-use super::rows::index;
+use super::rows::{index, indices};
 use super::sheet::Sheet;
 use super::windows::THREADS;
 use super::{Kernels, Launch};
@@ -13,14 +13,20 @@ use kiln_kernels::dtype::DType;
 use quote::quote;
 use std::fmt::Write;
 
-/// Statements that find the indices `a0`, `a1` .. of the axes from `q`.
-pub(super) fn indices(s: &mut Sheet<'_>, dims: &[Dim]) -> String {
-    let mut out = String::new();
-    for (axis, d) in dims.iter().enumerate().rev() {
-        let d = s.extent(d);
-        let _ = write!(out, "const long long a{axis} = q % {d}; q /= {d}; ");
+/// Extents of an iteration over groups of neighbours along the last axis.
+fn grouped(dims: &[Dim], by: usize) -> Vec<Dim> {
+    let mut out = dims.to_vec();
+    if let Some(last) = out.last_mut() {
+        *last = last.exact_div(&Dim::int(by as i64)).unwrap_or_else(|| last.clone());
     }
     out
+}
+/// Steps by element as steps by group.
+fn scaled(mut steps: Vec<Stride>, by: usize) -> Vec<Stride> {
+    if let (true, Some(Stride::By(d))) = (by > 1, steps.last_mut()) {
+        *d = d.clone() * Dim::int(by as i64);
+    }
+    steps
 }
 
 impl Printer<'_> {
@@ -29,39 +35,31 @@ impl Printer<'_> {
         let outputs = s.step.outputs.clone();
         let steps = |to: &[Dim]| to.iter().cloned().map(Stride::By).collect::<Vec<_>>();
         let rank = dims.len();
-        // Neighbours along the last axis go together where they lie so in every operand and result.
-        let by = [8usize, 4, 2].into_iter().find(|v| {
+        // Neighbours along the last axis go together where they lie so in every operand and result. One instruction has 16 bytes of what is
+        // narrowest, two have those of what is wider.
+        let sizes = || operands.iter().map(|o| o.value).chain(outputs.iter().copied()).map(|v| self.plan.stored(v).size());
+        let (least, most) = (sizes().min().unwrap_or(1), sizes().max().unwrap_or(1));
+        let by = [16usize, 8, 4, 2].into_iter().find(|v| {
             let even = |value: ValueId, strides: &[Stride]| {
-                let size = self.plan.stored(value).size();
                 let last = strides.last();
-                let outer = strides[..rank - 1].iter().all(|s| matches!(s, Stride::By(d) if self.multiple(d, *v)));
-                last.is_some_and(|s| s.is(0)) || (last.is_some_and(|s| s.is(1)) && outer && self.begins_at(value, *v) && size * v <= 16)
+                last.is_some_and(|s| s.is(0))
+                    || (last.is_some_and(|s| s.is(1)) && self.multiples(&strides[..rank - 1], *v) && self.begins_at(value, *v))
             };
             rank > 0
+                && least * v <= 16
+                && most * v <= 32
                 && self.multiple(&dims[rank - 1], *v)
                 && operands.iter().all(|o| even(o.value, &o.strides))
                 && outputs.iter().zip(to).all(|(o, to)| to.last().is_some_and(|s| s.is(1)) && even(*o, &steps(to)))
         });
         let by = by.unwrap_or(1);
         s.begin();
-        let mut body = String::from("KILN_DEVICE void operator()(long long q) const { ");
-        let mut extents = dims.clone();
-        if by > 1 {
-            let last = &mut extents[rank - 1];
-            *last = last.exact_div(&Dim::int(by as i64)).unwrap_or_else(|| last.clone());
-        }
-        body += &indices(&mut s, &extents);
-        // From here on the last index counts elements, not groups of neighbours.
-        let scaled = |strides: &[Stride]| -> Vec<Stride> {
-            let mut out = strides.to_vec();
-            if let (true, Some(Stride::By(d))) = (by > 1, out.last_mut()) {
-                *d = d.clone() * Dim::int(by as i64);
-            }
-            out
-        };
+        let mut body = String::from("KILN_DEVICE void operator()(long long id) const { ");
+        let extents = grouped(dims, by);
+        body += &indices(&mut s, "id", &extents, ('a', 0));
         let mut loads = Vec::new();
         for (i, o) in operands.iter().enumerate() {
-            let (ty, x, at) = (s.stored(o.value), s.reads(o.value), index(&mut s, &scaled(&o.strides)));
+            let (ty, x, at) = (s.stored(o.value), s.reads(o.value), index(&mut s, &scaled(o.strides.clone(), by)));
             let element = if by > 1 && o.strides.last().is_some_and(|s| s.is(1)) {
                 let _ = write!(body, "const Vec<{ty}, {by}> v{i} = load<{by}>({x} + ({at})); ");
                 format!("v{i}.at[i]")
@@ -73,7 +71,7 @@ impl Printer<'_> {
         }
         let mut ends = String::new();
         for (k, (o, to)) in outputs.iter().zip(to).enumerate() {
-            let (ty, at) = (s.stored(*o), index(&mut s, &scaled(&steps(to))));
+            let (ty, at) = (s.stored(*o), index(&mut s, &scaled(steps(to), by)));
             let o = s.writes(*o);
             let _ = write!(body, "Vec<{ty}, {by}> y{k}; ");
             let _ = write!(ends, "store<{by}>({o} + ({at}), y{k}); ");
@@ -101,7 +99,7 @@ impl Printer<'_> {
         s.begin();
         let length = s.extent(size);
         let mut body = format!("KILN_DEVICE void operator()(long long q) const {{ const int i = int(q % {length}); q /= {length}; ");
-        body += &indices(&mut s, dims);
+        body += &indices(&mut s, "q", dims, ('a', 0));
         let [x, c, n] = operands.each_ref().map(|o| {
             let (x, at) = (s.reads(o.value), index(&mut s, &o.strides));
             format!("{x} + {at}")
@@ -120,19 +118,36 @@ impl Printer<'_> {
     /// A copied region.
     pub(super) fn move_on_gpu(&self, c: &Copy, step: &KernelStep, kernels: &mut Kernels) -> Option<Launch> {
         let (from, to) = (step.inputs.get(c.input).copied().flatten()?, *step.outputs.get(c.output)?);
+        let (source, stored) = (self.plan.stored(from), self.plan.stored(to));
+        // Neighbours along the last axis go together where they lie so on both sides.
+        let whole = |v: &usize| {
+            let lies = |at: &[Dim], start: &Dim, value: ValueId| match at.split_last() {
+                Some((last, outer)) => last.is(1) && outer.iter().chain([start]).all(|d| self.multiple(d, *v)) && self.begins_at(value, *v),
+                None => false,
+            };
+            source.size().max(stored.size()) * v <= 32
+                && source.size().min(stored.size()) * v <= 16
+                && c.dims.last().is_some_and(|d| self.multiple(d, *v))
+                && lies(&c.from, &c.from_start, from)
+                && lies(&c.to, &c.to_start, to)
+        };
+        let by = [16usize, 8, 4, 2].into_iter().find(whole).unwrap_or(1);
         let mut s = Sheet::new(self, step);
         s.begin();
-        let mut body = String::from("KILN_DEVICE void operator()(long long q) const { ");
-        body += &indices(&mut s, &c.dims);
-        let by = |d: &[Dim]| d.iter().cloned().map(Stride::By).collect::<Vec<_>>();
-        let (x, from_at, from_start) = (s.reads(from), index(&mut s, &by(&c.from)), s.extent(&c.from_start));
-        let (o, to_at, to_start) = (s.writes(to), index(&mut s, &by(&c.to)), s.extent(&c.to_start));
-        let (source, stored) = (self.plan.stored(from), self.plan.stored(to));
-        let value = format!("{x}[{from_at} + {from_start}]");
-        let value = if source == stored { value } else { expr::store(stored, &format!("widen({value})")) };
-        let _ = writeln!(body, "{o}[{to_at} + {to_start}] = {value}; }}");
+        let mut body = String::from("KILN_DEVICE void operator()(long long id) const { ");
+        let extents = grouped(&c.dims, by);
+        body += &indices(&mut s, "id", &extents, ('a', 0));
+        let steps = |d: &[Dim]| scaled(d.iter().cloned().map(Stride::By).collect(), by);
+        let (x, from_at, from_start) = (s.reads(from), index(&mut s, &steps(&c.from)), s.extent(&c.from_start));
+        let (o, to_at, to_start) = (s.writes(to), index(&mut s, &steps(&c.to)), s.extent(&c.to_start));
+        let (read, ty) = (expr::element(source), expr::element(stored));
+        let value = if source == stored { "x.at[i]".to_string() } else { expr::store(stored, "widen(x.at[i])") };
+        let _ = writeln!(
+            body,
+            "const Vec<{read}, {by}> x = load<{by}>({x} + ({from_at} + {from_start})); Vec<{ty}, {by}> y; KILN_UNROLL\nfor (int i = 0; i < {by}; i++) y.at[i] = {value}; store<{by}>({o} + ({to_at} + {to_start}), y); }}"
+        );
         let functor = s.end("F", &body);
-        let all = product(&c.dims);
+        let all = product(&extents);
         let count = s.extent(&all);
         let grid = [self.blocks(&all, THREADS), quote!(1), quote!(1)];
         s.launch(kernels, grid, THREADS, 0, &format!("each({count}, {functor});")).into_iter().next()

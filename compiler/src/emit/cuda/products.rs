@@ -2,6 +2,7 @@
 
 use super::super::{Printer, int};
 use super::epilogue::{Ends, Rows};
+use super::rows::indices;
 use super::sheet::Sheet;
 use super::{COUNTERS, Kernels, Launch};
 use crate::ir::{Dim, ValueId, product};
@@ -61,7 +62,7 @@ pub(super) struct Tiled {
     pub(super) before: String,
     /// Whether the depth may be split among blocks.
     pub(super) splits: bool,
-    /// Matrices of a batch, a layer of blocks each.
+    /// Matrices of a batch, a layer of blocks each; then both sides are computed, else the right one is constant.
     pub(super) batch: Option<TokenStream>,
     /// Whether a loader finds its elements one by one, or results are stored so.
     pub(super) gathers: bool,
@@ -93,9 +94,11 @@ impl Printer<'_> {
         s.constants(
             "C",
             &format!(
-                "using Type = {word}; static constexpr int BM = {rows}, BN = {cols}, CHUNKS = {chunks}, WM = {wm}, WN = {wn}, STAGES = {stages};"
+                "using Type = {word}; static constexpr int BM = {rows}, BN = {cols}, CHUNKS = {chunks}, WM = {wm}, WN = {wn}, STAGES = {stages}; static constexpr bool CONSTANT = {};",
+                t.batch.is_none()
             ),
         );
+        s.waits_itself();
         let split = if splits > 1 {
             kernels.partial = kernels.partial.max(splits * m * n * size_of::<f32>());
             let behind = int(COUNTERS * size_of::<u32>());
@@ -188,6 +191,12 @@ impl Printer<'_> {
         let most = if few.is_some() { 1 } else { Printer::neighbours_of(element) };
         let rows = Rows { pitch: out_row.clone(), images: None, cols: cols.clone(), batch: Vec::new() };
         let (functor, stored) = self.functor(&mut s, &rows, ends, most);
+        // Whole chunks are copied as they are where they lie so.
+        let stored_so = match element {
+            Element::Float(p) => self.plan.stored(a) == p.stored(),
+            Element::Byte | Element::Short => true,
+        };
+        let whole = stored_so && k % chunk == 0 && self.multiple(a_row, chunk) && self.begins_at(a, chunk);
         if let Some(few) = few {
             let of = (few as usize).next_power_of_two();
             // tf32 is f32 here: its products are exact to more bits, at no cost.
@@ -196,18 +205,16 @@ impl Printer<'_> {
                 Right::Columns(packed) => ("few_rows", s.packed(packed, word)),
                 Right::Codes(..) => ("few_rows_of_codes", self.right_loader(&mut s, right, element, n, k)),
             };
+            let step = if whole && !coded { chunk } else { 1 };
+            if !coded {
+                s.waits_itself();
+            }
             let body = format!(
-                "{name}<{of}, {COLUMNS}>(Matrix<{source}, 1, @_::A>{{{x}, {geometry}}}, {w}, {functor}, {few}, {n}, {k}, {pitch});"
+                "{name}<{of}, {COLUMNS}>(Matrix<{source}, {step}, @_::A>{{{x}, {geometry}}}, {w}, {functor}, {few}, {n}, {k}, {pitch});"
             );
             let grid = [self.blocks(&cols, THREADS / 32 * COLUMNS), quote!(1), quote!(1)];
             return s.launch(kernels, grid, THREADS, shared(few), &body);
         }
-        // Whole chunks are copied as they are where they lie so.
-        let stored_so = match element {
-            Element::Float(p) => self.plan.stored(a) == p.stored(),
-            Element::Byte | Element::Short => true,
-        };
-        let whole = stored_so && k % chunk == 0 && self.multiple(a_row, chunk) && self.begins_at(a, chunk);
         let step = if whole { chunk } else { 1 };
         let ty = format!("Matrix<{source}, {step}, @_::A>");
         let mut left = format!("{ty}{{{x}, {geometry}}}");
@@ -237,11 +244,7 @@ impl Printer<'_> {
         let chunk = element.chunk();
         let axes = batch.len();
         // The indices of the batch, from the number of the matrix.
-        let mut before = String::from("long long q = blockIdx.z; ");
-        for (axis, d) in batch.iter().enumerate().rev() {
-            let d = s.extent(d);
-            before += &format!("const long long b{axis} = q % {d}; q /= {d}; ");
-        }
+        let before = format!("const long long matrix = blockIdx.z; {}", indices(&mut s, "matrix", batch, ('b', 0)));
         let offset = |s: &mut Sheet<'_>, strides: &[Stride]| -> Option<String> {
             let mut terms = Vec::new();
             for (axis, by) in strides.iter().enumerate().filter(|(_, by)| !by.is(0)) {

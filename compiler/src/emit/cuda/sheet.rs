@@ -19,11 +19,15 @@ pub(super) struct Sheet<'p> {
     structs: String,
     /// Parameters mentioned since the last struct was begun.
     mentioned: Vec<usize>,
+    /// Whether the template waits for the launch before by itself.
+    waits: bool,
+    /// Whether the kernel reads what a launch writes before its template waits.
+    first: bool,
 }
 
 impl<'p> Sheet<'p> {
     pub(super) fn new(p: &'p Printer<'p>, step: &'p KernelStep) -> Sheet<'p> {
-        Sheet { p, step, params: Vec::new(), structs: String::new(), mentioned: Vec::new() }
+        Sheet { p, step, params: Vec::new(), structs: String::new(), mentioned: Vec::new(), waits: false, first: false }
     }
     fn param(&mut self, ty: &str, letter: char, value: TokenStream) -> String {
         let text = value.to_string();
@@ -122,6 +126,16 @@ impl<'p> Sheet<'p> {
         let _ = writeln!(self.structs, "struct {name} {{ {body} }};");
     }
 
+    /// The template of the kernel waits for the launch before by itself: it reads constants until then.
+    pub(super) fn waits_itself(&mut self) {
+        self.waits = true;
+    }
+
+    /// The kernel reads what a launch writes before its template has waited.
+    pub(super) fn reads_first(&mut self) {
+        self.first = true;
+    }
+
     /// The kernel with that body, and its launch.
     pub(super) fn launch(self, kernels: &mut Kernels, grid: [TokenStream; 3], threads: usize, shared: usize, body: &str) -> Vec<Launch> {
         let params: Vec<String> = self.params.iter().map(|(t, n, _)| format!("{t} {n}")).collect();
@@ -129,7 +143,12 @@ impl<'p> Sheet<'p> {
         if !self.structs.is_empty() {
             let _ = writeln!(text, "namespace @_ {{\n{}}}", self.structs);
         }
-        let _ = writeln!(text, "extern \"C\" __global__ __launch_bounds__({threads}) void @({}) {{\n    {body}\n}}", params.join(", "));
+        let wait = if self.waits && !self.first { "" } else { " after_launch_before();" };
+        let _ = writeln!(
+            text,
+            "extern \"C\" __global__ __launch_bounds__({threads}) void @({}) {{\n    let_launch_behind_begin();{wait}\n    {body}\n}}",
+            params.join(", ")
+        );
         text.push_str("KILN_EXPORT(@)\n");
         let kernel = kernels.number(text);
         vec![Launch { kernel, grid, threads, shared, args: self.params.into_iter().map(|(_, _, v)| v).collect() }]
@@ -176,7 +195,11 @@ impl Printer<'_> {
     }
     /// Whether a number of elements is a multiple of `by` for all extents.
     pub(super) fn multiple(&self, d: &Dim, by: usize) -> bool {
-        by == 1 || d.as_int().is_some_and(|n| n % by as i64 == 0)
+        d.exact_div(&Dim::int(by as i64)).is_some()
+    }
+    /// Whether all steps are multiples of a number of elements.
+    pub(super) fn multiples(&self, steps: &[Stride], by: usize) -> bool {
+        steps.iter().all(|s| matches!(s, Stride::By(d) if self.multiple(d, by)))
     }
     /// Whether a value begins at a multiple of `by` elements of its place.
     pub(super) fn begins_at(&self, v: ValueId, by: usize) -> bool {

@@ -201,8 +201,17 @@ impl Printer<'_> {
         let put = s.end("P", &body);
         let [pixels, channels, pitch, batch] = [pixels, c, x_pitch, x_batch].map(|d| s.extent(d));
         let images = self.dim(n);
-        let grid = [self.blocks(c, 32), images, quote!(1)];
-        let body = format!("global_mean({at}, {pixels}, int({channels}), {pitch}, {batch}, {put});");
-        s.launch(kernels, grid, 256, 256 * size_of::<f32>(), &body)
+        // Two neighbours of 16 bits fill the lines of memory that a warp reads, and leave more blocks than four would.
+        let by = if self.plan.stored(*x).size() == 2
+            && [c, x_pitch, x_batch].into_iter().all(|d| self.multiple(d, 2))
+            && self.begins_at(*x, 2)
+        {
+            2
+        } else {
+            1
+        };
+        let grid = [self.blocks(c, 32 * by), images, quote!(1)];
+        let body = format!("global_mean<{by}>({at}, {pixels}, int({channels}), {pitch}, {batch}, {put});");
+        s.launch(kernels, grid, 256, 256 * by * size_of::<f32>(), &body)
     }
 }

@@ -1,13 +1,15 @@
 //! NVIDIA GPUs: which kernels of a plan they compute, and in which precision.
 
+mod attention;
 mod element;
 mod select;
 mod tile;
 pub mod toolchain;
 
+pub use attention::{Attention, Heads, choose as attention_of};
 pub use element::Element;
 pub use select::{pack, refusal};
-pub use tile::{Tile, rows as tile_of};
+pub use tile::{PROCESSORS, Tile, rows as tile_of};
 
 use super::Accuracy;
 use kiln_kernels::dtype::{DType, bf16, f16};

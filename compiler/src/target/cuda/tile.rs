@@ -20,7 +20,7 @@ pub struct Tile {
 }
 
 /// Multiprocessors that the choice counts on: an H100 or H200 has 132, an A100 108.
-const PROCESSORS: usize = 132;
+pub const PROCESSORS: usize = 132;
 /// Sums of a block at most whose loader gathers, or whose results are stored one by one: addresses take registers.
 const GATHERED: usize = 64 * 64;
 /// Splits of the depth at most.
@@ -52,9 +52,10 @@ fn candidates(e: Element) -> Vec<Tile> {
             vec![tile(128, 64, 4, [128, 64], 3), tile(64, 64, 4, [64, 64], 3), tile(32, 64, 4, [32, 64], 3), tile(32, 32, 4, [32, 32], 3)]
         }
         false => vec![
-            tile(128, 128, 8, [64, 32], 3),
+            // With four stages the units of four warps (sm_90a) keep one at work while two are on their way.
+            tile(128, 128, 8, [64, 32], 4),
             tile(128, 64, 8, [64, 32], 3),
-            tile(64, 128, 8, [32, 64], 3),
+            tile(64, 128, 8, [32, 64], 4),
             tile(64, 64, 8, [32, 32], 4),
             tile(64, 32, 8, [32, 16], 4),
             tile(32, 64, 8, [16, 32], 4),
