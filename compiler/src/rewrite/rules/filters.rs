@@ -36,10 +36,17 @@ fn branch(rw: &Rewriter<'_>, v: ValueId) -> Option<Branch> {
     Some(Branch { op, x, w, b })
 }
 
+/// The weights of a convolution, where they are known.
+pub(super) fn known_weights<'a>(rw: &'a Rewriter<'_>, w: ValueId) -> Option<&'a Tensor> {
+    match rw.constant(w).filter(|t| folds(t.dtype) && t.dims.len() > 2) {
+        Some(t) => Some(t),
+        None => rw.refuse("its weights are no constant floats"),
+    }
+}
+
+/// The same, where a changed copy of them costs little.
 pub(super) fn constant_weights<'a>(rw: &'a Rewriter<'_>, w: ValueId) -> Option<&'a Tensor> {
-    let Some(t) = rw.constant(w).filter(|t| folds(t.dtype) && t.dims.len() > 2) else {
-        return rw.refuse("its weights are no constant floats");
-    };
+    let t = known_weights(rw, w)?;
     if rw.uses(w) > 1 && t.len() > SHARED {
         return rw.refuse("its weights are shared, and large");
     }

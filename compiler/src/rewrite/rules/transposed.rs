@@ -1,6 +1,6 @@
 //! Transposed convolutions as convolutions whose channels are spread over pixels, and taps that no convolution needs.
 
-use super::filters::constant_weights;
+use super::filters::{constant_weights, known_weights};
 use super::{along, each, folds, rounded, scalar};
 use crate::ir::{Dim, NodeId, ValueId};
 use crate::ops::interleave::Interleave;
@@ -33,7 +33,8 @@ struct Axis {
 fn transposed(rw: &mut Rewriter<'_>, n: NodeId) -> Found {
     let Op::ConvTranspose(op) = rw.node(n).op.clone() else { return None };
     let (x, w, b) = (rw.input(n, 0)?, rw.input(n, 1)?, rw.input(n, 2));
-    let t = constant_weights(rw, w)?.clone();
+    // Shared ones too: the same change is made for each that shares them, and equal constants are stored once.
+    let t = known_weights(rw, w)?.clone();
     let b = match b {
         Some(b) => match rw.constant(b) {
             Some(b) => Some(b.clone()),
