@@ -242,5 +242,6 @@ pub fn read_one_hot(r: &mut Reader<'_, '_>) -> Read {
     if depth < 0.0 || depth > i32::MAX as f64 {
         return Err(Diagnostic::new(format!("the depth of OneHot is {depth}")));
     }
-    Ok(vec![r.emit(OneHot { axis, depth: depth as i64 }, &[i, values])?])
+    let op = OneHot { axis, depth: depth as i64 };
+    Ok(vec![moved(r, &[values], has_bytes, |r, values| r.emit(op, &[i, values[0]]))?])
 }

@@ -33,6 +33,30 @@ fn overlap(a: [f64; 4], b: [f64; 4]) -> f64 {
     area(shared) / (area(a) + area(b) - area(shared))
 }
 
+/// Boxes, edge by edge.
+#[derive(Default)]
+struct Boxes([Vec<f64>; 4]);
+
+impl Boxes {
+    fn push(&mut self, edges: [f64; 4]) {
+        self.0.iter_mut().zip(edges).for_each(|(v, e)| v.push(e));
+    }
+    /// Whether one overlaps `e` by more than the limit.
+    fn meet(&self, e: [f64; 4], limit: f64) -> bool {
+        const TOGETHER: usize = 16;
+        let [y1, x1, y2, x2] = &self.0;
+        // Most boxes are apart, which is known without a division; those of a group are asked at once.
+        let apart = |k: usize| (y2[k].min(e[2]) <= y1[k].max(e[0])) | (x2[k].min(e[3]) <= x1[k].max(e[1]));
+        (0..y1.len()).step_by(TOGETHER).any(|first| {
+            let group = first..(first + TOGETHER).min(y1.len());
+            let all_apart = group.clone().fold(true, |all, k| all & apart(k));
+            // An overlap that is no number counts as too large.
+            let over = |k: usize| overlap(e, [y1[k], x1[k], y2[k], x2[k]]).partial_cmp(&limit).is_none_or(Ordering::is_gt);
+            if all_apart { limit < 0.0 || limit.is_nan() } else { group.into_iter().any(over) }
+        })
+    }
+}
+
 /// Operands boxes, scores, greatest count a class, threshold of overlap, threshold of score; attribute center_point_box:
 /// [NonMaxSuppression](https://onnx.ai/onnx/operators/onnx__NonMaxSuppression.html).
 pub(super) fn suppress(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer {
@@ -49,19 +73,20 @@ pub(super) fn suppress(inputs: &[Option<&Value>], args: HostArgs<'_>) -> Answer 
     let b = numbers(inputs, 0)?.unwrap_or_default();
     let s = numbers(inputs, 1)?.unwrap_or_default();
     let mut out: Vec<i64> = Vec::new();
+    let all: Vec<[f64; 4]> = b.chunks_exact(4).map(|b| edges(b, args.ints[0] != 0)).collect();
     for n in 0..*batch {
         for c in 0..*classes {
             let score = |i: usize| s[(n * classes + c) * count + i];
-            let edges = |i: usize| edges(&b[(n * count + i) * 4..][..4], args.ints[0] != 0);
             let mut order: Vec<usize> = (0..*count).filter(|&i| least.is_none_or(|l| score(i) > l)).collect();
             order.sort_by(|&i, &j| score(j).total_cmp(&score(i)).then(i.cmp(&j)));
-            let mut chosen: Vec<usize> = Vec::new();
+            let mut chosen = Boxes::default();
             for i in order {
-                if chosen.len() >= most {
+                if chosen.0[0].len() >= most {
                     break;
                 }
-                if chosen.iter().all(|&k| overlap(edges(i), edges(k)) <= limit) {
-                    chosen.push(i);
+                let edges = all[n * count + i];
+                if !chosen.meet(edges, limit) {
+                    chosen.push(edges);
                     out.extend([n as i64, c as i64, i as i64]);
                 }
             }
