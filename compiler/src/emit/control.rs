@@ -1,5 +1,6 @@
 //! The function that runs the steps, and the control flow between them.
 
+use super::kernels::packed_bytes;
 use super::{Printer, ident, int, names};
 use crate::ir::{Dim, ValueId, product};
 use crate::plan::{Arena, Check, KernelStep, LoopStep, On, Place, Step, Transfer};
@@ -234,7 +235,11 @@ impl Printer<'_> {
         }
     }
     fn bytes(&self, v: ValueId) -> TokenStream {
-        let n: Dim = product(self.plan.graph.shape(v)) * Dim::int(self.dtype(v).size() as i64);
+        let dtype = self.dtype(v);
+        if (1..8).contains(&dtype.bits()) {
+            return packed_bytes(dtype, &self.dim(&product(self.plan.graph.shape(v))));
+        }
+        let n: Dim = product(self.plan.graph.shape(v)) * Dim::int(dtype.size() as i64);
         self.dim(&n)
     }
 

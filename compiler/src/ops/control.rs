@@ -74,6 +74,10 @@ impl Operator for Loop {
             let (Some(dtype), Some(shape)) = (ty.dtype(), ty.shape()) else {
                 return Err(Diagnostic::new(format!("the body of Loop stacks {ty}, which is no tensor of known rank")));
             };
+            if (1..8).contains(&dtype.bits()) {
+                // A slice may end within a byte.
+                return Err(Diagnostic::new(format!("slices of {dtype} do not stack up")).help("cast them to a wider type in the body"));
+            }
             out.push(Fact::tensor(dtype, [vec![trip.clone()], shape.to_vec()].concat()));
         }
         Ok(out)

@@ -1,8 +1,10 @@
 //! Operators that move regions of tensors: Transpose, Expand, Slice, Concat, Split, DepthToSpace and SpaceToDepth.
 
+use super::moved::{has_bytes, moved};
 use super::{Affine, Facts, Infer, Lowering, Operator, Part, Reader, broadcast};
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Dim, Fact, Type, ValueId};
+use kiln_kernels::dtype::DType;
 
 /// Axes permuted: result axis `i` is operand axis `perm[i]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -249,7 +251,8 @@ pub fn read_transpose(r: &mut Reader<'_, '_>) -> Read {
     if perm.len() != rank {
         return Err(Diagnostic::new(format!("perm has {} axes, the tensor has {rank}", perm.len())));
     }
-    Ok(vec![r.transpose(x, perm)?])
+    // Strings are turned as they are.
+    Ok(vec![moved(r, &[x], |d| has_bytes(d) || d == DType::Str, |r, x| r.transpose(x[0], perm))?])
 }
 
 /// Reads `Expand`.

@@ -247,7 +247,7 @@ pub fn read_matmul(r: &mut Reader<'_, '_>) -> Read {
             let y = r.add(y, zero)?;
             return Ok(vec![narrow(r, y, to, true, "up")?]);
         }
-        let op = super::quantize::quantizer(DType::F32, DType::F32, Some(to), to)?;
+        let op = quantizer(DType::F32, DType::F32, Some(to), to)?;
         return Ok(vec![r.emit(op, &[y, y_scale, y_zero])?]);
     }
     let sums = super::matmul::integers(r, (v[0], Some(v[2])), (v[3], Some(v[5])))?;

@@ -77,11 +77,7 @@ fn scattered(r: &mut Reader<'_, '_>, op: impl Into<Op>, mode: &str) -> Read {
     if mode == "none" {
         return Ok(vec![moved(r, &[x, u], scatters, |r, x| r.emit(op, &[x[0], i, x[1]]))?]);
     }
-    let wide = match dtype {
-        DType::F16 | DType::Bf16 => DType::F32,
-        DType::Bool => DType::U8,
-        d => d,
-    };
+    let wide = super::reduce::widened(dtype);
     let (x, u) = (r.cast(x, wide)?, r.cast(u, wide)?);
     let y = r.emit(op, &[x, i, u])?;
     Ok(vec![r.cast(y, dtype)?])

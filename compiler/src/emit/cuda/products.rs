@@ -192,11 +192,7 @@ impl Printer<'_> {
         let rows = Rows { pitch: out_row.clone(), images: None, cols: cols.clone(), batch: Vec::new() };
         let (functor, stored) = self.functor(&mut s, &rows, ends, most);
         // Whole chunks are copied as they are where they lie so.
-        let stored_so = match element {
-            Element::Float(p) => self.plan.stored(a) == p.stored(),
-            Element::Byte | Element::Short => true,
-        };
-        let whole = stored_so && k % chunk == 0 && self.multiple(a_row, chunk) && self.begins_at(a, chunk);
+        let whole = self.lies_as(a, element) && k % chunk == 0 && self.multiple(a_row, chunk) && self.begins_at(a, chunk);
         if let Some(few) = few {
             let of = (few as usize).next_power_of_two();
             // tf32 is f32 here: its products are exact to more bits, at no cost.

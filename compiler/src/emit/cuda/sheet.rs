@@ -5,6 +5,7 @@ use super::{Kernels, Launch};
 use crate::ir::{Dim, ValueId};
 use crate::kernel::{Packed, Stride};
 use crate::plan::{Arena, KernelStep, Place};
+use crate::target::Element;
 use proc_macro2::TokenStream;
 use quote::quote;
 use std::fmt::Write;
@@ -200,6 +201,13 @@ impl Printer<'_> {
     /// Whether all steps are multiples of a number of elements.
     pub(super) fn multiples(&self, steps: &[Stride], by: usize) -> bool {
         steps.iter().all(|s| matches!(s, Stride::By(d) if self.multiple(d, by)))
+    }
+    /// Whether a value lies in memory as the elements that are multiplied.
+    pub(super) fn lies_as(&self, v: ValueId, element: Element) -> bool {
+        match element {
+            Element::Float(p) => self.plan.stored(v) == p.stored(),
+            Element::Byte | Element::Short => true,
+        }
     }
     /// Whether a value begins at a multiple of `by` elements of its place.
     pub(super) fn begins_at(&self, v: ValueId, by: usize) -> bool {

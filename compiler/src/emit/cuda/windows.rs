@@ -90,11 +90,7 @@ impl Printer<'_> {
         let taps: usize = window.kernel.iter().product();
         let c = window.c.as_int().unwrap_or(0) as usize;
         let chunk = element.chunk();
-        let stored_so = match element {
-            Element::Float(p) => self.plan.stored(x) == p.stored(),
-            Element::Byte | Element::Short => true,
-        };
-        let whole = stored_so && self.channels_by(window, x, chunk);
+        let whole = self.lies_as(x, element) && self.channels_by(window, x, chunk);
         let step = if whole { chunk } else { 1 };
         let geometry = s.geometry("A", &fields(window), "");
         let ty = format!("Windows<{source}, {step}, @_::A>");

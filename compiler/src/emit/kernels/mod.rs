@@ -15,6 +15,8 @@ mod strips;
 mod tiled;
 mod trees;
 
+pub(super) use moves::packed_bytes;
+
 use super::{Printer, dtype_path, element, int};
 use crate::ir::{Dim, ValueId};
 use crate::kernel::{Kernel, Method, Packed, Stage, Window};

@@ -9,7 +9,7 @@ use proc_macro2::{Literal, TokenStream};
 use quote::quote;
 
 /// The bytes that so many elements of a type of less than a byte take.
-pub(super) fn packed_bytes(dtype: DType, len: &TokenStream) -> TokenStream {
+pub(in crate::emit) fn packed_bytes(dtype: DType, len: &TokenStream) -> TokenStream {
     let bits = int(dtype.bits());
     quote!(usize::div_ceil(#len * #bits, 8))
 }
