@@ -10,6 +10,7 @@ use kiln_tests::writer::Writer;
 use kiln_tests::{causal, samples};
 
 mod dense;
+mod packed;
 
 /// Random graphs of each kind.
 const GRAPHS: u64 = 60;
