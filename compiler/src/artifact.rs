@@ -4,10 +4,12 @@ use crate::compile::{Options, Output, compile};
 use crate::diagnostics::{Diagnostic, Diagnostics, Result};
 use crate::emit::{self, DeviceFiles, Names, WeightsAt};
 use crate::import::Extent;
+use crate::key::Key;
 use crate::target::Cuda;
-use crate::target::cuda::toolchain::{self, Machine};
+use crate::target::cuda::image::{self, Places};
+use crate::target::cuda::toolchain::{self, Failed};
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -22,6 +24,8 @@ pub struct Request {
     pub embed: bool,
     /// Whether only the types are wanted, as an editor needs them.
     pub skeleton: bool,
+    /// Whether the code is checked and never linked: kernels for a GPU are left out.
+    pub checked: bool,
 }
 
 /// A compiled model on disk.
@@ -45,6 +49,7 @@ impl Request {
             names: Names::new(struct_name(&stem), WeightsAt::Given),
             embed: true,
             skeleton: false,
+            checked: false,
         }
     }
     /// Closes a dimension.
@@ -72,37 +77,6 @@ pub fn struct_name(stem: &str) -> String {
     out
 }
 
-/// Two independent hashes over everything that is fed to them.
-struct Key(u64, u64);
-
-impl Key {
-    fn add(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        for w in words {
-            let w = u64::from_le_bytes(*w);
-            self.0 = (self.0 ^ w).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            self.0 ^= self.0 >> 29;
-            self.1 = (self.1 ^ w).wrapping_mul(0xff51_afd7_ed55_8ccd);
-            self.1 ^= self.1 >> 32;
-        }
-        for b in rest.iter().chain(&(bytes.len() as u64).to_le_bytes()) {
-            self.0 = (self.0 ^ *b as u64).wrapping_mul(0x100_0000_01b3);
-            self.1 = (self.1 ^ *b as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        }
-    }
-    fn add_file(&mut self, path: &Path) -> std::io::Result<()> {
-        let mut file = File::open(path)?;
-        let mut block = vec![0; 1 << 20];
-        loop {
-            let n = file.read(&mut block)?;
-            if n == 0 {
-                return Ok(());
-            }
-            self.add(&block[..n]);
-        }
-    }
-}
-
 fn io(what: &str, path: &Path, e: &std::io::Error) -> Diagnostics {
     Diagnostic::new(format!("{what} {}: {e}", path.display())).into()
 }
@@ -117,28 +91,32 @@ fn stamp(path: &Path) -> Option<String> {
 /// The environment that decides whether kernels for a GPU are compiled, and by what.
 pub const WATCHED: [&str; 4] = ["KILN_CUDA", "NVCC", "CUDA_HOME", "CUDA_PATH"];
 
-/// What is compiled for a GPU after all: `KILN_CUDA=off` leaves it out, `KILN_CUDA=auto` where there is no nvcc.
-fn wanted(cuda: Option<Cuda>) -> Option<Cuda> {
+/// What is compiled for a GPU after all: `KILN_CUDA=off` leaves it out, `KILN_CUDA=auto` where there are neither nvcc nor committed kernels.
+fn wanted(cuda: Option<Cuda>, model: &Path) -> Option<Cuda> {
     match std::env::var("KILN_CUDA").as_deref() {
         Ok("off") => None,
-        Ok("auto") => cuda.filter(|_| toolchain::nvcc().is_ok()),
+        Ok("auto") => cuda.filter(|_| toolchain::nvcc().is_ok() || !image::committed(model).is_empty()),
         _ => cuda,
     }
 }
 
-/// Compiles the kernels of a model for a GPU in a folder; gives where generated code finds them.
-fn kernels(output: &Output, folder: &Path) -> Result<Option<DeviceFiles>> {
+/// Compiles the kernels of a model for a GPU in a folder; gives where generated code finds them, and the files that decided it.
+fn kernels(output: &Output, model: &Path, folder: &Path, root: &Path) -> Result<Option<DeviceFiles>> {
     let Some(source) = output.cuda() else { return Ok(None) };
-    let (sources, image, weights) = (folder.join("kernels"), folder.join("kernels.fatbin"), folder.join("weights-gpu.bin"));
-    let made = toolchain::write(&source, &sources).and_then(|()| toolchain::compile(&sources, Machine::Gpu, &image));
-    made.map_err(|e| {
-        let remedies = "KILN_CUDA=off in the environment compiles for the CPU alone, KILN_CUDA=auto does where nvcc is missing";
-        Diagnostic::new(e.to_string()).help(remedies)
-    })?;
+    let (compiled, weights) = (folder.join("kernels.fatbin"), folder.join("weights-gpu.bin"));
+    let places = Places { model, cache: &root.join("kernels") };
+    match image::make(&source, places, &folder.join("kernels"), &compiled) {
+        // The GPU's part is there without kernels, and says so to whoever asks for it.
+        Err(Failed::Missing(_)) if std::env::var("KILN_CUDA").is_ok_and(|v| v == "auto") => return Ok(None),
+        made => made.map_err(|e| {
+            let remedies = "KILN_CUDA=off in the environment compiles for the CPU alone, KILN_CUDA=auto does where nvcc is missing";
+            Diagnostic::new(e.to_string()).help(remedies)
+        })?,
+    }
     whole(&weights, &mut |w| output.write_device_weights(w))?;
-    let image_bytes = fs::metadata(&image).map_err(|e| io("cannot read", &image, &e))?.len() as usize;
+    let image_bytes = fs::metadata(&compiled).map_err(|e| io("cannot read", &compiled, &e))?.len() as usize;
     let text = |p: &Path| format!("{:?}", p.display().to_string());
-    Ok(Some(DeviceFiles { weights: text(&weights), image: text(&image), image_bytes }))
+    Ok(Some(DeviceFiles { weights: text(&weights), image: text(&compiled), image_bytes }))
 }
 
 /// Makes the artifact in a folder below `root`, or finds it there.
@@ -148,18 +126,22 @@ fn kernels(output: &Output, folder: &Path) -> Result<Option<DeviceFiles>> {
 pub fn make(request: &Request, root: &Path) -> Result<Artifact> {
     let model = &request.options.model;
     // An editor needs no kernels.
-    let options = Options { cuda: wanted(request.options.cuda).filter(|_| !request.skeleton), ..request.options.clone() };
-    let mut key = Key(0xcbf2_9ce4_8422_2325, 0x6a09_e667_f3bc_c908);
+    let cuda = wanted(request.options.cuda, model).filter(|_| !request.skeleton);
+    let options = Options { cuda, ..request.options.clone() };
+    // Kernels come from nvcc or from files beside the model, if they come at all.
+    let sources = cuda.map(|_| (request.checked, toolchain::nvcc().is_ok(), image::committed(model)));
+    let mut key = Key::new();
     key.add(env!("CARGO_PKG_VERSION").as_bytes());
     key.add(env!("KILN_SOURCE_HASH").as_bytes());
     key.add(
         format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {} {} {}",
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {}",
             request.options.dims,
             request.options.without,
             request.options.accuracy,
             request.options.state,
-            options.cuda,
+            cuda,
+            sources,
             request.names,
             request.embed,
             request.skeleton,
@@ -171,7 +153,7 @@ pub fn make(request: &Request, root: &Path) -> Result<Artifact> {
     if let Some(tune) = request.options.tune.path(model) {
         key.add_file(&tune).map_err(|e| io("cannot read", &tune, &e))?;
     }
-    let folder = root.join(env!("CARGO_PKG_VERSION")).join(format!("{:016x}{:016x}", key.0, key.1));
+    let folder = root.join(env!("CARGO_PKG_VERSION")).join(key.hex());
     fs::create_dir_all(&folder).map_err(|e| io("cannot make", &folder, &e))?;
     let artifact = |data_files| Artifact { source: folder.join("model.rs"), weights: folder.join("weights.bin"), data_files };
     let lock_path = folder.join("lock");
@@ -187,12 +169,18 @@ pub fn make(request: &Request, root: &Path) -> Result<Artifact> {
         fs::remove_file(&list).map_err(|e| io("cannot remove", &list, &e))?;
     }
     let output = compile(&options)?;
-    let done = artifact(output.data_files.clone());
+    let mut data_files = output.data_files.clone();
+    if cuda.is_some() {
+        data_files.extend(image::committed(model));
+    }
+    let done = artifact(data_files);
     let mut names = request.names.clone();
     if request.embed {
         names.weights = WeightsAt::Embedded(format!("{:?}", done.weights.display().to_string()));
     }
-    names.device = kernels(&output, &folder)?;
+    if !request.checked {
+        names.device = kernels(&output, model, &folder, root)?;
+    }
     let mut source = if request.skeleton { emit::skeleton(&output.plan, &names)? } else { output.rust(&names)? };
     source.insert_str(0, HEADER);
     if !request.skeleton {

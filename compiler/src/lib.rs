@@ -11,6 +11,7 @@ pub mod fusion;
 pub mod import;
 pub mod ir;
 pub mod kernel;
+mod key;
 pub mod layout;
 pub mod onnx;
 pub mod ops;

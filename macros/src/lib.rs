@@ -44,6 +44,7 @@ fn expand(a: &Arguments) -> TokenStream {
     request.embed = a.embed;
     // An editor only needs the types; it sets this for the macros it runs.
     request.skeleton = std::env::var_os("RUST_ANALYZER_INTERNALS_DO_NOT_USE").is_some();
+    request.checked = checks_only(std::env::args());
     let fail = |text: String| {
         let stand_in = stand_in(&request.names);
         quote_spanned!(span=> ::core::compile_error!(#text); #stand_in)
@@ -72,6 +73,22 @@ fn expand(a: &Arguments) -> TokenStream {
             fail(text.strip_prefix("error: ").unwrap_or(&text).to_string())
         }
     }
+}
+
+/// Whether rustc, in whose process macros run, was asked for no code: `cargo check`, clippy and rustdoc are.
+fn checks_only(mut args: impl Iterator<Item = String>) -> bool {
+    let documents = args.next().is_some_and(|tool| tool.ends_with("rustdoc") || tool.ends_with("rustdoc.exe"));
+    let mut emits = None;
+    while let Some(a) = args.next() {
+        match a.strip_prefix("--emit") {
+            Some("") => emits = args.next(),
+            Some(list) => emits = list.strip_prefix('=').map(String::from).or(emits),
+            None => {}
+        }
+    }
+    let codes = ["link", "obj", "asm", "llvm-ir", "llvm-bc"];
+    // A kind of output may be followed by the path it goes to.
+    documents || emits.is_some_and(|list| !list.split(',').any(|kind| codes.contains(&kind.split('=').next().unwrap_or(kind))))
 }
 
 /// Tells cargo that a file decides the expansion; the bytes are dropped at once.
@@ -103,5 +120,21 @@ fn stand_in(n: &Names) -> TokenStream {
         #(#[allow(dead_code)] #visibility type #parts<'a> = #model;)*
         #[allow(dead_code)]
         #visibility type #buffers = #model;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::checks_only;
+
+    #[test]
+    fn only_what_makes_code_needs_kernels() {
+        let of = |line: &str| checks_only(line.split(' ').map(String::from));
+        assert!(of("/usr/bin/rustc --crate-name x --emit=dep-info,metadata src/lib.rs"));
+        assert!(of("clippy-driver rustc --emit dep-info,metadata src/lib.rs"));
+        assert!(of("/usr/bin/rustdoc --crate-type lib src/lib.rs"));
+        for line in ["--emit=dep-info,metadata,link", "--emit=dep-info,link=out/x", "--emit asm", "--crate-type bin"] {
+            assert!(!of(&format!("rustc --crate-name x {line} src/main.rs")), "{line}");
+        }
     }
 }

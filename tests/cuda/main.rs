@@ -1,6 +1,8 @@
 //! Kernels for GPUs without one: templates and planted bugs by the emulator, whole models by the driver that stands in for a GPU's.
 
+use kiln_compiler::artifact::{self, Request};
 use kiln_compiler::target::cuda::toolchain;
+use kiln_compiler::{Cuda, Precision};
 use kiln_kernels::cuda::{EMULATOR, TEMPLATES};
 use kiln_kernels::dtype::DType;
 use kiln_kernels::value::Tensor;
@@ -302,6 +304,60 @@ fn without_nvcc_the_error_says_what_to_do() {
     let text = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(3), "{text}");
     assert!(text.contains("NVCC names") && !dir.join("out").exists(), "{text}");
+}
+
+/// A stand-in for nvcc that writes a line to the file it is asked for.
+#[cfg(unix)]
+fn pretended_nvcc(dir: &Path) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = dir.join("nvcc");
+    fs::write(&path, "#!/bin/sh\nwhile [ $# -gt 0 ]; do [ \"$1\" = -o ] && echo compiled > \"$2\"; shift; done\n").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[cfg(unix)]
+#[test]
+fn committed_kernels_stand_in_for_nvcc() {
+    let dir = folder("committed");
+    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/01-digits/digits.onnx");
+    fs::copy(digits, dir.join("net.onnx")).unwrap();
+    let run = |nvcc: &Path, mode: &str, more: &[&str]| {
+        let mut c = Command::new(command());
+        c.arg("compile").arg(dir.join("net.onnx")).args(["--target", "cuda", "-o"]).arg(dir.join("out")).args(more);
+        c.env("NVCC", nvcc).env("KILN_CUDA", mode).env("XDG_CACHE_HOME", dir.join("cache")).output().unwrap()
+    };
+    let (nvcc, nowhere) = (pretended_nvcc(&dir), dir.join("nowhere"));
+    let fatbins = |at: &Path| {
+        let names = fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.filter(|n| n.ends_with(".fatbin")).collect::<Vec<_>>()
+    };
+    assert!(run(&nvcc, "", &[]).status.success() && fatbins(&dir).is_empty(), "nothing is committed unless it is asked for");
+    // What nvcc made once is not made again.
+    assert_eq!(fatbins(&dir.join("cache/kiln/kernels")).len(), 1);
+    assert!(run(&nvcc, "commit", &[]).status.success());
+    let [committed] = &fatbins(&dir)[..] else { panic!("one file is committed: {:?}", fatbins(&dir)) };
+    assert!(committed.starts_with("net-"), "{committed}");
+    fs::write(dir.join(committed), "committed\n").unwrap();
+    assert!(run(&nowhere, "", &[]).status.success());
+    assert_eq!(fs::read_to_string(dir.join("out/kernels/kernels.fatbin")).unwrap(), "committed\n");
+    // Kernels of other options are others.
+    let out = run(&nowhere, "", &["--precision", "f16"]);
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(3), "{text}");
+    assert!(text.contains("KILN_CUDA=commit") && text.contains(committed.as_str()), "{text}");
+}
+
+#[test]
+fn checked_code_needs_no_nvcc() {
+    let dir = folder("checked");
+    let mut request = Request::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/01-digits/digits.onnx"));
+    request.options.cuda = Some(Cuda { precision: Precision::F16, strict: true });
+    request.checked = true;
+    let made = artifact::make(&request, &dir).unwrap();
+    assert!(made.weights.is_file() && !made.source.with_file_name("kernels").exists());
+    let text = fs::read_to_string(&made.source).unwrap();
+    assert!(text.contains("mod device") && !text.contains("kernels.fatbin"));
 }
 
 /// The instructions of each kernel of a file for a level of GPUs, or none where there is no nvcc, or no tool that shows them.

@@ -32,7 +32,7 @@ pub(crate) fn run(cases: &[Case], gpu: &GpuArgs, how: &[String], done: &mut dyn 
 fn one(folder: &Path, gpu: &GpuArgs, how: &[String], dir: &Path, key: &str) -> Result<Vec<Vec<Value>>> {
     let sets = suite::data(folder, &suite::model(folder)?)?;
     let options = Options { model: folder.join("model.onnx"), cuda: Some(gpu.cuda(Accuracy::default())), ..Options::default() };
-    let built = model::build_program(&model::compile_guarded(&options)?, key, dir, gpu.machine())?;
+    let built = model::build_program(&model::compile_guarded(&options)?, &options.model, key, dir, gpu.machine())?;
     let inputs = sets.into_iter().map(|s| s.inputs.into_iter().map(Some).collect::<Vec<_>>());
     let found = inputs.map(|values| job::run(&built.binary, &values, how)).collect();
     // The next case needs the room.

@@ -123,17 +123,17 @@ pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
         return Ok(Built { binary, report });
     }
     let output = compile_guarded(&options(args, ready)?)?;
-    let built = build_program(&output, &key, &dir, ready.gpu.map_or(Machine::Gpu, |(_, machine)| machine))?;
+    let built = build_program(&output, &args.model, &key, &dir, ready.gpu.map_or(Machine::Gpu, |(_, machine)| machine))?;
     data::replace(&report, built.report.to_string().as_bytes())?;
     Ok(built)
 }
 
 /// Builds a program around an output, in a folder of its own; kernels for a GPU are compiled for `machine`.
-pub(crate) fn build_program(output: &Output, key: &str, dir: &Path, machine: Machine) -> Result<Built> {
+pub(crate) fn build_program(output: &Output, model: &Path, key: &str, dir: &Path, machine: Machine) -> Result<Built> {
     let src = dir.join("src");
     fs::create_dir_all(&src).at(&src)?;
     let start = Instant::now();
-    let kernels = package::write_kernels(output, dir, machine)?;
+    let kernels = package::write_kernels(output, model, dir, machine)?;
     let compiled = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let text = package::source(output, "Net", kernels);

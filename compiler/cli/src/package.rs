@@ -4,6 +4,7 @@ use crate::cache;
 use crate::failure::{At, Failure, Result};
 use kiln_compiler::Output;
 use kiln_compiler::emit::{DeviceFiles, Interface, Names, WeightsAt};
+use kiln_compiler::target::cuda::image::{self, Places};
 use kiln_compiler::target::cuda::toolchain::{self, Machine};
 use std::collections::{BTreeSet, hash_map::DefaultHasher};
 use std::fs;
@@ -151,12 +152,14 @@ const IMAGE: &str = "kernels/kernels.fatbin";
 
 /// Writes and compiles the kernels of a model for a GPU, where it has some, with its weights beside them; gives the bytes of the compiled
 /// kernels.
-pub(crate) fn write_kernels(output: &Output, dir: &Path, machine: Machine) -> Result<Option<usize>> {
+pub(crate) fn write_kernels(output: &Output, model: &Path, dir: &Path, machine: Machine) -> Result<Option<usize>> {
     let Some(source) = output.cuda() else { return Ok(None) };
     let (kernels, image) = (dir.join(KERNELS), dir.join(IMAGE));
-    toolchain::write(&source, &kernels)?;
-    toolchain::compile(&kernels, machine, &image)?;
-    if matches!(machine, Machine::Emulator { .. }) {
+    if machine == Machine::Gpu {
+        image::make(&source, Places { model, cache: &cache::root()?.join("kernels") }, &kernels, &image)?;
+    } else {
+        toolchain::write(&source, &kernels)?;
+        toolchain::compile(&kernels, machine, &image)?;
         // Programs look for the driver beside them first.
         let library = dir.join("libcuda.so.1");
         fs::copy(cache::emulator()?, &library).at(&library)?;

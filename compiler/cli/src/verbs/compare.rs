@@ -127,7 +127,7 @@ impl Compare {
         };
         let dir = cache::root()?.join("models").join(&key);
         let _lock = cache::lock(&key)?;
-        let built = model::build_program(&output, &key, &dir, ready.gpu.map_or(Machine::Gpu, |(_, machine)| machine))?;
+        let built = model::build_program(&output, &self.model.model, &key, &dir, ready.gpu.map_or(Machine::Gpu, |(_, machine)| machine))?;
         let found = job::run(&built.binary, &ready.values, how)?;
         for ((n, v), f) in watched.iter().zip(&found) {
             let (Some(f), Some(e)) = (f.as_tensor(), evaluator.values[v].as_tensor()) else { continue };

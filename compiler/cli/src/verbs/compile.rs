@@ -40,7 +40,7 @@ impl Compile {
         let draft = Draft::new(&to)?;
         let dir = draft.path();
         let machine = self.model.gpu().map_or(Machine::Gpu, |(_, machine)| machine);
-        let kernels = package::write_kernels(&output, dir, machine)?;
+        let kernels = package::write_kernels(&output, path, dir, machine)?;
         let start = Instant::now();
         let name = kiln_compiler::names_of(path).model;
         let source = package::source(&output, &name, kernels);

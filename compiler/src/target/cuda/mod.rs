@@ -2,6 +2,7 @@
 
 mod attention;
 mod element;
+pub mod image;
 mod select;
 mod tile;
 pub mod toolchain;

@@ -9,6 +9,22 @@ use std::process::Command;
 /// The file of the kernels, beside which the templates lie.
 pub const SOURCE: &str = "kernels.cu";
 
+/// How nvcc is called.
+pub(super) const FLAGS: [&str; 9] = [
+    "-O3",
+    "-std=c++17",
+    "--compress-mode=size",
+    "--threads=2",
+    "-diag-suppress=177",
+    // Every instruction of an expression is rounded, as on the CPU; sums of products name their fused multiply-adds.
+    "-fmad=false",
+    "-Xptxas=--warn-on-spills",
+    "-Xptxas=--warning-as-error",
+    "-fatbin",
+];
+/// What it makes code for.
+pub(super) const LEVELS: [&str; 3] = ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80"];
+
 /// What kernels are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Machine {
@@ -37,7 +53,7 @@ impl std::fmt::Display for Failed {
     }
 }
 
-fn refused(path: &Path, e: io::Error) -> Failed {
+pub(super) fn refused(path: &Path, e: io::Error) -> Failed {
     Failed::Refused(format!("{}: {e}", path.display()))
 }
 
@@ -71,23 +87,10 @@ pub fn compile(dir: &Path, machine: Machine, image: &Path) -> Result<(), Failed>
         Machine::Gpu => {
             let nvcc = nvcc()?;
             let mut c = Command::new(&nvcc);
-            c.args([
-                "-O3",
-                "-std=c++17",
-                "--compress-mode=size",
-                "-t",
-                "2",
-                "-diag-suppress",
-                "177",
-                // Every instruction of an expression is rounded, as on the CPU; sums of products name their fused multiply-adds.
-                "-fmad=false",
-                "-Xptxas",
-                "--warn-on-spills,--warning-as-error",
-                "-fatbin",
-            ]);
-            for code in ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80"] {
+            c.args(FLAGS);
+            LEVELS.iter().for_each(|code| {
                 c.args(["-gencode", code]);
-            }
+            });
             run(c.arg("-I").arg(dir).arg("-o").arg(image).arg(dir.join(SOURCE)))
         }
         Machine::Emulator { checked } => {
