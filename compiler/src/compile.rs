@@ -157,11 +157,19 @@ pub fn compile(options: &Options) -> Result<Output> {
 
 /// The plan for a GPU of a graph that is also planned for the CPU.
 fn for_gpu(g: &Graph, states: &States, settings: &Settings, cuda: Cuda) -> Result<Plan> {
-    if !states.pairs.is_empty() {
-        let d = Diagnostic::new("a model that keeps state in its instance runs on the CPU alone");
-        return Err(d.help("leave `state` out, and hand the cache over as inputs and outputs").into());
-    }
     let plan = plan::schedule_with(g.clone(), states.clone(), Settings { cuda: Some(cuda.precision), ..settings.clone() });
+    let items: Vec<Diagnostic> = plan
+        .kept_from_cpu()
+        .into_iter()
+        .map(|(origins, why)| {
+            let d = Diagnostic::new(format!("the CPU would compute this ({why}), and reads or writes state that is kept on the GPU"));
+            let d = d.help("compile for the CPU alone, or leave `state` out and hand the cache over as inputs and outputs");
+            origins.first().map_or(d.clone(), |o| d.at(plan.graph.origins[*o].clone()))
+        })
+        .collect();
+    if !items.is_empty() {
+        return Err(Diagnostics { file: String::new(), items });
+    }
     if cuda.strict {
         let refused = plan.kernels().into_iter().filter_map(|k| match k.on {
             On::Cpu(why) => Some((k, why)),

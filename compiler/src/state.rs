@@ -77,6 +77,22 @@ impl Pair {
     }
 }
 
+impl States {
+    /// Stores rows of f32 that grow as another type.
+    pub fn store_rows(&mut self, dtype: DType) {
+        self.pairs.iter_mut().filter(|p| p.grows.is_some() && p.dtype == DType::F32).for_each(|p| p.dtype = dtype);
+        self.place();
+    }
+    /// Places the states one behind the other.
+    fn place(&mut self) {
+        self.bytes = 0;
+        for p in &mut self.pairs {
+            p.at = self.bytes;
+            self.bytes = (self.bytes + p.bytes()).next_multiple_of(ALIGN);
+        }
+    }
+}
+
 /// States begin at multiples of this many bytes, as buffers do.
 const ALIGN: usize = 64;
 

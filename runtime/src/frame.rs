@@ -111,6 +111,14 @@ impl Frame<'_> {
     pub fn device_scratch(&self, offset: usize) -> u64 {
         self.machine.as_ref().map_or(0, |m| m.scratch() + offset as u64)
     }
+    /// The state on the device at an offset in bytes.
+    pub fn device_state(&self, offset: usize) -> u64 {
+        self.machine.as_ref().map_or(0, |m| m.state() + offset as u64)
+    }
+    /// Where kernels read number `i` of those that change from run to run.
+    pub fn device_word(&self, i: usize) -> u64 {
+        self.machine.as_ref().map_or(0, |m| m.word(i))
+    }
     /// Where kernels report faults.
     pub fn device_fault(&self) -> u64 {
         self.machine.as_ref().map_or(0, |m| m.fault())

@@ -66,7 +66,7 @@ impl Job {
     }
 }
 
-/// Runs the job of the arguments on one model: `run in= out=`, `bench in= warmup= iterations= [spawned=]`, or `profile in= warmup= iterations=
+/// Runs the job of the arguments on one model: `run in= out= [runs=]`, `bench in= warmup= iterations= [spawned=]`, or `profile in= warmup= iterations=
 /// [out=]`.
 pub fn main<M: Model>() -> ExitCode {
     let job = Job::from_args();
@@ -92,7 +92,11 @@ fn finish(result: Result<(), String>) -> ExitCode {
 fn run<M: Model>(job: &Job) -> Result<(), String> {
     let given = inputs(&job.path("in")?)?;
     let mut model = M::with(&job.options()?).map_err(|e| e.to_string())?;
-    let found = model.run_dyn(&named::<M>(&given)).map_err(|e| e.to_string())?;
+    let named = named::<M>(&given);
+    for _ in 1..job.number("runs")?.unwrap_or(1) {
+        black_box(model.run_dyn(&named).map_err(|e| e.to_string())?);
+    }
+    let found = model.run_dyn(&named).map_err(|e| e.to_string())?;
     save(&job.path("out")?, &Value::Sequence(found))
 }
 

@@ -8,7 +8,7 @@ use crate::memory::{ALIGN, Region, place};
 use crate::options::{Device, Options, Weights};
 use crate::profile::Recorder;
 use crate::spec::{ArenaSpec, OutPlace, Port, PortDim, PortKind, Spec};
-use crate::state::{Kept, State, StateMut};
+use crate::state::{Kept, Left, State, StateMut};
 use crate::threads::Threads;
 use kiln_kernels::isa::Isa;
 use kiln_kernels::value::{Tensor, Value};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// One compiled model: its weights (shared), threads (shared), arena, scratch, slots and state (its own).
 #[derive(Debug)]
 pub struct Instance {
-    spec: &'static Spec,
+    pub(crate) spec: &'static Spec,
     weights: Arc<Loaded>,
     threads: Threads,
     isa: Isa,
@@ -35,7 +35,7 @@ pub struct Instance {
     staged: Vec<Option<Region>>,
     recorder: Option<Box<Recorder>>,
     pub(crate) kept: Kept,
-    machine: Option<Machine>,
+    pub(crate) machine: Option<Machine>,
     why: String,
     poisoned: bool,
 }
@@ -110,12 +110,12 @@ impl Instance {
             }
         }
         let weights = Loaded::new(spec, &options.weights, isa, &threads)?;
-        let mut out = Instance::with_shared(spec, Arc::new(weights), threads, isa)?;
+        let mut out = Instance::with_shared(spec, Arc::new(weights), threads, isa, None)?;
         out.why = why;
         out.recorder = options.profile.as_ref().map(|p| Box::new(Recorder::new(p, spec, out.threads.workers())));
         Ok(out)
     }
-    fn with_shared(spec: &'static Spec, weights: Arc<Loaded>, threads: Threads, isa: Isa) -> Result<Instance> {
+    fn with_shared(spec: &'static Spec, weights: Arc<Loaded>, threads: Threads, isa: Isa, device: Option<Arc<Shared>>) -> Result<Instance> {
         let (arena, buffers) = match spec.arena {
             ArenaSpec::Fixed(bytes) => (Region::new(bytes)?, 0),
             ArenaSpec::Open { lives, .. } => (Region::new(0)?, lives.len()),
@@ -138,8 +138,8 @@ impl Instance {
             values: vec![None; spec.inputs.len()],
             staged: Vec::new(),
             recorder: None,
-            kept: Kept::new(&spec.state)?,
-            machine: None,
+            kept: Kept::new(&spec.state, device.is_none())?,
+            machine: device.map(Machine::new).transpose()?,
             why: String::new(),
             poisoned: false,
         };
@@ -154,9 +154,9 @@ impl Instance {
     /// # Errors
     /// Memory that cannot be had.
     pub fn fork(&self) -> Result<Instance> {
-        let mut out = Instance::with_shared(self.spec, self.weights.clone(), self.threads.clone(), self.isa)?;
+        let device = self.machine.as_ref().map(|m| m.shared().clone());
+        let mut out = Instance::with_shared(self.spec, self.weights.clone(), self.threads.clone(), self.isa, device)?;
         out.recorder = self.recorder.as_ref().map(|r| Box::new(Recorder::new(r.profile(), self.spec, self.threads.workers())));
-        out.machine = self.machine.as_ref().map(|m| Machine::new(m.shared().clone())).transpose()?;
         out.why.clone_from(&self.why);
         Ok(out)
     }
@@ -185,10 +185,11 @@ impl Instance {
         }
         Ok(())
     }
-    /// Touches every page of the arena and of the scratch, and starts the threads.
+    /// Touches every page of the arena and of the scratch, and starts the threads. On a GPU, a model of closed extents runs on zeros until its
+    /// launches are recorded; what it keeps is not changed by that.
     ///
     /// # Errors
-    /// A worker panicked.
+    /// A worker panicked, the device failed, memory that cannot be had.
     pub fn warm_up(&mut self) -> Result<()> {
         for r in [&self.arena, &self.scratch] {
             for at in (0..r.len()).step_by(4096) {
@@ -207,7 +208,27 @@ impl Instance {
             sum = sum.wrapping_add(unsafe { weights.add(at).read_volatile() });
         }
         std::hint::black_box(sum);
-        self.threads.run(self.threads.workers(), &|_, _| {}).map_err(|_| Error::Poisoned)
+        self.threads.run(self.threads.workers(), &|_, _| {}).map_err(|_| Error::Poisoned)?;
+        if self.machine.is_some() { self.record() } else { Ok(()) }
+    }
+    /// Runs on zeros, as often as it takes until launches are recorded, where the ports leave no extent open.
+    fn record(&mut self) -> Result<()> {
+        const RUNS: usize = 2;
+        let zeros = |p: &Port| {
+            let closed = |d: &PortDim| if let PortDim::Closed(n) = d { Some(*n) } else { None };
+            let dims: Option<Vec<usize>> = p.dims.iter().map(closed).collect();
+            dims.filter(|_| p.kind == PortKind::Tensor).map(|dims| Tensor::zeros(p.dtype, &dims).into())
+        };
+        let Some(values) = self.spec.inputs.iter().map(zeros).collect::<Option<Vec<Value>>>() else { return Ok(()) };
+        let inputs: Vec<Input<'_>> = values.iter().map(Input::Value).collect();
+        for _ in 0..RUNS {
+            match self.compute(&inputs) {
+                // Zeros need not make sense to a model, and there need not be room for more of what it keeps.
+                Ok(_) | Err(Error::Index { .. } | Error::Domain { .. } | Error::StateFull { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     /// Runs the model on inputs in the order of its ports.
@@ -215,6 +236,19 @@ impl Instance {
     /// # Errors
     /// Inputs that do not fit the ports, values that an operator does not allow, memory that cannot be had.
     pub fn run(&mut self, inputs: &[Input<'_>]) -> Result<()> {
+        let rows = self.compute(inputs)?;
+        // Only a run that has succeeded moves the state on.
+        let (arena, weights) = (self.arena.start(), self.weights.start());
+        let (offsets, inputs, slots) = (&self.offsets, &self.inputs, &self.slots);
+        let machine = self.machine.as_ref();
+        let find = |place| {
+            let (here, bytes) = find(place, arena, offsets, weights, inputs, slots);
+            Left { here, bytes, there: machine.and_then(|m| m.lies(place, offsets)) }
+        };
+        self.kept.commit(&self.spec.state, rows, machine, find)
+    }
+    /// Computes everything, and gives how many rows the state has then.
+    fn compute(&mut self, inputs: &[Input<'_>]) -> Result<usize> {
         if self.poisoned {
             return Err(Error::Poisoned);
         }
@@ -263,15 +297,11 @@ impl Instance {
             self.poisoned |= matches!(f, Fail::Panicked);
             f.into_error(self.spec.nodes)
         })?;
-        // Only a run that has succeeded moves the state on.
-        let (arena, weights) = (self.arena.start(), self.weights.start());
-        let (offsets, inputs, slots) = (&self.offsets, &self.inputs, &self.slots);
-        let find = |place| find(place, arena, offsets, weights, inputs, slots);
-        self.kept.commit(&self.spec.state, rows, find)
+        Ok(rows)
     }
     /// What it keeps from run to run.
     pub fn state(&self) -> State<'_> {
-        State { spec: self.spec, kept: &self.kept }
+        State { spec: self.spec, kept: &self.kept, machine: self.machine.as_ref() }
     }
     /// What it keeps from run to run, to be changed.
     pub fn state_mut(&mut self) -> StateMut<'_> {
@@ -356,7 +386,11 @@ impl Instance {
             return Ok(());
         }
         if let ArenaSpec::Open { sizes, lives } = self.spec.arena {
-            sizes(&self.syms, &mut self.sizes);
+            match &self.machine {
+                // What is recorded holds addresses, which must not follow what changes from run to run.
+                Some(m) => sizes(&m.at_most(&self.syms), &mut self.sizes),
+                None => sizes(&self.syms, &mut self.sizes),
+            }
             let bytes = place(&self.sizes, lives, &mut self.offsets, &mut self.order);
             if bytes > self.arena.len() {
                 self.arena = Region::new(0)?;
@@ -469,9 +503,7 @@ fn on_device(spec: &'static Spec, wanted: Wanted, threads: &Threads, isa: Isa, o
     let device = spec.device.ok_or_else(|| Error::Device { message: "the model was not compiled for a GPU".into() })?;
     let weights = Arc::new(Loaded::new(device.spec, &Weights::Default, isa.capped(Isa::Avx512), threads)?);
     let shared = Shared::new(device, wanted, weights.start(), overlap)?;
-    let mut out = Instance::with_shared(device.spec, weights, threads.clone(), isa)?;
-    out.machine = Some(Machine::new(Arc::new(shared))?);
-    Ok(out)
+    Instance::with_shared(device.spec, weights, threads.clone(), isa, Some(Arc::new(shared)))
 }
 
 /// The first byte of an input, and its bytes.

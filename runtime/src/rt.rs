@@ -24,7 +24,7 @@ use kiln_kernels::value::{Tensor, Value};
 pub type Done = Result<(), Fail>;
 
 /// The version of the contract between generated code and this runtime.
-const ABI: u32 = 3;
+const ABI: u32 = 4;
 
 /// Stops the build when generated code was made for another runtime.
 pub const fn abi(wanted: u32, _compiler: &'static str) {

@@ -1,5 +1,6 @@
 //! State: what an instance keeps from run to run, as rows that runs add to or as whole tensors that runs replace.
 
+use crate::cuda::Machine;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::memory::Region;
@@ -60,7 +61,18 @@ pub enum Next {
     },
 }
 
-/// The memory of an instance's state.
+/// What a run has left in a place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    /// Its first byte.
+    pub(crate) here: *const u8,
+    /// How many bytes it has, where the place tells.
+    pub(crate) bytes: Option<usize>,
+    /// Where it lies on the device.
+    pub(crate) there: Option<u64>,
+}
+
+/// The memory of an instance's state; that of one on a GPU is the machine's.
 #[derive(Debug)]
 pub(crate) struct Kept {
     memory: Region,
@@ -69,9 +81,9 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// An empty state.
-    pub(crate) fn new(spec: &StateSpec) -> Result<Kept> {
-        Ok(Kept { memory: Region::new(spec.bytes)?, rows: 0 })
+    /// An empty state, here or on a device.
+    pub(crate) fn new(spec: &StateSpec, here: bool) -> Result<Kept> {
+        Ok(Kept { memory: Region::new(if here { spec.bytes } else { 0 })?, rows: 0 })
     }
     /// The first byte.
     pub(crate) fn start(&self) -> *mut u8 {
@@ -96,25 +108,38 @@ impl Kept {
         }
         Ok(self.rows + new)
     }
-    /// Takes over what a run has left: `rows` rows, and the values that `find` finds in their places, as many bytes as it says.
-    pub(crate) fn commit(&mut self, spec: &StateSpec, rows: usize, find: impl Fn(OutPlace) -> (*const u8, Option<usize>)) -> Result<()> {
+    /// Takes over what a run has left: `rows` rows, and the values that `find` finds in their places.
+    pub(crate) fn commit(
+        &mut self,
+        spec: &StateSpec,
+        rows: usize,
+        machine: Option<&Machine>,
+        find: impl Fn(OutPlace) -> Left,
+    ) -> Result<()> {
         let replaced = || {
             spec.pairs.iter().filter_map(|p| match p.next {
-                Next::Replaced { bytes, place } => Some((p, bytes, find(place))),
+                Next::Replaced { bytes, place } => Some((p, bytes, place)),
                 Next::Appended { .. } => None,
             })
         };
         // Nothing is written before everything is known to be there.
-        if let Some((p, bytes, _)) = replaced().find(|(_, bytes, (_, found))| found.is_some_and(|n| n != *bytes)) {
+        if let Some((p, bytes, _)) = replaced().find(|(_, bytes, place)| find(*place).bytes.is_some_and(|n| n != *bytes)) {
             let message = format!("the next value of \"{}\" has another size than the {bytes} bytes it is kept in", p.input);
             return Err(Error::State { message });
         }
-        for (p, bytes, (from, _)) in replaced() {
-            // SAFETY: the plan keeps that many bytes in the output's place, and gave the state as many; no output lies in a state.
-            unsafe { std::ptr::copy_nonoverlapping(from, self.memory.start().add(p.at), bytes) };
+        for (p, bytes, place) in replaced() {
+            let left = find(place);
+            match (machine, left.there) {
+                (Some(m), Some(at)) => m.keep(p.at, at, bytes)?,
+                // SAFETY: the plan keeps that many bytes in the output's place, and gave the state as many; no output lies in a state.
+                _ => unsafe { self.bytes(machine).write(p.at, std::slice::from_raw_parts(left.here, bytes))? },
+            }
         }
         self.rows = rows;
         Ok(())
+    }
+    fn bytes<'m>(&'m self, machine: Option<&'m Machine>) -> Bytes<'m> {
+        machine.map_or(Bytes::Here(self), Bytes::There)
     }
     /// The rows in use of every pair, slice by slice, as offset and length in bytes.
     fn used(spec: &'static StateSpec, rows: usize) -> impl Iterator<Item = (usize, usize, DType)> {
@@ -126,12 +151,12 @@ impl Kept {
             (0..slices).map(move |s| (p.at + s * pitch, len, p.dtype))
         })
     }
-    fn clear(&mut self, spec: &StateSpec) {
+    fn clear(&mut self, spec: &StateSpec, machine: Option<&Machine>) {
         self.rows = 0;
         for p in spec.pairs {
             if let Next::Replaced { bytes, .. } = p.next {
-                // SAFETY: the plan gave the pair that many bytes of the memory.
-                unsafe { self.memory.start().add(p.at).write_bytes(0, bytes) };
+                // A device that refuses this refuses the next run too, which can say so.
+                let _ = self.bytes(machine).clear(p.at, bytes);
             }
         }
     }
@@ -147,7 +172,7 @@ impl Kept {
         self.rows = rows;
         Ok(())
     }
-    fn save(&self, spec: &'static Spec) -> Vec<u8> {
+    fn save(&self, spec: &'static Spec, machine: Option<&Machine>) -> Result<Vec<u8>> {
         let used = || Kept::used(&spec.state, self.rows);
         let payload: usize = used().map(|(_, len, _)| len).sum();
         let mut out = Vec::with_capacity(HEAD + payload + SUM);
@@ -155,14 +180,15 @@ impl Kept {
         out.extend_from_slice(&mark(spec));
         out.extend_from_slice(&(self.rows as u64).to_le_bytes());
         for (at, len, _) in used() {
-            // SAFETY: the plan gave every slice room for the capacity, of which these bytes are the rows in use; `&self` keeps runs away.
-            out.extend_from_slice(unsafe { std::slice::from_raw_parts(self.memory.start().add(at), len) });
+            let end = out.len();
+            out.resize(end + len, 0);
+            self.bytes(machine).read(at, &mut out[end..])?;
         }
         let sum = checksum(&out);
         out.extend_from_slice(&sum.to_le_bytes());
-        out
+        Ok(out)
     }
-    fn load(&mut self, spec: &'static Spec, bytes: &[u8]) -> Result<()> {
+    fn load(&mut self, spec: &'static Spec, machine: Option<&Machine>, bytes: &[u8]) -> Result<()> {
         let wrong = |message: &str| Err(Error::State { message: message.into() });
         if bytes.len() < HEAD + SUM || !bytes.starts_with(MAGIC) {
             return wrong("these bytes are no saved state");
@@ -190,10 +216,46 @@ impl Kept {
         }
         for (at, len, _) in Kept::used(&spec.state, rows) {
             let part = payload.split_off(..len).unwrap_or_default();
-            // SAFETY: the plan gave every slice room for the capacity, which `rows` does not exceed; the source is the caller's.
-            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), self.memory.start().add(at), part.len()) };
+            self.bytes(machine).write(at, part)?;
         }
         self.rows = rows;
+        Ok(())
+    }
+}
+
+/// Where the bytes of a state are. Ranges of them come from the plan: inside of what it gave every pair, of which rows in use are at most the
+/// capacity.
+enum Bytes<'m> {
+    Here(&'m Kept),
+    There(&'m Machine),
+}
+
+impl Bytes<'_> {
+    fn read(&self, at: usize, to: &mut [u8]) -> Result<()> {
+        match self {
+            // SAFETY: the range is inside of the memory, and no run is under way.
+            Bytes::Here(k) => unsafe { std::ptr::copy_nonoverlapping(k.memory.start().add(at), to.as_mut_ptr(), to.len()) },
+            Bytes::There(_) if to.is_empty() => {}
+            Bytes::There(m) => m.read_state(at, to)?,
+        }
+        Ok(())
+    }
+    fn write(&self, at: usize, from: &[u8]) -> Result<()> {
+        match self {
+            // SAFETY: as above; the source is the caller's.
+            Bytes::Here(k) => unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), k.memory.start().add(at), from.len()) },
+            Bytes::There(_) if from.is_empty() => {}
+            Bytes::There(m) => m.write_state(at, from)?,
+        }
+        Ok(())
+    }
+    fn clear(&self, at: usize, bytes: usize) -> Result<()> {
+        match self {
+            // SAFETY: as above.
+            Bytes::Here(k) => unsafe { k.memory.start().add(at).write_bytes(0, bytes) },
+            Bytes::There(_) if bytes == 0 => {}
+            Bytes::There(m) => m.clear_state(at, bytes)?,
+        }
         Ok(())
     }
 }
@@ -226,6 +288,7 @@ fn checksum(bytes: &[u8]) -> u64 {
 pub struct State<'m> {
     pub(crate) spec: &'static Spec,
     pub(crate) kept: &'m Kept,
+    pub(crate) machine: Option<&'m Machine>,
 }
 
 impl State<'_> {
@@ -242,8 +305,11 @@ impl State<'_> {
         self.spec.state.capacity
     }
     /// The state as bytes, which [`StateMut::load`] takes in an instance of the same model on a machine of the same byte order.
-    pub fn save(&self) -> Vec<u8> {
-        self.kept.save(self.spec)
+    ///
+    /// # Errors
+    /// The GPU that has it does not give it.
+    pub fn save(&self) -> Result<Vec<u8>> {
+        self.kept.save(self.spec, self.machine)
     }
 }
 
@@ -261,15 +327,16 @@ impl StateMut<'_> {
     }
     /// As in a new instance: no rows, and zeros in what runs replace.
     pub fn clear(&mut self) {
-        self.0.kept.clear(&self.0.spec().state);
+        let Instance { kept, machine, spec, .. } = &mut *self.0;
+        kept.clear(&spec.state, machine.as_ref());
     }
     /// Takes a state that [`State::save`] gave.
     ///
     /// # Errors
-    /// [`Error::State`] for bytes that are no state of this model; the state is what it was then.
+    /// [`Error::State`] for bytes that are no state of this model; the state is what it was then. A GPU that does not take it.
     pub fn load(&mut self, bytes: &[u8]) -> Result<()> {
-        let spec = self.0.spec();
-        self.0.kept.load(spec, bytes)
+        let Instance { kept, machine, spec, .. } = &mut *self.0;
+        kept.load(spec, machine.as_ref(), bytes)
     }
     /// Takes as many rows for kept as there are asked for, at most the capacity, whatever they hold: for measurements.
     #[doc(hidden)]

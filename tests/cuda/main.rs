@@ -306,6 +306,120 @@ fn without_nvcc_the_error_says_what_to_do() {
     assert!(text.contains("NVCC names") && !dir.join("out").exists(), "{text}");
 }
 
+/// A decoder of two heads: keys and values that every run adds a row to, and a running mean that it replaces.
+fn decoder() -> Vec<u8> {
+    let noise = |seed: u64, dims: &[usize]| Tensor::new(dims, &samples::noise(seed, dims.iter().product()));
+    let cache = ["1", "2", "past", "8"];
+    let mut m = ModelBuilder::new().opset(17).input("x", DType::F32, ["1", "1", "16"]).input("past_mean", DType::F32, ["1", "16"]);
+    for name in ["k", "v"] {
+        m = m.input(&format!("past_{name}"), DType::F32, cache);
+    }
+    m = m.initializer("heads", Tensor::new(&[4], &[1i64, -1, 2, 8])).initializer("whole", Tensor::new(&[3], &[1i64, -1, 16]));
+    for (seed, name) in (1..).zip(["q", "k", "v"]) {
+        let [w, rows, apart, new] = ["w", "rows", "apart", "new"].map(|part| format!("{name}_{part}"));
+        m = m.initializer(&w, noise(seed, &[16, 16])).node("MatMul", &["x", &w], &[&rows]).node("Reshape", &[&rows, "heads"], &[&apart]);
+        m = m.node("Transpose", &[&apart], &[&new]).attr("perm", vec![0i64, 2, 1, 3]);
+    }
+    for name in ["k", "v"] {
+        let [past, new, all] = [format!("past_{name}"), format!("{name}_new"), format!("present_{name}")];
+        m = m.node("Concat", &[&past, &new], &[&all]).attr("axis", 2i64);
+    }
+    m.initializer("scale", Tensor::scalar(0.35f32))
+        .initializer("decay", Tensor::scalar(0.75f32))
+        .initializer("axes", Tensor::new(&[1], &[1i64]))
+        .node("Transpose", &["present_k"], &["columns"])
+        .attr("perm", vec![0i64, 1, 3, 2])
+        .node("MatMul", &["q_new", "columns"], &["scores"])
+        .node("Mul", &["scores", "scale"], &["scaled"])
+        .node("Softmax", &["scaled"], &["weights"])
+        .attr("axis", -1i64)
+        .node("MatMul", &["weights", "present_v"], &["heads_out"])
+        .node("Transpose", &["heads_out"], &["joined"])
+        .attr("perm", vec![0i64, 2, 1, 3])
+        .node("Reshape", &["joined", "whole"], &["y"])
+        .node("Squeeze", &["y", "axes"], &["row"])
+        .node("Mul", &["past_mean", "decay"], &["decayed"])
+        .node("Add", &["decayed", "row"], &["present_mean"])
+        .node("Exp", &["present_mean"], &["z"])
+        .output("y")
+        .output("z")
+        .output("present_k")
+        .output("present_v")
+        .output("present_mean")
+        .build()
+}
+
+#[test]
+fn state_is_kept_on_the_gpu() {
+    let dir = folder("state");
+    let path = dir.join("decoder.onnx");
+    fs::write(&path, decoder()).unwrap();
+    let keeps = ["--state", "past_*->present_*", "--capacity", "9"];
+    for runs in ["1", "2", "7"] {
+        let run = |to: &str, args: &[&str]| outputs(&dir.join(to), &path, &[&keeps[..], &["--runs", runs], args].concat());
+        let want = run("cpu", &["--accuracy", "exact"]);
+        assert_eq!(want.len(), 2);
+        for (precision, limit) in [("f32", 4e-6), ("f16", 8e-3)] {
+            let found = run(precision, &["--target", "cuda", "--strict", "--emulate", "--check", "--precision", precision]);
+            let distance = distance(&want, &found);
+            assert!(distance <= limit, "{precision}, {runs} runs: {distance}");
+        }
+    }
+}
+
+/// A program of a user's: what instances on the GPU do with their state.
+const USER: &str = r#"
+use decoder_kiln::{Decoder, kiln};
+
+fn main() {
+    let options = kiln::Options::default().device(kiln::Device::Cuda(0));
+    let mut net = Decoder::with(&options).unwrap();
+    assert_eq!(net.device().device, "Kiln emulator");
+    let token = |i: usize| -> [[[f32; 16]; 1]; 1] { [[std::array::from_fn(|j| ((i * 5 + j * 3) % 7) as f32 * 0.25 - 0.5)]] };
+    let run = |net: &mut Decoder, i: usize| {
+        let x = token(i);
+        net.run(&x).map(|out| (out.y.to_vec(), out.z.to_vec()))
+    };
+    let first: Vec<_> = (0..6).map(|i| run(&mut net, i).unwrap()).collect();
+    assert_eq!(net.state().len(), 6);
+    let saved = net.state().save().unwrap();
+    let seventh = run(&mut net, 6).unwrap();
+    let mut other = net.fork().unwrap();
+    assert_eq!(other.state().len(), 0);
+    other.state_mut().load(&saved).unwrap();
+    assert_eq!(run(&mut other, 6).unwrap(), seventh);
+    assert!(other.state_mut().load(&saved[1..]).is_err());
+    net.state_mut().clear();
+    net.warm_up().unwrap();
+    assert_eq!(net.state().len(), 0);
+    for (i, want) in first.iter().enumerate() {
+        assert_eq!(&run(&mut net, i).unwrap(), want, "token {i} after the state was cleared");
+    }
+    (6..9).for_each(|i| drop(run(&mut net, i).unwrap()));
+    assert!(matches!(run(&mut net, 9), Err(kiln::Error::StateFull { .. })));
+    println!("all is well");
+}
+"#;
+
+#[test]
+fn a_user_keeps_saves_and_loads_state_on_the_gpu() {
+    let dir = folder("user");
+    let path = dir.join("decoder.onnx");
+    fs::write(&path, decoder()).unwrap();
+    let mut c = Command::new(command());
+    c.arg("compile").arg(&path).args(["--target", "cuda", "--strict", "--emulate", "--precision", "f16", "--state", "past_*->present_*"]);
+    done(c.args(["--capacity", "9", "-o"]).arg(dir.join("net")));
+    let app = dir.join("app");
+    fs::create_dir_all(app.join("src")).unwrap();
+    fs::write(app.join("src/main.rs"), USER).unwrap();
+    let manifest = "[package]\nname = \"user\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\ndecoder-kiln = { path = \"../net\" }\n\n[workspace]\n";
+    fs::write(app.join("Cargo.toml"), manifest).unwrap();
+    let mut c = Command::new(env!("CARGO"));
+    c.args(["run", "--offline", "--quiet"]).current_dir(&app).env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("user"));
+    let text = done(c.env("LD_LIBRARY_PATH", dir.join("net")).env("KILN_EMULATE_ORDER", "random"));
+    assert!(text.contains("all is well"), "{text}");
+}
+
 /// A stand-in for nvcc that writes a line to the file it is asked for.
 #[cfg(unix)]
 fn pretended_nvcc(dir: &Path) -> PathBuf {

@@ -158,13 +158,13 @@ fn a_full_state_is_an_error_and_nothing_else() {
     for (i, rows) in [4, 4, 4, 4, 2].into_iter().enumerate() {
         step(&mut net, &mut reference, i, rows);
     }
-    let before = net.state().save();
+    let before = net.state().save().unwrap();
     // The mask fits its own bound, so that only the state stands against it.
     let ids: Value = Tensor::new(&[BATCH, 3], &[1i64; 6]).into();
     let mask: Value = Tensor::new(&[BATCH, 20], &[0f32; 40]).into();
     let Err(Error::StateFull { port, message }) = net.run_dyn(&[("ids", &ids), ("mask", &mask)]) else { panic!("the state is full") };
     assert_eq!((port.as_str(), message.as_str()), ("past_a_k", "18 of 20 rows are taken, and the run adds 3"));
-    assert_eq!(net.state().save(), before);
+    assert_eq!(net.state().save().unwrap(), before);
     step(&mut net, &mut reference, 9, 2);
     assert_eq!((net.state().len(), net.state().capacity(), net.state().is_empty()), (20, 20, false));
     assert!(matches!(run(&mut OpenCached::new().unwrap(), 0, 21), Err(Error::StateFull { .. })));
@@ -174,7 +174,7 @@ fn a_full_state_is_an_error_and_nothing_else() {
 fn a_run_that_fails_moves_nothing_on() {
     let (mut net, mut reference) = (Cached::new().unwrap(), Reference::new());
     step(&mut net, &mut reference, 0, 3);
-    let before = net.state().save();
+    let before = net.state().save().unwrap();
     let mask: Value = Tensor::new(&[BATCH, 5], &[0f32; 10]).into();
     let ids = |x: &[i64]| Value::from(Tensor::new(&[BATCH, 2], x));
     assert!(matches!(net.run_dyn(&[("ids", &ids(&[1, 2, 3, 11])), ("mask", &mask)]), Err(Error::Index { .. })));
@@ -182,7 +182,7 @@ fn a_run_that_fails_moves_nothing_on() {
     let short: Value = Tensor::new(&[BATCH, 4], &[0f32; 8]).into();
     assert!(net.run_dyn(&[("ids", &ids(&[1, 2, 3, 4])), ("mask", &short)]).is_err());
     assert!(net.run_dyn(&[("ids", &mask), ("mask", &mask)]).is_err());
-    assert_eq!((net.state().len(), net.state().save()), (3, before));
+    assert_eq!((net.state().len(), net.state().save().unwrap()), (3, before));
     step(&mut net, &mut reference, 5, 2);
 }
 
@@ -190,37 +190,37 @@ fn a_run_that_fails_moves_nothing_on() {
 fn states_are_cleared_saved_loaded_and_forked() {
     let (mut net, mut reference) = (Cached::new().unwrap(), Reference::new());
     assert!(net.state().is_empty());
-    let empty = net.state().save();
+    let empty = net.state().save().unwrap();
     step(&mut net, &mut reference, 0, 4);
     step(&mut net, &mut reference, 1, 1);
-    let saved = net.state().save();
+    let saved = net.state().save().unwrap();
     let mut fork = net.fork().unwrap();
-    assert_eq!(fork.state().save(), empty, "a fork begins anew");
+    assert_eq!(fork.state().save().unwrap(), empty, "a fork begins anew");
     step(&mut fork, &mut Reference::new(), 3, 2);
     fork.state_mut().load(&saved).unwrap();
     assert_eq!(fork.state().len(), 5);
     let (a, b) = (run(&mut net, 2, 3).unwrap(), run(&mut fork, 2, 3).unwrap());
     assert_eq!(a, b);
-    assert_eq!(net.state().save(), fork.state().save());
+    assert_eq!(net.state().save().unwrap(), fork.state().save().unwrap());
     net.state_mut().clear();
-    assert_eq!(net.state().save(), empty);
+    assert_eq!(net.state().save().unwrap(), empty);
     reference.clear();
     step(&mut net, &mut reference, 4, 2);
     // What replaces a state has no past to return to; rows beyond the last are no rows.
     assert!(matches!(net.state_mut().truncate(1), Err(Error::State { .. })));
     assert_eq!((net.state_mut().truncate(2), net.state_mut().truncate(99), net.state().len()), (Ok(()), Ok(()), 2));
     net.state_mut().load(&empty).unwrap();
-    assert_eq!(net.state().save(), empty);
+    assert_eq!(net.state().save().unwrap(), empty);
 }
 
 #[test]
 fn what_is_no_state_of_the_model_is_not_loaded() {
     let mut net = Cached::new().unwrap();
     run(&mut net, 0, 3).unwrap();
-    let saved = net.state().save();
+    let saved = net.state().save().unwrap();
     let mut other = OpenCached::new().unwrap();
     run(&mut other, 0, 3).unwrap();
-    let foreign = other.state().save();
+    let foreign = other.state().save().unwrap();
     let mut bad: Vec<Vec<u8>> = vec![vec![], b"kilnst01".to_vec(), foreign, saved[..saved.len() - 1].to_vec(), [&saved[..], &[0]].concat()];
     for at in [0, 9, 16, 40, saved.len() / 2, saved.len() - 1] {
         let mut changed = saved.clone();
@@ -229,7 +229,7 @@ fn what_is_no_state_of_the_model_is_not_loaded() {
     }
     for bytes in bad {
         assert!(matches!(net.state_mut().load(&bytes), Err(Error::State { .. })));
-        assert_eq!(net.state().save(), saved);
+        assert_eq!(net.state().save().unwrap(), saved);
     }
     net.state_mut().load(&saved).unwrap();
 }

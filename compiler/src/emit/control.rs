@@ -93,8 +93,8 @@ impl Printer<'_> {
     }
     /// Where buffers lie, and their bytes.
     fn ranges(&self, buffers: &BTreeSet<usize>) -> TokenStream {
-        let dims: Vec<&Dim> = buffers.iter().map(|b| &self.plan.buffers[*b].bytes).collect();
-        let bindings = self.bindings(dims.iter().copied());
+        let dims: Vec<Dim> = buffers.iter().map(|b| self.plan.most(&self.plan.buffers[*b].bytes)).collect();
+        let bindings = self.bindings(&dims);
         let each = buffers.iter().zip(&dims).map(|(b, bytes)| {
             let bytes = self.dim(bytes);
             let at = match &self.plan.arena {

@@ -2,6 +2,7 @@
 
 use super::cuda::Kernels;
 use super::{Names, Printer, WeightsAt, control, int, kernels, names, tables};
+use crate::ir::{Dim, Sym};
 use crate::plan::{On, Plan};
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -54,6 +55,9 @@ pub(super) fn module(plan: &Plan, n: &Names) -> TokenStream {
     let kernel_names = launched.names();
     let scratch = int(launched.scratch());
     let uploads = p.uploads();
+    let all: Vec<Dim> = (0..plan.graph.symbols.len()).map(|i| Dim::sym(Sym(i as u32))).collect();
+    let (lets, words, count) = (p.symbol_lets(&all), launched.words(), int(launched.words().len()));
+    let lengths = plan.device.iter().flat_map(|d| &d.lengths).map(|s| int(s.0 as usize));
     let graphs = p.replays();
     quote! {
         mod device {
@@ -61,6 +65,11 @@ pub(super) fn module(plan: &Plan, n: &Names) -> TokenStream {
             #spec
             #run
             #(#functions)*
+            fn live(syms: &[i64], out: &mut [i64]) {
+                let _ = syms;
+                #lets
+                out.copy_from_slice(&[#(#words),*]);
+            }
             pub(super) static DEVICE: #rt::DeviceSpec = #rt::DeviceSpec {
                 spec: &SPEC,
                 image: image::image,
@@ -68,6 +77,9 @@ pub(super) fn module(plan: &Plan, n: &Names) -> TokenStream {
                 scratch: #scratch,
                 uploads: &[#(#uploads),*],
                 replays: #graphs,
+                lengths: &[#(#lengths),*],
+                words: #count,
+                live,
             };
         }
     }

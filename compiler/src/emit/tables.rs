@@ -170,11 +170,11 @@ pub(super) fn spec(p: &Printer<'_>, model_name: &str, weights: &WeightsAt, kerne
 }
 
 /// The version of the contract between generated code and the runtime.
-const ABI: u32 = 3;
+const ABI: u32 = 4;
 
 impl Printer<'_> {
     /// Bindings of symbols from the slice `syms`.
-    fn symbol_lets<'d>(&self, dims: impl IntoIterator<Item = &'d Dim>) -> TokenStream {
+    pub(super) fn symbol_lets<'d>(&self, dims: impl IntoIterator<Item = &'d Dim>) -> TokenStream {
         let mut all = Default::default();
         dims.into_iter().for_each(|d| d.symbols(&mut all));
         let lets = all.iter().map(|s| {

@@ -1,7 +1,7 @@
 //! What a plan for a GPU has beside one for the CPU: which buffers store 16 bits for f32, and constants packed for its kernels.
 
 use super::{On, Place, Plan, Step, memory};
-use crate::ir::{Dim, ValueId};
+use crate::ir::{Dim, Sym, ValueId};
 use crate::kernel::Recipe;
 use crate::target::{Element, Precision};
 use kiln_kernels::dtype::{DType, bf16, f16};
@@ -15,6 +15,8 @@ pub struct Device {
     pub precision: Precision,
     /// Buffers whose values, f32 by the graph, are stored in 16 bits.
     pub halves: BTreeSet<usize>,
+    /// Symbols that change from run to run, the lengths of states: kernels read them from memory, so that one recording serves all of them.
+    pub lengths: Vec<Sym>,
 }
 
 impl Plan {
@@ -22,6 +24,7 @@ impl Plan {
     pub fn stored(&self, v: ValueId) -> DType {
         match (&self.device, self.places.get(&v)) {
             (Some(d), Some(Place::Buffer(b))) if d.halves.contains(b) => d.precision.stored(),
+            (Some(_), Some(Place::State(k))) => self.states.pairs[*k].dtype,
             _ => self.graph.dtype(v),
         }
     }
@@ -46,7 +49,46 @@ impl Plan {
             *bytes = bytes.exact_div(&Dim::int(2)).unwrap_or_else(|| bytes.ceil_div(&Dim::int(2)));
         }
         self.arena = memory::place(&self.buffers, &self.graph.symbols);
-        self.device = Some(Device { precision, halves });
+        // Rows that every run adds to are written and read by kernels of the GPU alone; what a run replaces is copied as the output it is.
+        self.states.store_rows(precision.stored());
+        // What steps define is not there when a run begins.
+        let settled = self.graph.symbols.iter().all(|s| s.input.is_some());
+        let lengths = if settled { self.states.lengths.clone() } else { Vec::new() };
+        self.device = Some(Device { precision, halves, lengths });
+    }
+
+    /// Whether an extent changes from run to run while everything else stays.
+    pub fn is_live(&self, d: &Dim) -> bool {
+        let Some(Device { lengths, .. }) = &self.device else { return false };
+        let mut all = BTreeSet::new();
+        d.symbols(&mut all);
+        lengths.iter().any(|s| all.contains(s))
+    }
+    /// The most that such an extent can be; others as they are.
+    pub fn most(&self, d: &Dim) -> Dim {
+        if !self.is_live(d) {
+            return d.clone();
+        }
+        let lengths = &self.states.lengths;
+        let at = |n: i64| d.substitute(&|s| lengths.contains(&s).then(|| Dim::int(n)));
+        let range = |s: &Sym| self.graph.symbols[s.0 as usize].range;
+        let greatest = lengths.iter().filter_map(|s| range(s).hi).max().unwrap_or(0);
+        at(greatest).most(&at(0))
+    }
+    /// Steps of the CPU that touch a state, which is on the GPU: the lines of their nodes, and why the CPU has them.
+    pub fn kept_from_cpu(&self) -> Vec<(Vec<usize>, &'static str)> {
+        let mut out = Vec::new();
+        for s in &self.steps {
+            let mut values = Vec::new();
+            touched(std::slice::from_ref(s), false, &mut values);
+            if values.iter().any(|v| matches!(self.places.get(v), Some(Place::State(_)))) {
+                out.push(match s {
+                    Step::Kernel(k) => (k.origins.clone(), if let On::Cpu(why) = k.on { why } else { "" }),
+                    Step::If { .. } | Step::Loop(_) => (Vec::new(), "it decides which steps run"),
+                });
+            }
+        }
+        out
     }
 }
 

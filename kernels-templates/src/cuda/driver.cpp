@@ -250,6 +250,10 @@ int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
     if (!inside(reinterpret_cast<void*>(from), bytes)) return INVALID_VALUE;
     return post(stream, {Work::Copy, to, reinterpret_cast<void*>(from), bytes, 0, nullptr, {}, 0, {}});
 }
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream) {
+    if (!inside(reinterpret_cast<void*>(to), bytes) || !inside(reinterpret_cast<void*>(from), bytes)) return INVALID_VALUE;
+    return post(stream, {Work::Copy, reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes, 0, nullptr, {}, 0, {}});
+}
 int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void* stream) {
     if (!inside(reinterpret_cast<void*>(to), bytes)) return INVALID_VALUE;
     return post(stream, {Work::Fill, reinterpret_cast<void*>(to), nullptr, bytes, value, nullptr, {}, 0, {}});

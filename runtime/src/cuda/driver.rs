@@ -127,6 +127,8 @@ driver! {
     copy_to_device = c"cuMemcpyHtoDAsync_v2" (to: u64, from: *const c_void, bytes: usize, stream: Handle);
     /// Copies from the device.
     copy_from_device = c"cuMemcpyDtoHAsync_v2" (to: *mut c_void, from: u64, bytes: usize, stream: Handle);
+    /// Copies within the device.
+    copy_within_device = c"cuMemcpyDtoDAsync_v2" (to: u64, from: u64, bytes: usize, stream: Handle);
     /// Fills memory of the device.
     fill = c"cuMemsetD8Async" (to: u64, value: u8, bytes: usize, stream: Handle);
     /// Loads compiled kernels.

@@ -3,6 +3,7 @@
 use super::driver::{Handle, LaunchAttribute, LaunchConfig, Refused};
 use super::shared::{Shared, error};
 use crate::error::{Error, Fail, Result};
+use crate::spec::OutPlace;
 use kiln_kernels::fault::Fault;
 use std::collections::BTreeMap;
 use std::ffi::{c_uint, c_void};
@@ -51,6 +52,11 @@ pub(crate) struct Machine {
     arena: Memory,
     scratch: Memory,
     fault: Memory,
+    /// What the instance keeps from run to run.
+    state: Memory,
+    /// The numbers that change from run to run, there and as they are brought.
+    words: Memory,
+    written: Pinned,
     inputs: Vec<Memory>,
     staged: Vec<Pinned>,
     /// The words of `fault`, as they were brought last.
@@ -83,6 +89,9 @@ impl Machine {
             arena: Memory::default(),
             scratch: Memory::default(),
             fault: Memory::default(),
+            state: Memory::default(),
+            words: Memory::default(),
+            written: empty(),
             inputs: (0..inputs).map(|_| Memory::default()).collect(),
             staged: (0..inputs).map(|_| empty()).collect(),
             found: empty(),
@@ -101,17 +110,21 @@ impl Machine {
         &self.shared
     }
     fn start(&mut self) -> std::result::Result<(), Refused> {
-        let scratch = self.shared.spec.scratch;
+        let (scratch, state, words) = (self.shared.spec.scratch, self.shared.spec.spec.state.bytes, self.shared.spec.words);
         self.shared.enter()?;
         // SAFETY: the stream is written before it is used; memory is filled as far as it goes.
         unsafe {
             self.shared.driver.create_stream(&mut self.stream, NON_BLOCKING)?;
             grow(&self.shared, &mut self.scratch, scratch)?;
             grow(&self.shared, &mut self.fault, FAULT * size_of::<i64>())?;
-            self.shared.driver.fill(self.scratch.at, 0, self.scratch.bytes, self.stream)?;
-            self.shared.driver.fill(self.fault.at, 0, self.fault.bytes, self.stream)?;
+            grow(&self.shared, &mut self.state, state)?;
+            grow(&self.shared, &mut self.words, words * size_of::<i64>())?;
+            for m in [&self.scratch, &self.fault, &self.state].into_iter().filter(|m| m.bytes > 0) {
+                self.shared.driver.fill(m.at, 0, m.bytes, self.stream)?;
+            }
             self.shared.driver.synchronize(self.stream)?;
         }
+        grow_pinned(&self.shared, &mut self.written, words * size_of::<i64>())?;
         grow_pinned(&self.shared, &mut self.found, FAULT * size_of::<i64>())
     }
     /// An error of the driver as that of the runtime. Those that the device does not get over end its use.
@@ -156,7 +169,13 @@ impl Machine {
         }
         self.part = 0;
         self.behind_launch = false;
-        self.mode = match self.recordings.get(syms) {
+        if self.key.len() != syms.len()
+            || self.key.iter().zip(syms).enumerate().any(|(i, (k, s))| k != s && !shared.spec.lengths.contains(&i))
+        {
+            self.key = syms.to_vec();
+            shared.spec.lengths.iter().for_each(|i| self.key[*i] = 0);
+        }
+        self.mode = match self.recordings.get(&self.key) {
             _ if !shared.spec.replays => Mode::Direct,
             Some(parts) if !parts.is_empty() => Mode::Replay,
             Some(_) => Mode::Record,
@@ -164,12 +183,17 @@ impl Machine {
                 if self.recordings.len() >= RECORDINGS {
                     self.forget();
                 }
-                self.recordings.insert(syms.to_vec(), Vec::new());
+                self.recordings.insert(self.key.clone(), Vec::new());
                 Mode::Direct
             }
         };
-        if self.key != syms {
-            self.key = syms.to_vec();
+        if shared.spec.words > 0 {
+            // SAFETY: the staging memory has as many words, and no copy of it is under way: the stream was waited for.
+            (shared.spec.live)(syms, unsafe { std::slice::from_raw_parts_mut(self.written.at.cast::<i64>(), shared.spec.words) });
+            self.post(|m| {
+                // SAFETY: both have as many bytes, and live until the stream has been waited for.
+                unsafe { m.shared.driver.copy_to_device(m.words.at, m.written.at, m.words.bytes, m.stream) }
+            })?;
         }
         for (i, (at, bytes)) in inputs.iter().enumerate() {
             if !shared.spec.uploads[i] || *bytes == 0 {
@@ -221,6 +245,57 @@ impl Machine {
     }
     pub(crate) fn fault(&self) -> u64 {
         self.fault.at
+    }
+    pub(crate) fn state(&self) -> u64 {
+        self.state.at
+    }
+    /// Where kernels read number `i` of those that change from run to run.
+    pub(crate) fn word(&self, i: usize) -> u64 {
+        self.words.at + (i * size_of::<i64>()) as u64
+    }
+
+    /// Symbols with those that change from run to run as great as they can be.
+    pub(crate) fn at_most(&self, syms: &[i64]) -> Vec<i64> {
+        let mut out = syms.to_vec();
+        let spec = self.shared.spec;
+        spec.lengths.iter().for_each(|i| out[*i] = spec.spec.symbols[*i].hi.unwrap_or(out[*i]));
+        out
+    }
+    /// Where an output lies on the device behind a run whose arena has these offsets, if it does.
+    pub(crate) fn lies(&self, place: OutPlace, offsets: &[usize]) -> Option<u64> {
+        match place {
+            OutPlace::Arena(o) => Some(self.arena.at + o as u64),
+            OutPlace::Buffer(b) => Some(self.arena.at + offsets[b] as u64),
+            OutPlace::Weight(o) => Some(self.shared.weights + o as u64),
+            OutPlace::Input(i) => self.shared.spec.uploads[i].then(|| self.inputs[i].at),
+            OutPlace::Slot(_) => None,
+        }
+    }
+
+    /// Does something to the memory of the state, and waits for it.
+    fn with_state(&self, work: impl FnOnce(&Machine) -> std::result::Result<(), Refused>) -> Result<()> {
+        // SAFETY: the stream is the machine's own.
+        self.shared.enter().and_then(|()| work(self)).and_then(|()| unsafe { self.shared.driver.synchronize(self.stream) }).map_err(error)
+    }
+    /// Brings bytes of the state.
+    pub(crate) fn read_state(&self, at: usize, to: &mut [u8]) -> Result<()> {
+        // SAFETY: the caller's range is inside of the state, and what is written is waited for.
+        self.with_state(|m| unsafe { m.shared.driver.copy_from_device(to.as_mut_ptr().cast(), m.state.at + at as u64, to.len(), m.stream) })
+    }
+    /// Writes bytes of the state.
+    pub(crate) fn write_state(&self, at: usize, from: &[u8]) -> Result<()> {
+        // SAFETY: as above.
+        self.with_state(|m| unsafe { m.shared.driver.copy_to_device(m.state.at + at as u64, from.as_ptr().cast(), from.len(), m.stream) })
+    }
+    /// Writes zeros.
+    pub(crate) fn clear_state(&self, at: usize, bytes: usize) -> Result<()> {
+        // SAFETY: as above.
+        self.with_state(|m| unsafe { m.shared.driver.fill(m.state.at + at as u64, 0, bytes, m.stream) })
+    }
+    /// Takes over bytes from elsewhere on the device.
+    pub(crate) fn keep(&self, at: usize, from: u64, bytes: usize) -> Result<()> {
+        // SAFETY: as above; results of a run stay where they are until the next one.
+        self.with_state(|m| unsafe { m.shared.driver.copy_within_device(m.state.at + at as u64, from, bytes, m.stream) })
     }
 
     /// Launches kernel `i` over a grid of blocks; nothing where one of the extents is 0.
@@ -388,10 +463,10 @@ impl Drop for Machine {
         let driver = self.shared.driver;
         // SAFETY: no run is under way, and nobody else has these.
         unsafe {
-            for m in self.inputs.iter().chain([&self.arena, &self.scratch, &self.fault]).filter(|m| m.at != 0) {
+            for m in self.inputs.iter().chain([&self.arena, &self.scratch, &self.fault, &self.state, &self.words]).filter(|m| m.at != 0) {
                 let _ = driver.free(m.at);
             }
-            for m in self.staged.iter().chain([&self.found]).filter(|m| !m.at.is_null()) {
+            for m in self.staged.iter().chain([&self.found, &self.written]).filter(|m| !m.at.is_null()) {
                 let _ = driver.free_host(m.at);
             }
             if !self.stream.is_null() {

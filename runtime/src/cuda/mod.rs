@@ -24,4 +24,11 @@ pub struct DeviceSpec {
     pub uploads: &'static [bool],
     /// Whether every run launches the same, so that one can be recorded and launched again as a whole.
     pub replays: bool,
+    /// Symbols that change from run to run. What kernels take of them they read from memory, and grids have room for the most they can be, so
+    /// that one recording serves all their values.
+    pub lengths: &'static [usize],
+    /// How many numbers kernels read there, and what they are for symbols that the inputs have bound.
+    pub words: usize,
+    /// Writes them.
+    pub live: fn(&[i64], &mut [i64]),
 }

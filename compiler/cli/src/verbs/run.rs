@@ -18,12 +18,16 @@ pub(crate) struct Run {
     /// Where `out_0.npy`, `out_1.npy` .. and `outputs.json` go.
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
+    /// How often to run on the same inputs; with `--state` each run goes on where the one before ended. The last one's outputs are written.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
 }
 
 impl Run {
     /// Does it.
     pub(crate) fn run(self) -> Result<()> {
-        let how = self.model.job(&self.how)?;
+        let mut how = self.model.job(&self.how)?;
+        how.push(format!("runs={}", self.runs));
         let ready = model::ready(&self.model, &self.inputs)?;
         let built = model::build(&self.model, &ready)?;
         let found = job::run(&built.binary, &ready.values, &how)?;

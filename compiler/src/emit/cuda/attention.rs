@@ -134,7 +134,7 @@ impl Printer<'_> {
                 format!("attend_tiles<@_::C>({xq}, {xk}, {xv}, {xm}, {o}, {geometry}, {split});")
             }
         };
-        let matrices = self.dim(&matrices);
+        let matrices = s.layers('y', &matrices);
         let grid = [self.blocks(&queries, rows), matrices, z];
         body.push_str(&call);
         s.launch(kernels, grid, form.threads(), form.shared(deep, across, p.bytes()), &body)

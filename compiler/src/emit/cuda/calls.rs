@@ -80,7 +80,7 @@ impl Printer<'_> {
             .collect();
         let threads = (size / 2).next_multiple_of(32).clamp(32, 512);
         let body = format!("top_k<{largest}, {size}>({x}, {}, {}, {g});", results[0], results[1]);
-        let rows = self.dim(&(outer.clone() * inner.clone()));
+        let rows = s.layers('x', &(outer.clone() * inner.clone()));
         s.launch(kernels, [rows, quote!(1), quote!(1)], threads, size * size_of::<u64>(), &body)
     }
 

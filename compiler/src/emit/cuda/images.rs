@@ -51,7 +51,7 @@ impl Printer<'_> {
         let counters = before.word("unsigned*", quote!(f.device_scratch(0)));
         let known = before.word("float*", quote!(f.device_scratch(#first)));
         let partial = before.word("Moments*", quote!(f.device_scratch(#second)));
-        let grid = [self.blocks(&all, CHANNELS), self.dim(n), {
+        let grid = [self.blocks(&all, CHANNELS), before.layers('y', n), {
             let shares = int(shares);
             quote!(#shares)
         }];

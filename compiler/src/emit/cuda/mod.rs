@@ -30,6 +30,8 @@ pub(super) struct Kernels {
     texts: Vec<String>,
     /// Bytes that splits of products share, behind [`COUNTERS`] counters.
     partial: usize,
+    /// Numbers that change from run to run, as expressions of symbols.
+    words: Vec<TokenStream>,
 }
 
 /// Counters of tiles whose depth is split among blocks.
@@ -56,6 +58,18 @@ impl Kernels {
     /// The name of kernel `i`.
     fn name(i: usize) -> String {
         format!("k{i}")
+    }
+    /// The place of a number that changes from run to run.
+    fn word(&mut self, value: TokenStream) -> usize {
+        let text = value.to_string();
+        self.words.iter().position(|w| w.to_string() == text).unwrap_or_else(|| {
+            self.words.push(value);
+            self.words.len() - 1
+        })
+    }
+    /// All of them.
+    pub(super) fn words(&self) -> &[TokenStream] {
+        &self.words
     }
     /// The names in order.
     pub(super) fn names(&self) -> Vec<String> {

@@ -285,7 +285,7 @@ impl Printer<'_> {
         let rows = Rows { pitch, images: None, cols: n.clone(), batch: to_steps };
         let most = if even { Printer::neighbours_of(element) } else { 1 };
         let (functor, _) = self.functor_of_batch(&mut s, &rows, Ends::of(None, epilogue.as_ref()), most, &offset, &index);
-        let matrices = self.dim(&product(batch));
+        let matrices = s.layers('z', &product(batch));
         let tiled = Tiled {
             element,
             of_rows: false,

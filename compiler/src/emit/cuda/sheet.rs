@@ -14,8 +14,7 @@ use std::fmt::Write;
 pub(super) struct Sheet<'p> {
     pub(super) p: &'p Printer<'p>,
     pub(super) step: &'p KernelStep,
-    /// Types, names and values.
-    params: Vec<(String, String, TokenStream)>,
+    params: Vec<Param>,
     /// Structs before the kernel.
     structs: String,
     /// Parameters mentioned since the last struct was begun.
@@ -24,35 +23,67 @@ pub(super) struct Sheet<'p> {
     waits: bool,
     /// Whether the kernel reads what a launch writes before its template waits.
     first: bool,
+    /// Statements that end blocks which are there only because a grid has room for more than there is.
+    guards: String,
+}
+
+/// A parameter of a kernel.
+struct Param {
+    ty: String,
+    name: String,
+    value: TokenStream,
+    /// Whether the value changes from run to run: then the kernel is told where it lies.
+    live: bool,
 }
 
 impl<'p> Sheet<'p> {
     pub(super) fn new(p: &'p Printer<'p>, step: &'p KernelStep) -> Sheet<'p> {
-        Sheet { p, step, params: Vec::new(), structs: String::new(), mentioned: Vec::new(), waits: false, first: false }
+        Sheet {
+            p,
+            step,
+            params: Vec::new(),
+            structs: String::new(),
+            mentioned: Vec::new(),
+            waits: false,
+            first: false,
+            guards: String::new(),
+        }
     }
     fn param(&mut self, ty: &str, letter: char, value: TokenStream) -> String {
+        self.param_of(ty, letter, value, false)
+    }
+    fn param_of(&mut self, ty: &str, letter: char, value: TokenStream, live: bool) -> String {
         let text = value.to_string();
-        let known = self.params.iter().position(|(t, _, v)| t == ty && v.to_string() == text);
+        let known = self.params.iter().position(|p| p.ty == ty && p.live == live && p.value.to_string() == text);
         let i = known.unwrap_or(self.params.len());
         if known.is_none() {
-            self.params.push((ty.to_string(), format!("{letter}{i}"), value));
+            self.params.push(Param { ty: ty.to_string(), name: format!("{letter}{i}"), value, live });
         }
         if !self.mentioned.contains(&i) {
             self.mentioned.push(i);
         }
-        self.params[i].1.clone()
+        self.params[i].name.clone()
     }
-    /// The name of a pointer to the elements of a value that is read.
+    /// A pointer to the elements of a value that is read.
     pub(super) fn reads(&mut self, v: ValueId) -> String {
         let ty = format!("const {}*", self.stored(v));
-        let at = self.p.on_device(v);
-        self.param(&ty, 'x', at)
+        self.pointer(&ty, 'x', v)
     }
-    /// The name of a pointer to the elements of a value that is written.
+    /// A pointer to the elements of a value that is written.
     pub(super) fn writes(&mut self, v: ValueId) -> String {
         let ty = format!("{}*", self.stored(v));
-        let at = self.p.on_device(v);
-        self.param(&ty, 'o', at)
+        self.pointer(&ty, 'o', v)
+    }
+    fn pointer(&mut self, ty: &str, letter: char, v: ValueId) -> String {
+        let p = self.p;
+        match p.plan.starts.get(&v).filter(|start| p.plan.is_live(start)) {
+            Some(start) => {
+                let at = p.place_on_device(v);
+                let (x, start) = (self.param(ty, letter, at), self.extent(start));
+                format!("({x} + {start})")
+            }
+            None => self.param(ty, letter, p.on_device(v)),
+        }
     }
     /// The name of a pointer to a packed constant.
     pub(super) fn packed(&mut self, p: &Packed, element: &str) -> String {
@@ -77,17 +108,29 @@ impl<'p> Sheet<'p> {
             Some(n) => n.to_string(),
             None => {
                 let value = self.p.signed(d);
-                self.param("long long", 'd', quote!((#value) as u64))
+                self.number(value, self.p.plan.is_live(d))
             }
         }
+    }
+    fn number(&mut self, value: TokenStream, live: bool) -> String {
+        if live { self.param_of("long long", 'd', value, true) } else { self.param("long long", 'd', quote!((#value) as u64)) }
+    }
+    /// Blocks along an axis of the grid, one for each of `d`.
+    pub(super) fn layers(&mut self, axis: char, d: &Dim) -> TokenStream {
+        if self.p.plan.is_live(d) {
+            let n = self.extent(d);
+            let _ = write!(self.guards, "if ((long long)blockIdx.{axis} >= {n}) return; ");
+        }
+        self.p.dim(&self.p.plan.most(d))
     }
     /// A step, likewise.
     pub(super) fn stride(&mut self, s: &Stride) -> String {
         match s {
             Stride::By(d) => self.extent(d),
-            s => {
+            Stride::Unless1 { extent, stride } => {
                 let value = self.p.stride_of(s);
-                self.param("long long", 'd', quote!((#value) as u64))
+                let live = [extent, stride].into_iter().any(|d| self.p.plan.is_live(d));
+                self.number(quote!((#value) as i64), live)
             }
         }
     }
@@ -100,8 +143,8 @@ impl<'p> Sheet<'p> {
     pub(super) fn end(&mut self, name: &str, body: &str) -> String {
         let mut mentioned = std::mem::take(&mut self.mentioned);
         mentioned.sort();
-        let members: String = mentioned.iter().map(|i| format!(" {} {};", self.params[*i].0, self.params[*i].1)).collect();
-        let values: Vec<&str> = mentioned.iter().map(|i| self.params[*i].1.as_str()).collect();
+        let members: String = mentioned.iter().map(|i| format!(" {} {};", self.params[*i].ty, self.params[*i].name)).collect();
+        let values: Vec<&str> = mentioned.iter().map(|i| self.params[*i].name.as_str()).collect();
         let _ = writeln!(self.structs, "struct {name} {{{members}\n{body}}};");
         format!("@_::{name}{{{}}}", values.join(", "))
     }
@@ -139,27 +182,40 @@ impl<'p> Sheet<'p> {
 
     /// The kernel with that body, and its launch.
     pub(super) fn launch(self, kernels: &mut Kernels, grid: [TokenStream; 3], threads: usize, shared: usize, body: &str) -> Vec<Launch> {
-        let params: Vec<String> = self.params.iter().map(|(t, n, _)| format!("{t} {n}")).collect();
+        let (mut params, mut args, mut loads) = (Vec::new(), Vec::new(), String::new());
+        for Param { ty, name, value, live } in self.params {
+            if live {
+                // What a run brings first is there before the first kernel begins, and so before any.
+                params.push(format!("const {ty}* {name}_at"));
+                let _ = write!(loads, " const {ty} {name} = *{name}_at;");
+                let i = int(kernels.word(value));
+                args.push(quote!(f.device_word(#i)));
+            } else {
+                params.push(format!("{ty} {name}"));
+                args.push(value);
+            }
+        }
         let mut text = String::new();
         if !self.structs.is_empty() {
             let _ = writeln!(text, "namespace @_ {{\n{}}}", self.structs);
         }
-        let wait = if self.waits && !self.first { "" } else { " after_launch_before();" };
+        let guards = &self.guards;
+        let wait = if self.waits && !self.first && guards.is_empty() { "" } else { " after_launch_before();" };
         let _ = writeln!(
             text,
-            "extern \"C\" __global__ __launch_bounds__({threads}) void @({}) {{\n    let_launch_behind_begin();{wait}\n    {body}\n}}",
+            "extern \"C\" __global__ __launch_bounds__({threads}) void @({}) {{\n    let_launch_behind_begin();{wait}{loads}\n    {guards}{body}\n}}",
             params.join(", ")
         );
         text.push_str("KILN_EXPORT(@)\n");
         let kernel = kernels.number(text);
-        vec![Launch { kernel, grid, threads, shared, args: self.params.into_iter().map(|(_, _, v)| v).collect() }]
+        vec![Launch { kernel, grid, threads, shared, args }]
     }
 }
 
 impl Printer<'_> {
-    /// The address of a value's elements in the memory of the device.
-    pub(super) fn on_device(&self, v: ValueId) -> TokenStream {
-        let at = match self.plan.places.get(&v) {
+    /// The address of the place that has a value, in the memory of the device.
+    fn place_on_device(&self, v: ValueId) -> TokenStream {
+        match self.plan.places.get(&v) {
             Some(Place::Buffer(b)) => match &self.plan.arena {
                 Arena::Fixed { offsets, .. } => {
                     let o = int(offsets[*b] as usize);
@@ -178,9 +234,17 @@ impl Printer<'_> {
                 let i = int(*i);
                 quote!(f.device_input(#i))
             }
+            Some(Place::State(k)) => {
+                let o = int(self.plan.states.pairs[*k].at);
+                quote!(f.device_state(#o))
+            }
             // Selection leaves what reads these to the CPU.
-            Some(Place::State(_) | Place::Slot(_)) | None => quote!(0u64),
-        };
+            Some(Place::Slot(_)) | None => quote!(0u64),
+        }
+    }
+    /// The address of a value's elements there.
+    fn on_device(&self, v: ValueId) -> TokenStream {
+        let at = self.place_on_device(v);
         match self.plan.starts.get(&v) {
             Some(start) => {
                 let bytes = self.signed(&(start.clone() * Dim::int(self.plan.stored(v).size() as i64)));
@@ -189,9 +253,9 @@ impl Printer<'_> {
             None => at,
         }
     }
-    /// How many blocks of `each` there are in an extent.
+    /// How many blocks of `each` there are in an extent, or in the most it can be: kernels leave out what is behind its end.
     pub(super) fn blocks(&self, d: &Dim, each: usize) -> TokenStream {
-        let (d, each) = (self.dim(d), int(each));
+        let (d, each) = (self.dim(&self.plan.most(d)), int(each));
         quote!(usize::div_ceil(#d, #each))
     }
     /// Whether a number of elements is a multiple of `by` for all extents.

@@ -196,7 +196,7 @@ impl Printer<'_> {
         );
         let put = s.end("P", &body);
         let [pixels, channels, pitch, batch] = [pixels, c, x_pitch, x_batch].map(|d| s.extent(d));
-        let images = self.dim(n);
+        let images = s.layers('y', n);
         // Two neighbours of 16 bits fill the lines of memory that a warp reads, and leave more blocks than four would.
         let by = if self.plan.stored(*x).size() == 2
             && [c, x_pitch, x_batch].into_iter().all(|d| self.multiple(d, 2))
