@@ -30,6 +30,8 @@ pub struct Frame<'r> {
     pub(crate) scratch: *mut u8,
     pub(crate) scratch_stride: usize,
     pub(crate) recorder: Option<&'r mut Recorder>,
+    /// Whether a recorder or a profiler sees the steps.
+    pub(crate) watched: bool,
     pub(crate) machine: Option<&'r mut Machine>,
 }
 
@@ -138,6 +140,14 @@ impl Frame<'_> {
         let host = self.arena;
         self.machine.as_mut().map_or(Ok(()), |m| m.fetch(host, ranges))
     }
+    /// Brings the ranges of results from the device, unless they are to stay there, and waits for all that was launched.
+    ///
+    /// # Errors
+    /// As of [`Frame::fetch`].
+    pub fn results(&mut self, ranges: &[(usize, usize)]) -> Result<(), Fail> {
+        let host = self.arena;
+        self.machine.as_mut().map_or(Ok(()), |m| m.results(host, ranges))
+    }
     /// Brings ranges of the arena to the device.
     ///
     /// # Errors
@@ -171,9 +181,17 @@ impl Frame<'_> {
     /// Those of the kernel.
     #[inline(always)]
     pub fn step(&mut self, i: usize, kernel: fn(&mut Frame<'_>) -> Result<(), Fail>) -> Result<(), Fail> {
-        if self.recorder.is_none() { kernel(self) } else { self.recorded(i, kernel) }
+        if self.watched { self.seen(i, kernel) } else { kernel(self) }
     }
+    /// A step that a recorder or a profiler sees.
     #[cold]
+    fn seen(&mut self, i: usize, kernel: fn(&mut Frame<'_>) -> Result<(), Fail>) -> Result<(), Fail> {
+        let shared = self.machine.as_ref().map(|m| m.shared().clone());
+        match shared.as_ref().and_then(|s| s.range(i)) {
+            Some((ranges, name)) => ranges.around(name, || self.recorded(i, kernel)),
+            None => self.recorded(i, kernel),
+        }
+    }
     fn recorded(&mut self, i: usize, kernel: fn(&mut Frame<'_>) -> Result<(), Fail>) -> Result<(), Fail> {
         let start = self.recorder.as_mut().map(|r| r.before());
         let result = kernel(self);

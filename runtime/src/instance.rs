@@ -1,6 +1,6 @@
 //! `Instance`: a compiled model with its memory, and how a run goes: inputs checked, symbols bound, memory placed, steps run.
 
-use crate::cuda::{Machine, Shared, Wanted};
+use crate::cuda::{Given, Machine, Shared, Wanted};
 use crate::error::{Error, Fail, Result};
 use crate::frame::Frame;
 use crate::loaded::Loaded;
@@ -76,6 +76,15 @@ pub enum Input<'a> {
     },
     /// A value of any type.
     Value(&'a Value),
+    /// Elements in the memory of the device that the instance runs on.
+    Device {
+        /// The address of the first one.
+        address: u64,
+        /// The element type.
+        dtype: kiln_kernels::dtype::DType,
+        /// The extents.
+        dims: &'a [usize],
+    },
     /// Left out.
     Absent,
 }
@@ -222,7 +231,7 @@ impl Instance {
         let Some(values) = self.spec.inputs.iter().map(zeros).collect::<Option<Vec<Value>>>() else { return Ok(()) };
         let inputs: Vec<Input<'_>> = values.iter().map(Input::Value).collect();
         for _ in 0..RUNS {
-            match self.compute(&inputs) {
+            match self.compute(&inputs, false) {
                 // Zeros need not make sense to a model, and there need not be room for more of what it keeps.
                 Ok(_) | Err(Error::Index { .. } | Error::Domain { .. } | Error::StateFull { .. }) => {}
                 Err(e) => return Err(e),
@@ -236,7 +245,11 @@ impl Instance {
     /// # Errors
     /// Inputs that do not fit the ports, values that an operator does not allow, memory that cannot be had.
     pub fn run(&mut self, inputs: &[Input<'_>]) -> Result<()> {
-        let rows = self.compute(inputs)?;
+        self.run_where(inputs, false)
+    }
+    /// The same, with the outputs left on the device where that is wanted.
+    pub(crate) fn run_where(&mut self, inputs: &[Input<'_>], resident: bool) -> Result<()> {
+        let rows = self.compute(inputs, resident)?;
         // Only a run that has succeeded moves the state on.
         let (arena, weights) = (self.arena.start(), self.weights.start());
         let (offsets, inputs, slots) = (&self.offsets, &self.inputs, &self.slots);
@@ -248,7 +261,7 @@ impl Instance {
         self.kept.commit(&self.spec.state, rows, machine, find)
     }
     /// Computes everything, and gives how many rows the state has then.
-    fn compute(&mut self, inputs: &[Input<'_>]) -> Result<usize> {
+    fn compute(&mut self, inputs: &[Input<'_>], resident: bool) -> Result<usize> {
         if self.poisoned {
             return Err(Error::Poisoned);
         }
@@ -256,8 +269,8 @@ impl Instance {
         let rows = self.kept.grown(&self.spec.state, &self.syms)?;
         self.fit()?;
         if let Some(m) = &mut self.machine {
-            let inputs: Vec<(*const u8, usize)> = inputs.iter().map(extent).collect();
-            m.begin(&self.syms, self.arena.len(), &inputs)?;
+            let inputs: Vec<Given> = inputs.iter().map(given).collect();
+            m.begin(&self.syms, self.arena.len(), &inputs, resident)?;
         }
         let active = self.threads.enter();
         if let Some(r) = &mut self.recorder {
@@ -278,6 +291,7 @@ impl Instance {
             scratch: self.scratch.start(),
             region: &mut self.scratch,
             scratch_stride: self.scratch_stride,
+            watched: self.recorder.is_some() || self.machine.as_ref().is_some_and(|m| m.shared().is_watched()),
             recorder: self.recorder.as_deref_mut(),
             machine: self.machine.as_mut(),
         };
@@ -340,6 +354,13 @@ impl Instance {
                     if !plain {
                         self.values[i] = Some((*v).clone());
                     }
+                }
+                Input::Device { dtype, dims, .. } if self.machine.is_some() && port.kind == PortKind::Tensor => {
+                    self.bind_tensor(port, *dtype, dims)?;
+                }
+                Input::Device { .. } => {
+                    let message = "a tensor on a device is expected by instances that run there, for ports of one rank".into();
+                    return Err(Error::Port { port: port.name.into(), message });
                 }
                 Input::Absent if port.optional => {}
                 Input::Absent => return Err(Error::Port { port: port.name.into(), message: "the model needs this input".into() }),
@@ -476,6 +497,10 @@ impl Instance {
         let place = self.spec.out_places[i];
         find(place, self.arena.start(), &self.offsets, self.weights.start(), &self.inputs, &self.slots).0
     }
+    /// Where a dense output lies on the device after a run, if it does.
+    pub(crate) fn output_on_device(&self, i: usize) -> Option<u64> {
+        self.machine.as_ref()?.lies(self.spec.out_places[i], &self.offsets)
+    }
     /// A copy of an output after a run. Outputs that are inputs handed through are copied from where the inputs were, so this must
     /// be called while they still are there.
     ///
@@ -506,12 +531,14 @@ fn on_device(spec: &'static Spec, wanted: Wanted, threads: &Threads, isa: Isa, o
     Instance::with_shared(device.spec, weights, threads.clone(), isa, Some(Arc::new(shared)))
 }
 
-/// The first byte of an input, and its bytes.
-fn extent(input: &Input<'_>) -> (*const u8, usize) {
+/// Where an input is that a device is to read.
+fn given(input: &Input<'_>) -> Given {
+    let bytes = |dtype: &kiln_kernels::dtype::DType, dims: &[usize]| (dims.iter().product::<usize>() * dtype.bits()).div_ceil(8);
     match input {
-        Input::Tensor { data, dtype, dims } => (*data, (dims.iter().product::<usize>() * dtype.bits()).div_ceil(8)),
-        Input::Value(Value::Tensor(t)) => (t.bytes().as_ptr(), t.bytes().len()),
-        Input::Value(_) | Input::Absent => (std::ptr::null(), 0),
+        Input::Tensor { data, dtype, dims } => Given::Host(*data, bytes(dtype, dims)),
+        Input::Value(Value::Tensor(t)) => Given::Host(t.bytes().as_ptr(), t.bytes().len()),
+        Input::Device { address, dtype, dims } => Given::Device(*address, bytes(dtype, dims)),
+        Input::Value(_) | Input::Absent => Given::Host(std::ptr::null(), 0),
     }
 }
 

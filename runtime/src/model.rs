@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::instance::{Input, Instance};
 use crate::options::Options;
+use crate::resident::{DeviceTensor, Source};
 use crate::spec::{Port, Spec};
 use kiln_kernels::value::Value;
 
@@ -37,18 +38,31 @@ pub trait Model: Sized + Send + Sync {
     /// # Errors
     /// See [`Error`].
     fn run_dyn(&mut self, inputs: &[(&str, &Value)]) -> Result<Vec<Value>> {
-        let ports = Self::SPEC.inputs;
-        if let Some((name, _)) = inputs.iter().find(|(n, _)| !ports.iter().any(|p| p.name == *n)) {
-            let known: Vec<&str> = ports.iter().map(|p| p.name).collect();
-            return Err(Error::Port {
-                port: name.to_string(),
-                message: format!("the model has no such input; it has {}", known.join(", ")),
-            });
-        }
-        let given: Vec<Input<'_>> =
-            ports.iter().map(|p| inputs.iter().find(|(n, _)| *n == p.name).map_or(Input::Absent, |(_, v)| Input::Value(v))).collect();
+        let given = by_port(Self::SPEC.inputs, inputs)?.into_iter().map(|v| v.map_or(Input::Absent, |v| Input::Value(v)));
+        let given: Vec<Input<'_>> = given.collect();
         self.instance_mut().run(&given)?;
         // SAFETY: the inputs are borrowed until this call returns.
         Ok((0..Self::SPEC.outputs.len()).map(|i| unsafe { self.instance().output_value(i) }).collect())
     }
+    /// The same on a GPU, with inputs that may be there already, and outputs that stay there until the next run.
+    ///
+    /// # Errors
+    /// As of [`Instance::run_on_device`], and a name that no input has.
+    ///
+    /// # Safety
+    /// As of [`Instance::run_on_device`].
+    unsafe fn run_on_device(&mut self, inputs: &[(&str, Source<'_>)]) -> Result<Vec<DeviceTensor>> {
+        let given: Vec<Option<Source<'_>>> = by_port(Self::SPEC.inputs, inputs)?.into_iter().map(|s| s.copied()).collect();
+        // SAFETY: passed on from the caller.
+        unsafe { self.instance_mut().run_on_device(&given) }
+    }
+}
+
+/// What is given for each port, by its name.
+fn by_port<'v, T>(ports: &[Port], given: &'v [(&str, T)]) -> Result<Vec<Option<&'v T>>> {
+    if let Some((name, _)) = given.iter().find(|(n, _)| !ports.iter().any(|p| p.name == *n)) {
+        let known: Vec<&str> = ports.iter().map(|p| p.name).collect();
+        return Err(Error::Port { port: name.to_string(), message: format!("the model has no such input; it has {}", known.join(", ")) });
+    }
+    Ok(ports.iter().map(|p| given.iter().find(|(n, _)| *n == p.name).map(|(_, v)| v)).collect())
 }

@@ -397,6 +397,24 @@ fn main() {
     }
     (6..9).for_each(|i| drop(run(&mut net, i).unwrap()));
     assert!(matches!(run(&mut net, 9), Err(kiln::Error::StateFull { .. })));
+
+    // Results that stay on the device are inputs as they are.
+    use kiln::{Model, Source, Value};
+    let (mut near, mut far) = (net.fork().unwrap(), net.fork().unwrap());
+    let first: Value = kiln::Tensor::new(&[1, 1, 16], &token(1).concat().concat()).into();
+    let mut y = near.run_dyn(&[("x", &first)]).unwrap().swap_remove(0);
+    // SAFETY: the tensors are those of instances on the same device, and complete.
+    let mut there = unsafe { far.run_on_device(&[("x", Source::Host(&first))]) }.unwrap().swap_remove(0);
+    for _ in 0..5 {
+        y = near.run_dyn(&[("x", &y)]).unwrap().swap_remove(0);
+        there = unsafe { far.run_on_device(&[("x", Source::Device(&there))]) }.unwrap().swap_remove(0);
+    }
+    assert_eq!(there.dims, [1, 1, 16]);
+    assert_eq!(near.state().save().unwrap(), far.state().save().unwrap(), "both have seen the same");
+    assert_eq!(run(&mut near, 3).unwrap(), run(&mut far, 3).unwrap());
+    let short = kiln::DeviceTensor { dims: vec![1, 2, 8], ..there.clone() };
+    assert!(unsafe { far.run_on_device(&[("x", Source::Device(&short))]) }.is_err());
+    assert!(Decoder::with(&kiln::Options::default().device(kiln::Device::Cpu)).and_then(|mut m| unsafe { m.run_on_device(&[("x", Source::Host(&first))]) }).is_err());
     println!("all is well");
 }
 "#;
@@ -418,6 +436,50 @@ fn a_user_keeps_saves_and_loads_state_on_the_gpu() {
     c.args(["run", "--offline", "--quiet"]).current_dir(&app).env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("user"));
     let text = done(c.env("LD_LIBRARY_PATH", dir.join("net")).env("KILN_EMULATE_ORDER", "random"));
     assert!(text.contains("all is well"), "{text}");
+}
+
+/// A profiler's library that says on standard error which ranges it is handed.
+const TOOL: &str = r#"
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+typedef void (*Function)();
+struct Callbacks {
+    size_t size;
+    int (*module_table)(int, Function***, unsigned*);
+};
+static int depth = 0;
+static int push(const char* name) {
+    std::fprintf(stderr, "range %d: %s\n", depth, name);
+    return depth++;
+}
+static int pop() { return --depth; }
+extern "C" int InitializeInjectionNvtx2(const void* (*export_table)(uint32_t)) {
+    auto* callbacks = static_cast<const Callbacks*>(export_table(1));
+    Function** core = nullptr;
+    unsigned size = 0;
+    if (!callbacks || callbacks->size < sizeof(Callbacks) || !callbacks->module_table(1, &core, &size) || size != 16) return 0;
+    if (core[0] || core[16]) return 0;
+    *core[9] = reinterpret_cast<Function>(push);
+    *core[11] = reinterpret_cast<Function>(pop);
+    return 1;
+}
+"#;
+
+#[test]
+fn profilers_see_ranges_named_by_nodes() {
+    let dir = folder("ranges");
+    let (source, tool) = (dir.join("tool.cpp"), dir.join("tool.so"));
+    fs::write(&source, TOOL).unwrap();
+    done(Command::new("g++").args(["-shared", "-fPIC", "-o"]).arg(&tool).arg(&source));
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/01-digits/digits.onnx");
+    let mut c = Command::new(command());
+    c.arg("run").arg(&model).args(["--emulate", "--target", "cuda", "--runs", "3", "--output-dir"]).arg(&dir);
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    let text = done(c.env("XDG_CACHE_HOME", cache).env("NVTX_INJECTION64_PATH", &tool));
+    let ranges: Vec<&str> = text.lines().filter(|l| l.starts_with("range")).collect();
+    assert!(ranges.len() >= 9 && ranges.len() % 3 == 0, "as many in each run: {text}");
+    assert!(ranges.iter().all(|l| l.starts_with("range 0: ")) && ranges.iter().any(|l| l.contains("(Conv")), "{text}");
 }
 
 /// A stand-in for nvcc that writes a line to the file it is asked for.

@@ -56,7 +56,7 @@ impl Printer<'_> {
         let each: Vec<TokenStream> = each.collect();
         let results = self.plan.outputs().filter_map(|(v, _)| self.buffer_of(v)).collect();
         let results = self.ranges(&results);
-        quote!(#(#each)* f.fetch(#results)?;)
+        quote!(#(#each)* f.results(#results)?;)
     }
     fn buffer_of(&self, v: ValueId) -> Option<usize> {
         match self.plan.places.get(&v) {
@@ -119,6 +119,17 @@ impl Printer<'_> {
                 if let Some(Place::Input(i)) = self.plan.places.get(v) {
                     out[*i] = true;
                 }
+            }
+        }
+        out
+    }
+    /// Whether inputs are read by the CPU's part of a plan for a GPU, or handed out, one by one.
+    pub(super) fn reads_here(&self) -> Vec<bool> {
+        let mut out = vec![false; self.plan.inputs().count()];
+        let outputs = self.plan.outputs().map(|(v, _)| v);
+        for v in self.plan.read_by_cpu().into_iter().chain(outputs) {
+            if let Some(Place::Input(i)) = self.plan.places.get(&v) {
+                out[*i] = true;
             }
         }
         out

@@ -54,7 +54,7 @@ pub(super) fn module(plan: &Plan, n: &Names) -> TokenStream {
     let spec = tables::spec(&p, &n.model, &weights, &listed, &quote!(None));
     let kernel_names = launched.names();
     let scratch = int(launched.scratch());
-    let uploads = p.uploads();
+    let (uploads, reads_here) = (p.uploads(), p.reads_here());
     let all: Vec<Dim> = (0..plan.graph.symbols.len()).map(|i| Dim::sym(Sym(i as u32))).collect();
     let (lets, words, count) = (p.symbol_lets(&all), launched.words(), int(launched.words().len()));
     let lengths = plan.device.iter().flat_map(|d| &d.lengths).map(|s| int(s.0 as usize));
@@ -76,6 +76,7 @@ pub(super) fn module(plan: &Plan, n: &Names) -> TokenStream {
                 kernels: &[#(#kernel_names),*],
                 scratch: #scratch,
                 uploads: &[#(#uploads),*],
+                reads_here: &[#(#reads_here),*],
                 replays: #graphs,
                 lengths: &[#(#lengths),*],
                 words: #count,

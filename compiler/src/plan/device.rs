@@ -75,6 +75,12 @@ impl Plan {
         let greatest = lengths.iter().filter_map(|s| range(s).hi).max().unwrap_or(0);
         at(greatest).most(&at(0))
     }
+    /// The values that steps of the CPU touch.
+    pub fn read_by_cpu(&self) -> Vec<ValueId> {
+        let mut out = Vec::new();
+        touched(&self.steps, false, &mut out);
+        out
+    }
     /// Steps of the CPU that touch a state, which is on the GPU: the lines of their nodes, and why the CPU has them.
     pub fn kept_from_cpu(&self) -> Vec<(Vec<usize>, &'static str)> {
         let mut out = Vec::new();

@@ -4,8 +4,8 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
 unsafe extern "C" {
-    fn dlopen(file: *const c_char, flags: c_int) -> *mut c_void;
-    fn dlsym(library: *mut c_void, symbol: *const c_char) -> *mut c_void;
+    pub(super) fn dlopen(file: *const c_char, flags: c_int) -> *mut c_void;
+    pub(super) fn dlsym(library: *mut c_void, symbol: *const c_char) -> *mut c_void;
 }
 
 /// A handle of the driver.

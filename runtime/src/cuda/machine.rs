@@ -33,6 +33,22 @@ struct Pinned {
     bytes: usize,
 }
 
+/// Where an input is, and its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Given {
+    /// In the program's memory.
+    Host(*const u8, usize),
+    /// On the device.
+    Device(u64, usize),
+}
+
+impl Given {
+    fn bytes(self) -> usize {
+        let (Given::Host(_, bytes) | Given::Device(_, bytes)) = self;
+        bytes
+    }
+}
+
 /// What a run does with the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -65,9 +81,11 @@ pub(crate) struct Machine {
     capturing: bool,
     /// Whether what the stream was given last is a launch: only such a one can overlap with the next.
     behind_launch: bool,
-    /// Recordings by the extents they were made for, a part for each time the host waits; none yet where the first run was not recorded.
+    /// Recordings by what they were made for (extents, where inputs are and results go), a part for each time the host waits; none yet where the first run was not recorded.
     recordings: BTreeMap<Vec<i64>, Vec<Handle>>,
     key: Vec<i64>,
+    /// Whether results stay on the device.
+    resident: bool,
     /// The next part of the recording at hand.
     part: usize,
     /// Why the device is of no more use.
@@ -100,6 +118,7 @@ impl Machine {
             behind_launch: false,
             recordings: BTreeMap::new(),
             key: Vec::new(),
+            resident: false,
             part: 0,
             broken: None,
         };
@@ -144,23 +163,25 @@ impl Machine {
         }
     }
 
-    /// Begins a run at these extents, with an arena of as many bytes: brings the inputs that kernels read.
-    pub(crate) fn begin(&mut self, syms: &[i64], arena: usize, inputs: &[(*const u8, usize)]) -> Result<()> {
+    /// Begins a run at these extents, with an arena of as many bytes: brings the inputs that kernels read. Results stay where they are if `resident`.
+    pub(crate) fn begin(&mut self, syms: &[i64], arena: usize, inputs: &[Given], resident: bool) -> Result<()> {
         if let Some(e) = &self.broken {
             return Err(Error::Device {
                 message: format!("an earlier call failed, and the device's context is lost: {e}; make a new instance"),
             });
         }
+        self.resident = resident;
         self.set_up(syms, arena, inputs).map_err(|e| self.fallen(e))
     }
-    fn set_up(&mut self, syms: &[i64], arena: usize, inputs: &[(*const u8, usize)]) -> std::result::Result<(), Refused> {
+    fn set_up(&mut self, syms: &[i64], arena: usize, inputs: &[Given]) -> std::result::Result<(), Refused> {
         let shared = self.shared.clone();
         shared.enter()?;
         let mut moved = grow(&shared, &mut self.arena, arena)?;
-        for (i, (_, bytes)) in inputs.iter().enumerate() {
-            if shared.spec.uploads[i] {
-                moved |= grow(&shared, &mut self.inputs[i], *bytes)?;
-                grow_pinned(&shared, &mut self.staged[i], *bytes)?;
+        let read = |i: &usize| shared.spec.uploads[*i];
+        for i in (0..inputs.len()).filter(read) {
+            moved |= grow(&shared, &mut self.inputs[i], inputs[i].bytes())?;
+            if let Given::Host(_, bytes) = inputs[i] {
+                grow_pinned(&shared, &mut self.staged[i], bytes)?;
             }
         }
         // Recordings hold addresses.
@@ -169,14 +190,15 @@ impl Machine {
         }
         self.part = 0;
         self.behind_launch = false;
-        if self.key.len() != syms.len()
-            || self.key.iter().zip(syms).enumerate().any(|(i, (k, s))| k != s && !shared.spec.lengths.contains(&i))
-        {
-            self.key = syms.to_vec();
-            shared.spec.lengths.iter().for_each(|i| self.key[*i] = 0);
+        let extents = syms.iter().enumerate().map(|(i, s)| if shared.spec.lengths.contains(&i) { 0 } else { *s });
+        let places = inputs.iter().map(|g| i64::from(matches!(g, Given::Device(..)))).chain([i64::from(self.resident)]);
+        let key = extents.chain(places);
+        if !key.clone().eq(self.key.iter().copied()) {
+            self.key = key.collect();
         }
         self.mode = match self.recordings.get(&self.key) {
-            _ if !shared.spec.replays => Mode::Direct,
+            // Ranges of a profiler lie around launches, not around what was recorded once.
+            _ if !shared.spec.replays || shared.is_watched() => Mode::Direct,
             Some(parts) if !parts.is_empty() => Mode::Replay,
             Some(_) => Mode::Record,
             None => {
@@ -187,6 +209,13 @@ impl Machine {
                 Mode::Direct
             }
         };
+        // The caller's addresses are others every time, so these copies come before what is recorded.
+        for i in (0..inputs.len()).filter(read) {
+            if let Given::Device(from, bytes @ 1..) = inputs[i] {
+                // SAFETY: the caller vouches for as many bytes there, and the machine's memory has them.
+                unsafe { shared.driver.copy_within_device(self.inputs[i].at, from, bytes, self.stream)? };
+            }
+        }
         if shared.spec.words > 0 {
             // SAFETY: the staging memory has as many words, and no copy of it is under way: the stream was waited for.
             (shared.spec.live)(syms, unsafe { std::slice::from_raw_parts_mut(self.written.at.cast::<i64>(), shared.spec.words) });
@@ -195,15 +224,13 @@ impl Machine {
                 unsafe { m.shared.driver.copy_to_device(m.words.at, m.written.at, m.words.bytes, m.stream) }
             })?;
         }
-        for (i, (at, bytes)) in inputs.iter().enumerate() {
-            if !shared.spec.uploads[i] || *bytes == 0 {
-                continue;
-            }
+        for i in (0..inputs.len()).filter(read) {
+            let Given::Host(at, bytes @ 1..) = inputs[i] else { continue };
             // SAFETY: the caller's input has as many bytes, and so has the staging memory, which is nobody else's.
-            unsafe { std::ptr::copy_nonoverlapping(*at, self.staged[i].at.cast::<u8>(), *bytes) };
+            unsafe { std::ptr::copy_nonoverlapping(at, self.staged[i].at.cast::<u8>(), bytes) };
             self.post(|m| {
                 // SAFETY: both have as many bytes, and live until the stream has been waited for.
-                unsafe { m.shared.driver.copy_to_device(m.inputs[i].at, m.staged[i].at, *bytes, m.stream) }
+                unsafe { m.shared.driver.copy_to_device(m.inputs[i].at, m.staged[i].at, bytes, m.stream) }
             })?;
         }
         Ok(())
@@ -272,30 +299,45 @@ impl Machine {
         }
     }
 
-    /// Does something to the memory of the state, and waits for it.
-    fn with_state(&self, work: impl FnOnce(&Machine) -> std::result::Result<(), Refused>) -> Result<()> {
+    /// Whether the CPU reads input `i`, or hands it out.
+    pub(crate) fn reads_here(&self, i: usize) -> bool {
+        self.shared.spec.reads_here.get(i).is_some_and(|r| *r)
+    }
+    /// Brings bytes of the device.
+    ///
+    /// # Safety
+    /// There are as many at the address.
+    pub(crate) unsafe fn read(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the caller vouches for the address, and what is written is waited for.
+        self.waited(|m| unsafe { m.shared.driver.copy_from_device(to.as_mut_ptr().cast(), from, to.len(), m.stream) })
+    }
+    /// Does something with memory of the device, and waits for it.
+    fn waited(&self, work: impl FnOnce(&Machine) -> std::result::Result<(), Refused>) -> Result<()> {
         // SAFETY: the stream is the machine's own.
         self.shared.enter().and_then(|()| work(self)).and_then(|()| unsafe { self.shared.driver.synchronize(self.stream) }).map_err(error)
     }
     /// Brings bytes of the state.
     pub(crate) fn read_state(&self, at: usize, to: &mut [u8]) -> Result<()> {
         // SAFETY: the caller's range is inside of the state, and what is written is waited for.
-        self.with_state(|m| unsafe { m.shared.driver.copy_from_device(to.as_mut_ptr().cast(), m.state.at + at as u64, to.len(), m.stream) })
+        self.waited(|m| unsafe { m.shared.driver.copy_from_device(to.as_mut_ptr().cast(), m.state.at + at as u64, to.len(), m.stream) })
     }
     /// Writes bytes of the state.
     pub(crate) fn write_state(&self, at: usize, from: &[u8]) -> Result<()> {
         // SAFETY: as above.
-        self.with_state(|m| unsafe { m.shared.driver.copy_to_device(m.state.at + at as u64, from.as_ptr().cast(), from.len(), m.stream) })
+        self.waited(|m| unsafe { m.shared.driver.copy_to_device(m.state.at + at as u64, from.as_ptr().cast(), from.len(), m.stream) })
     }
     /// Writes zeros.
     pub(crate) fn clear_state(&self, at: usize, bytes: usize) -> Result<()> {
         // SAFETY: as above.
-        self.with_state(|m| unsafe { m.shared.driver.fill(m.state.at + at as u64, 0, bytes, m.stream) })
+        self.waited(|m| unsafe { m.shared.driver.fill(m.state.at + at as u64, 0, bytes, m.stream) })
     }
     /// Takes over bytes from elsewhere on the device.
     pub(crate) fn keep(&self, at: usize, from: u64, bytes: usize) -> Result<()> {
         // SAFETY: as above; results of a run stay where they are until the next one.
-        self.with_state(|m| unsafe { m.shared.driver.copy_within_device(m.state.at + at as u64, from, bytes, m.stream) })
+        self.waited(|m| unsafe { m.shared.driver.copy_within_device(m.state.at + at as u64, from, bytes, m.stream) })
     }
 
     /// Launches kernel `i` over a grid of blocks; nothing where one of the extents is 0.
@@ -348,6 +390,11 @@ impl Machine {
         // SAFETY: the words on the device are as many bytes.
         unsafe { self.shared.driver.fill(self.fault.at, 0, self.fault.bytes, self.stream) }.map_err(|e| self.fail(e))?;
         Err(Fail::Fault(line, Fault::Index { index, len }))
+    }
+    /// Ends what was launched with bringing results, where they do not stay on the device.
+    pub(crate) fn results(&mut self, host: *mut u8, ranges: &[(usize, usize)]) -> std::result::Result<(), Fail> {
+        let ranges = if self.resident { &[] } else { ranges };
+        self.fetch(host, ranges)
     }
     fn fetched(&mut self, host: *mut u8, ranges: &[(usize, usize)]) -> std::result::Result<(), Refused> {
         for &(at, bytes) in ranges.iter().filter(|(_, bytes)| *bytes > 0) {

@@ -2,9 +2,10 @@
 
 mod driver;
 mod machine;
+mod ranges;
 mod shared;
 
-pub(crate) use machine::Machine;
+pub(crate) use machine::{Given, Machine};
 pub(crate) use shared::{Shared, Wanted};
 
 use crate::spec::Spec;
@@ -22,6 +23,8 @@ pub struct DeviceSpec {
     pub scratch: usize,
     /// Which inputs kernels read.
     pub uploads: &'static [bool],
+    /// Which inputs the CPU reads, or hands out.
+    pub reads_here: &'static [bool],
     /// Whether every run launches the same, so that one can be recorded and launched again as a whole.
     pub replays: bool,
     /// Symbols that change from run to run. What kernels take of them they read from memory, and grids have room for the most they can be, so

@@ -2,8 +2,9 @@
 
 use super::DeviceSpec;
 use super::driver::{Driver, Handle, Refused};
+use super::ranges::Ranges;
 use crate::error::{Error, Result};
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::sync::Mutex;
 
 /// The attribute of a kernel that says how much shared memory a launch may ask for.
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(super) weights: u64,
     /// Whether a launch may begin while the one before it ends.
     pub(super) overlaps: bool,
+    /// The profiler that takes ranges, if there is one, and the names of the steps for it.
+    ranges: Option<(Ranges, Vec<CString>)>,
     /// The device's name, for people.
     pub(crate) name: String,
 }
@@ -66,6 +69,7 @@ impl Shared {
             allowed: Mutex::new(vec![PLAIN_SHARED; spec.kernels.len()]),
             weights: 0,
             overlaps: overlap && level(driver, device) >= OVERLAPS,
+            ranges: Ranges::get().map(|r| (r, names(spec))),
             name: name(driver, device),
         };
         let (image, bytes) = (spec.image)();
@@ -95,6 +99,14 @@ impl Shared {
             }
         }
         Ok(out)
+    }
+    /// The profiler that takes a range for step `i`, and its name.
+    pub(crate) fn range(&self, i: usize) -> Option<(Ranges, &CStr)> {
+        self.ranges.as_ref().and_then(|(r, names)| Some((*r, names.get(i)?.as_c_str())))
+    }
+    /// Whether a profiler takes ranges.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.ranges.is_some()
     }
     /// Makes the model's context that of this thread.
     pub(super) fn enter(&self) -> std::result::Result<(), Refused> {
@@ -133,6 +145,16 @@ impl Drop for Shared {
             }
         }
     }
+}
+
+/// What steps are called in a profile: their ONNX nodes, or the kernel where they have none.
+fn names(spec: &DeviceSpec) -> Vec<CString> {
+    let of = |k: &crate::spec::Kernel| {
+        let nodes: Vec<&str> = k.nodes.iter().filter_map(|n| spec.spec.nodes.get(*n as usize)).copied().collect();
+        let text = if nodes.is_empty() { format!("{} {}", k.kind, k.name) } else { nodes.join("; ") };
+        CString::new(text.replace('\0', " ")).unwrap_or_default()
+    };
+    spec.spec.kernels.iter().map(of).collect()
 }
 
 /// The first number of a device's compute capability.
