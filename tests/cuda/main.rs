@@ -1,8 +1,10 @@
 //! Kernels for GPUs without one: templates and planted bugs by the emulator, whole models by the driver that stands in for a GPU's.
 
 use kiln_compiler::artifact::{self, Request};
+use kiln_compiler::kernel::Kernel;
+use kiln_compiler::plan::{KernelStep, Plan};
 use kiln_compiler::target::cuda::toolchain;
-use kiln_compiler::{Cuda, Precision};
+use kiln_compiler::{Cuda, Options, Pairing, Precision, compile};
 use kiln_kernels::cuda::{EMULATOR, TEMPLATES};
 use kiln_kernels::dtype::DType;
 use kiln_kernels::value::Tensor;
@@ -306,8 +308,9 @@ fn without_nvcc_the_error_says_what_to_do() {
     assert!(text.contains("NVCC names") && !dir.join("out").exists(), "{text}");
 }
 
-/// A decoder of two heads: keys and values that every run adds a row to, and a running mean that it replaces.
-fn decoder() -> Vec<u8> {
+/// A decoder of two heads: keys and values that every run adds a row to, and a running mean that it replaces; with a mask over all keys or
+/// without one.
+fn decoder(masked: bool) -> Vec<u8> {
     let noise = |seed: u64, dims: &[usize]| Tensor::new(dims, &samples::noise(seed, dims.iter().product()));
     let cache = ["1", "2", "past", "8"];
     let mut m = ModelBuilder::new().opset(17).input("x", DType::F32, ["1", "1", "16"]).input("past_mean", DType::F32, ["1", "16"]);
@@ -324,14 +327,19 @@ fn decoder() -> Vec<u8> {
         let [past, new, all] = [format!("past_{name}"), format!("{name}_new"), format!("present_{name}")];
         m = m.node("Concat", &[&past, &new], &[&all]).attr("axis", 2i64);
     }
-    m.initializer("scale", Tensor::scalar(0.35f32))
+    m = m
+        .initializer("scale", Tensor::scalar(0.35f32))
         .initializer("decay", Tensor::scalar(0.75f32))
         .initializer("axes", Tensor::new(&[1], &[1i64]))
         .node("Transpose", &["present_k"], &["columns"])
         .attr("perm", vec![0i64, 1, 3, 2])
         .node("MatMul", &["q_new", "columns"], &["scores"])
-        .node("Mul", &["scores", "scale"], &["scaled"])
-        .node("Softmax", &["scaled"], &["weights"])
+        .node("Mul", &["scores", "scale"], &["scaled"]);
+    m = match masked {
+        true => m.input("mask", DType::F32, ["1", "1", "1", "total"]).node("Add", &["scaled", "mask"], &["seen"]),
+        false => m.node("Identity", &["scaled"], &["seen"]),
+    };
+    m.node("Softmax", &["seen"], &["weights"])
         .attr("axis", -1i64)
         .node("MatMul", &["weights", "present_v"], &["heads_out"])
         .node("Transpose", &["heads_out"], &["joined"])
@@ -353,7 +361,7 @@ fn decoder() -> Vec<u8> {
 fn state_is_kept_on_the_gpu() {
     let dir = folder("state");
     let path = dir.join("decoder.onnx");
-    fs::write(&path, decoder()).unwrap();
+    fs::write(&path, decoder(false)).unwrap();
     let keeps = ["--state", "past_*->present_*", "--capacity", "9"];
     for runs in ["1", "2", "7"] {
         let run = |to: &str, args: &[&str]| outputs(&dir.join(to), &path, &[&keeps[..], &["--runs", runs], args].concat());
@@ -367,18 +375,48 @@ fn state_is_kept_on_the_gpu() {
     }
 }
 
+#[test]
+fn neighbouring_copies_are_one_launch() {
+    let dir = folder("copies");
+    let path = dir.join("decoder.onnx");
+    fs::write(&path, decoder(false)).unwrap();
+    let state = Pairing { patterns: vec![("past_*".into(), "present_*".into())], capacity: Some(9) };
+    let cuda = Some(Cuda { precision: Precision::F32, strict: true });
+    let output = compile(&Options { model: path, state: state.clone(), cuda, ..Options::default() }).unwrap();
+    let copies = |plan: &Plan| {
+        let of = |k: &KernelStep| if let Kernel::Move { copies, .. } = &k.kernel { Some(copies.len()) } else { None };
+        plan.kernels().into_iter().filter_map(of).collect::<Vec<usize>>()
+    };
+    let lengths = |masked: bool| {
+        let path = dir.join(format!("masked_{masked}.onnx"));
+        fs::write(&path, decoder(masked)).unwrap();
+        let options = Options { model: path, state: state.clone(), cuda, ..Options::default() };
+        compile(&options).unwrap().device.unwrap().device.unwrap().lengths.len()
+    };
+    assert_eq!([false, true].map(lengths), [1, 2], "the extent of the mask follows from the length of the state");
+    // New rows of keys, and of values.
+    assert_eq!((copies(&output.plan), copies(output.device.as_ref().unwrap())), (vec![1, 1], vec![2]));
+}
+
 /// A program of a user's: what instances on the GPU do with their state.
 const USER: &str = r#"
-use decoder_kiln::{Decoder, kiln};
+use decoder_kiln::{Decoder, DecoderInputs, kiln};
 
 fn main() {
     let options = kiln::Options::default().device(kiln::Device::Cuda(0));
     let mut net = Decoder::with(&options).unwrap();
     assert_eq!(net.device().device, "Kiln emulator");
     let token = |i: usize| -> [[[f32; 16]; 1]; 1] { [[std::array::from_fn(|j| ((i * 5 + j * 3) % 7) as f32 * 0.25 - 0.5)]] };
+    // Keys further back count less.
+    let mask = |n: usize| -> Vec<f32> { (0..n).map(|j| j as f32 * 0.25).collect() };
     let run = |net: &mut Decoder, i: usize| {
-        let x = token(i);
-        net.run(&x).map(|out| (out.y.to_vec(), out.z.to_vec()))
+        let (x, n) = (token(i), net.state().len() + 1);
+        let mask = mask(n);
+        net.run(DecoderInputs { x: (&x).into(), mask: (&mask[..], [1, 1, 1, n]).into() }).map(|out| (out.y.to_vec(), out.z.to_vec()))
+    };
+    let masked = |net: &Decoder| -> kiln::Value {
+        let n = net.state().len() + 1;
+        kiln::Tensor::new(&[1, 1, 1, n], &mask(n)).into()
     };
     let first: Vec<_> = (0..6).map(|i| run(&mut net, i).unwrap()).collect();
     assert_eq!(net.state().len(), 6);
@@ -402,19 +440,24 @@ fn main() {
     use kiln::{Model, Source, Value};
     let (mut near, mut far) = (net.fork().unwrap(), net.fork().unwrap());
     let first: Value = kiln::Tensor::new(&[1, 1, 16], &token(1).concat().concat()).into();
-    let mut y = near.run_dyn(&[("x", &first)]).unwrap().swap_remove(0);
+    let seen = masked(&near);
+    let mut y = near.run_dyn(&[("x", &first), ("mask", &seen)]).unwrap().swap_remove(0);
     // SAFETY: the tensors are those of instances on the same device, and complete.
-    let mut there = unsafe { far.run_on_device(&[("x", Source::Host(&first))]) }.unwrap().swap_remove(0);
+    let mut there = unsafe { far.run_on_device(&[("x", Source::Host(&first)), ("mask", Source::Host(&seen))]) }.unwrap().swap_remove(0);
     for _ in 0..5 {
-        y = near.run_dyn(&[("x", &y)]).unwrap().swap_remove(0);
-        there = unsafe { far.run_on_device(&[("x", Source::Device(&there))]) }.unwrap().swap_remove(0);
+        let seen = masked(&near);
+        y = near.run_dyn(&[("x", &y), ("mask", &seen)]).unwrap().swap_remove(0);
+        there = unsafe { far.run_on_device(&[("x", Source::Device(&there)), ("mask", Source::Host(&seen))]) }.unwrap().swap_remove(0);
     }
     assert_eq!(there.dims, [1, 1, 16]);
     assert_eq!(near.state().save().unwrap(), far.state().save().unwrap(), "both have seen the same");
     assert_eq!(run(&mut near, 3).unwrap(), run(&mut far, 3).unwrap());
     let short = kiln::DeviceTensor { dims: vec![1, 2, 8], ..there.clone() };
-    assert!(unsafe { far.run_on_device(&[("x", Source::Device(&short))]) }.is_err());
-    assert!(Decoder::with(&kiln::Options::default().device(kiln::Device::Cpu)).and_then(|mut m| unsafe { m.run_on_device(&[("x", Source::Host(&first))]) }).is_err());
+    let seen = masked(&far);
+    assert!(unsafe { far.run_on_device(&[("x", Source::Device(&short)), ("mask", Source::Host(&seen))]) }.is_err());
+    let mut here = Decoder::with(&kiln::Options::default().device(kiln::Device::Cpu)).unwrap();
+    let refused = unsafe { here.run_on_device(&[("x", Source::Host(&first)), ("mask", Source::Host(&masked(&here)))]) };
+    assert!(matches!(refused, Err(kiln::Error::Device { .. })));
     println!("all is well");
 }
 "#;
@@ -423,7 +466,7 @@ fn main() {
 fn a_user_keeps_saves_and_loads_state_on_the_gpu() {
     let dir = folder("user");
     let path = dir.join("decoder.onnx");
-    fs::write(&path, decoder()).unwrap();
+    fs::write(&path, decoder(true)).unwrap();
     let mut c = Command::new(command());
     c.arg("compile").arg(&path).args(["--target", "cuda", "--strict", "--emulate", "--precision", "f16", "--state", "past_*->present_*"]);
     done(c.args(["--capacity", "9", "-o"]).arg(dir.join("net")));

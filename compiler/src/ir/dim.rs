@@ -235,6 +235,15 @@ impl Dim {
         }
         sum
     }
+    /// What it is at most where some symbols lie between two values: each term at the end where it is greater. Other symbols stay.
+    pub fn at_most(&self, of: &dyn Fn(Sym) -> Option<[i64; 2]>) -> Dim {
+        let terms = self.terms.iter().map(|(atoms, &c)| {
+            let term = Dim { terms: BTreeMap::from([(atoms.clone(), c)]) };
+            let [low, high] = [0, 1].map(|end| term.substitute(&|s| of(s).map(|ends| Dim::int(ends[end]))));
+            high.most(&low)
+        });
+        terms.fold(Dim::default(), |sum, t| sum + t)
+    }
     /// The same with every lesser and greater of two that intervals of the symbols decide.
     pub fn settled(&self, of: &dyn Fn(Sym) -> Range) -> Dim {
         let mut sum = Dim::default();

@@ -1,8 +1,8 @@
 //! What a plan for a GPU has beside one for the CPU: which buffers store 16 bits for f32, and constants packed for its kernels.
 
-use super::{On, Place, Plan, Step, memory};
+use super::{Check, On, Place, Plan, Step, memory};
 use crate::ir::{Dim, Sym, ValueId};
-use crate::kernel::Recipe;
+use crate::kernel::{Kernel, Recipe};
 use crate::target::{Element, Precision};
 use kiln_kernels::dtype::{DType, bf16, f16};
 use kiln_kernels::value::Tensor;
@@ -31,6 +31,8 @@ impl Plan {
 
     /// Makes it a plan for a GPU: values that only kernels of the GPU touch are stored in the precision, and memory is placed anew.
     pub(super) fn store_halves(&mut self, precision: Precision) {
+        self.join_copies();
+        let lengths = self.lengths();
         let mut halves = BTreeSet::new();
         if precision.stored() != DType::F32 {
             halves.extend(0..self.buffers.len());
@@ -51,29 +53,60 @@ impl Plan {
         self.arena = memory::place(&self.buffers, &self.graph.symbols);
         // Rows that every run adds to are written and read by kernels of the GPU alone; what a run replaces is copied as the output it is.
         self.states.store_rows(precision.stored());
-        // What steps define is not there when a run begins.
-        let settled = self.graph.symbols.iter().all(|s| s.input.is_some());
-        let lengths = if settled { self.states.lengths.clone() } else { Vec::new() };
         self.device = Some(Device { precision, halves, lengths });
     }
 
-    /// Whether an extent changes from run to run while everything else stays.
-    pub fn is_live(&self, d: &Dim) -> bool {
-        let Some(Device { lengths, .. }) = &self.device else { return false };
+    /// Symbols that change from run to run: the lengths of states, and extents of inputs that must meet what follows from them, such as those of
+    /// a mask over all keys. None where steps define symbols, which are not there when a run begins.
+    fn lengths(&mut self) -> Vec<Sym> {
+        let mut out = self.states.lengths.clone();
+        if out.is_empty() || self.graph.symbols.iter().any(|s| s.input.is_none()) {
+            return Vec::new();
+        }
+        let mut pairs: Vec<(Dim, Dim)> = Vec::new();
+        for k in self.kernels() {
+            pairs.extend(k.requires.iter().filter_map(|(c, _)| match c {
+                Check::Equal(a, b) | Check::Meet(a, b) => Some((a.clone(), b.clone())),
+                Check::Within { .. } => None,
+            }));
+            if let Kernel::Map { meets, .. } | Kernel::Rows { meets, .. } = &k.kernel {
+                pairs.extend(meets.iter().cloned());
+            }
+        }
+        let turned: Vec<(Dim, Dim)> = pairs.iter().map(|(a, b)| (b.clone(), a.clone())).collect();
+        pairs.extend(turned);
+        while let Some((s, n)) = pairs.iter().find_map(|(a, b)| {
+            let s = a.as_sym().filter(|s| !out.contains(s) && self.follows(b, &out))?;
+            Some((s, self.bound(b, &out).as_int()?))
+        }) {
+            let range = &mut self.graph.symbols[s.0 as usize].range;
+            range.hi = Some(range.hi.map_or(n, |hi| hi.min(n)).max(range.lo));
+            out.push(s);
+        }
+        out
+    }
+    fn follows(&self, d: &Dim, lengths: &[Sym]) -> bool {
         let mut all = BTreeSet::new();
         d.symbols(&mut all);
         lengths.iter().any(|s| all.contains(s))
     }
+    fn bound(&self, d: &Dim, lengths: &[Sym]) -> Dim {
+        d.at_most(&|s| {
+            let range = lengths.contains(&s).then(|| self.graph.symbols[s.0 as usize].range)?;
+            Some([range.lo, range.hi?])
+        })
+    }
+
+    /// Whether an extent changes from run to run while everything else stays.
+    pub fn is_live(&self, d: &Dim) -> bool {
+        self.device.as_ref().is_some_and(|device| self.follows(d, &device.lengths))
+    }
     /// The most that such an extent can be; others as they are.
     pub fn most(&self, d: &Dim) -> Dim {
-        if !self.is_live(d) {
-            return d.clone();
+        match &self.device {
+            Some(device) if self.is_live(d) => self.bound(d, &device.lengths),
+            _ => d.clone(),
         }
-        let lengths = &self.states.lengths;
-        let at = |n: i64| d.substitute(&|s| lengths.contains(&s).then(|| Dim::int(n)));
-        let range = |s: &Sym| self.graph.symbols[s.0 as usize].range;
-        let greatest = lengths.iter().filter_map(|s| range(s).hi).max().unwrap_or(0);
-        at(greatest).most(&at(0))
     }
     /// The values that steps of the CPU touch.
     pub fn read_by_cpu(&self) -> Vec<ValueId> {

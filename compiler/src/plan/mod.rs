@@ -2,6 +2,7 @@
 
 mod device;
 mod digits;
+mod join;
 mod memory;
 mod requires;
 mod schedule;
@@ -14,6 +15,7 @@ mod work;
 pub use device::Device;
 pub(crate) use device::{codes_pitch, sums_at};
 pub use digits::Digits;
+pub use join::COPIES;
 pub use memory::{Arena, Life};
 pub use requires::Check;
 pub use schedule::{Settings, schedule, schedule_with};

@@ -77,11 +77,14 @@ unsafe extern "C" fn export_table(id: u32) -> *const c_void {
     }
 }
 
+type Push = unsafe extern "C" fn(*const c_char) -> c_int;
+type Pop = unsafe extern "C" fn() -> c_int;
+
 /// A tool that takes ranges.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ranges {
-    push: unsafe extern "C" fn(*const c_char) -> c_int,
-    pop: unsafe extern "C" fn() -> c_int,
+    push: Push,
+    pop: Pop,
 }
 
 impl Ranges {
@@ -101,7 +104,8 @@ impl Ranges {
                 if start.is_null() {
                     return None;
                 }
-                let start: unsafe extern "C" fn(unsafe extern "C" fn(u32) -> *const c_void) -> c_int = std::mem::transmute(start);
+                type Start = unsafe extern "C" fn(unsafe extern "C" fn(u32) -> *const c_void) -> c_int;
+                let start = std::mem::transmute::<*mut c_void, Start>(start);
                 start(export_table) != 0
             };
             let [push, pop] = [PUSH, POP].map(|i| FUNCTIONS[CORE][i].load(Ordering::Acquire));
@@ -109,7 +113,9 @@ impl Ranges {
                 return None;
             }
             // SAFETY: the tool wrote functions of these types there.
-            unsafe { Some(Ranges { push: std::mem::transmute::<*mut c_void, _>(push), pop: std::mem::transmute::<*mut c_void, _>(pop) }) }
+            unsafe {
+                Some(Ranges { push: std::mem::transmute::<*mut c_void, Push>(push), pop: std::mem::transmute::<*mut c_void, Pop>(pop) })
+            }
         })
     }
     /// A range of that name around some work.

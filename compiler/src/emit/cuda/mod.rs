@@ -115,7 +115,7 @@ impl Printer<'_> {
             Kernel::Softmax { .. } => self.softmax_on_gpu(sheet, kernels),
             Kernel::Attend { .. } => self.attend_on_gpu(sheet, kernels),
             Kernel::Map { .. } => self.map_on_gpu(sheet, kernels),
-            Kernel::Move { copies, .. } => copies.iter().filter_map(|c| self.move_on_gpu(c, step, kernels)).collect(),
+            Kernel::Move { .. } => self.moves_on_gpu(step, kernels),
             Kernel::Dims { elements, dtype } => self.dims_on_gpu(sheet, elements, *dtype, kernels),
             Kernel::Call(c) => self.call_on_gpu(sheet, c, kernels),
             // Selection leaves the others to the CPU.

@@ -1,14 +1,14 @@
 //! Kernels with a thread for each element on a GPU: pointwise maps, copies, turned rows, and extents.
 
-use super::super::Printer;
 use super::super::expr::cuda as expr;
+use super::super::{Printer, int};
 use super::rows::{index, indices};
 use super::sheet::Sheet;
 use super::windows::THREADS;
 use super::{Kernels, Launch};
 use crate::ir::{Dim, ValueId, product};
 use crate::kernel::{Copy, Kernel, Stride};
-use crate::plan::KernelStep;
+use crate::plan::{COPIES, KernelStep};
 use kiln_kernels::dtype::DType;
 use quote::quote;
 use std::fmt::Write;
@@ -115,9 +115,35 @@ impl Printer<'_> {
         s.launch(kernels, grid, THREADS, 0, &format!("each({count}, {functor});"))
     }
 
-    /// A copied region.
-    pub(super) fn move_on_gpu(&self, c: &Copy, step: &KernelStep, kernels: &mut Kernels) -> Option<Launch> {
-        let (from, to) = (step.inputs.get(c.input).copied().flatten()?, *step.outputs.get(c.output)?);
+    /// Copied regions, a layer of blocks for each.
+    pub(super) fn moves_on_gpu(&self, step: &KernelStep, kernels: &mut Kernels) -> Vec<Launch> {
+        let Kernel::Move { copies, .. } = &step.kernel else { return Vec::new() };
+        copies.chunks(COPIES).flat_map(|copies| self.regions_on_gpu(step, copies, kernels)).collect()
+    }
+    fn regions_on_gpu(&self, step: &KernelStep, copies: &[Copy], kernels: &mut Kernels) -> Vec<Launch> {
+        let mut s = Sheet::new(self, step);
+        let (mut blocks, mut calls) = (Vec::new(), Vec::new());
+        for c in copies {
+            let Some((functor, all)) = self.region(&mut s, c, calls.len()) else { continue };
+            let count = s.extent(&all);
+            blocks.push(self.blocks(&all, THREADS));
+            calls.push(format!("each({count}, {functor});"));
+        }
+        let layers = int(calls.len());
+        let (widest, body) = match &blocks[..] {
+            [] => return Vec::new(),
+            [one] => (one.clone(), calls.concat()),
+            several => {
+                let layer = |(i, call): (usize, &String)| format!("if (blockIdx.y == {i}) {call}");
+                let all: Vec<String> = calls.iter().enumerate().map(layer).collect();
+                (quote!([#(#several),*].into_iter().fold(0, usize::max)), all.join(" "))
+            }
+        };
+        s.launch(kernels, [widest, quote!(#layers), quote!(1)], THREADS, 0, &body)
+    }
+    /// The functor of region `i`, and how many groups of neighbours it copies.
+    fn region(&self, s: &mut Sheet<'_>, c: &Copy, i: usize) -> Option<(String, Dim)> {
+        let (from, to) = (s.step.inputs.get(c.input).copied().flatten()?, *s.step.outputs.get(c.output)?);
         let (source, stored) = (self.plan.stored(from), self.plan.stored(to));
         // Neighbours along the last axis go together where they lie so on both sides.
         let whole = |v: &usize| {
@@ -132,25 +158,20 @@ impl Printer<'_> {
                 && lies(&c.to, &c.to_start, to)
         };
         let by = [16usize, 8, 4, 2].into_iter().find(whole).unwrap_or(1);
-        let mut s = Sheet::new(self, step);
         s.begin();
         let mut body = String::from("KILN_DEVICE void operator()(long long id) const { ");
         let extents = grouped(&c.dims, by);
-        body += &indices(&mut s, "id", &extents, ('a', 0));
+        body += &indices(s, "id", &extents, ('a', 0));
         let steps = |d: &[Dim]| scaled(d.iter().cloned().map(Stride::By).collect(), by);
-        let (x, from_at, from_start) = (s.reads(from), index(&mut s, &steps(&c.from)), s.extent(&c.from_start));
-        let (o, to_at, to_start) = (s.writes(to), index(&mut s, &steps(&c.to)), s.extent(&c.to_start));
+        let (x, from_at, from_start) = (s.reads(from), index(s, &steps(&c.from)), s.extent(&c.from_start));
+        let (o, to_at, to_start) = (s.writes(to), index(s, &steps(&c.to)), s.extent(&c.to_start));
         let (read, ty) = (expr::element(source), expr::element(stored));
         let value = if source == stored { "x.at[i]".to_string() } else { expr::store(stored, "widen(x.at[i])") };
         let _ = writeln!(
             body,
             "const Vec<{read}, {by}> x = load<{by}>({x} + ({from_at} + {from_start})); Vec<{ty}, {by}> y; KILN_UNROLL\nfor (int i = 0; i < {by}; i++) y.at[i] = {value}; store<{by}>({o} + ({to_at} + {to_start}), y); }}"
         );
-        let functor = s.end("F", &body);
-        let all = product(&extents);
-        let count = s.extent(&all);
-        let grid = [self.blocks(&all, THREADS), quote!(1), quote!(1)];
-        s.launch(kernels, grid, THREADS, 0, &format!("each({count}, {functor});")).into_iter().next()
+        Some((s.end(&format!("F{i}"), &body), product(&extents)))
     }
 
     /// Extents written out as integers.
