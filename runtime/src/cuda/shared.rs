@@ -13,6 +13,10 @@ const PLAIN_SHARED: usize = 48 << 10;
 /// The attribute of a device that is the first number of its compute capability, and the least one whose launches can overlap.
 const LEVEL: c_int = 75;
 const OVERLAPS: c_int = 9;
+/// The attribute that is its second number, and the only compute capability whose kernels the accelerator streams for: code for sm_90a runs
+/// on no other.
+const MINOR: c_int = 76;
+const STREAMS: [c_int; 2] = [9, 0];
 
 /// A model on a device.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(crate) struct Shared {
     pub(super) weights: u64,
     /// Whether a launch may begin while the one before it ends.
     pub(super) overlaps: bool,
+    /// Whether kernels are there whose operands the tensor memory accelerator brings.
+    pub(super) streams: bool,
     /// The device's name, for people.
     pub(crate) name: String,
 }
@@ -65,7 +71,8 @@ impl Shared {
             functions: Vec::new(),
             allowed: Mutex::new(vec![PLAIN_SHARED; spec.kernels.len()]),
             weights: 0,
-            overlaps: overlap && level(driver, device) >= OVERLAPS,
+            overlaps: overlap && attribute(driver, device, LEVEL) >= OVERLAPS,
+            streams: driver.makes_maps() && [LEVEL, MINOR].map(|a| attribute(driver, device, a)) == STREAMS,
             name: name(driver, device),
         };
         let (image, bytes) = (spec.image)();
@@ -135,13 +142,13 @@ impl Drop for Shared {
     }
 }
 
-/// The first number of a device's compute capability.
-fn level(driver: &Driver, device: c_int) -> c_int {
-    let mut level = 0;
+/// A number that a device has, or -1.
+fn attribute(driver: &Driver, device: c_int, which: c_int) -> c_int {
+    let mut number = 0;
     // SAFETY: the driver writes a number.
-    match unsafe { driver.device_attribute(&mut level, LEVEL, device) } {
-        Ok(()) => level,
-        Err(_) => 0,
+    match unsafe { driver.device_attribute(&mut number, which, device) } {
+        Ok(()) => number,
+        Err(_) => -1,
     }
 }
 

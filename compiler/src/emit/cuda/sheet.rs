@@ -16,6 +16,8 @@ pub(super) struct Sheet<'p> {
     pub(super) step: &'p KernelStep,
     /// Types, names and values.
     params: Vec<(String, String, TokenStream)>,
+    /// Maps of rows, by name.
+    maps: Vec<(String, TokenStream)>,
     /// Structs before the kernel.
     structs: String,
     /// Parameters mentioned since the last struct was begun.
@@ -24,11 +26,18 @@ pub(super) struct Sheet<'p> {
     waits: bool,
     /// Whether the kernel reads what a launch writes before its template waits.
     first: bool,
+    /// What the kernel promises of its launches, where that is more than their threads.
+    bounds: Option<&'static str>,
 }
 
 impl<'p> Sheet<'p> {
     pub(super) fn new(p: &'p Printer<'p>, step: &'p KernelStep) -> Sheet<'p> {
-        Sheet { p, step, params: Vec::new(), structs: String::new(), mentioned: Vec::new(), waits: false, first: false }
+        let (params, maps, structs, mentioned) = Default::default();
+        Sheet { p, step, params, maps, structs, mentioned, waits: false, first: false, bounds: None }
+    }
+    /// An empty one for the same step.
+    pub(super) fn again(&self) -> Sheet<'p> {
+        Sheet::new(self.p, self.step)
     }
     fn param(&mut self, ty: &str, letter: char, value: TokenStream) -> String {
         let text = value.to_string();
@@ -60,8 +69,16 @@ impl<'p> Sheet<'p> {
     }
     /// The name of a pointer to what lies as many bytes behind the start of a packed constant.
     pub(super) fn packed_behind(&mut self, p: &Packed, element: &str, bytes: usize) -> String {
-        let o = int(self.p.plan.blob(p).map_or(0, |b| b.offset) + bytes);
-        self.param(&format!("const {element}*"), 'w', quote!(f.device_weight(#o)))
+        let at = self.p.packed_at(p, bytes);
+        self.param(&format!("const {element}*"), 'w', at)
+    }
+    /// Hands the kernel a map of rows by that name.
+    pub(super) fn map(&mut self, name: &str, rows: TokenStream) {
+        self.maps.push((name.to_string(), rows));
+    }
+    /// The kernel's launch bounds, as they are written in CUDA.
+    pub(super) fn bounds(&mut self, text: &'static str) {
+        self.bounds = Some(text);
     }
     /// The name of a pointer of another kind.
     pub(super) fn word(&mut self, ty: &str, value: TokenStream) -> String {
@@ -139,20 +156,29 @@ impl<'p> Sheet<'p> {
 
     /// The kernel with that body, and its launch.
     pub(super) fn launch(self, kernels: &mut Kernels, grid: [TokenStream; 3], threads: usize, shared: usize, body: &str) -> Vec<Launch> {
-        let params: Vec<String> = self.params.iter().map(|(t, n, _)| format!("{t} {n}")).collect();
+        vec![self.made(kernels, grid, threads, shared, body)]
+    }
+    /// The same, alone.
+    pub(super) fn made(self, kernels: &mut Kernels, grid: [TokenStream; 3], threads: usize, shared: usize, body: &str) -> Launch {
+        let words = self.params.iter().map(|(t, n, _)| format!("{t} {n}"));
+        let maps = self.maps.iter().map(|(n, _)| format!("const __grid_constant__ TensorMap {n}"));
+        let params: Vec<String> = words.chain(maps).collect();
         let mut text = String::new();
         if !self.structs.is_empty() {
             let _ = writeln!(text, "namespace @_ {{\n{}}}", self.structs);
         }
+        let bounds = self.bounds.map_or(threads.to_string(), str::to_string);
         let wait = if self.waits && !self.first { "" } else { " after_launch_before();" };
         let _ = writeln!(
             text,
-            "extern \"C\" __global__ __launch_bounds__({threads}) void @({}) {{\n    let_launch_behind_begin();{wait}\n    {body}\n}}",
+            "extern \"C\" __global__ __launch_bounds__({bounds}) void @({}) {{\n    let_launch_behind_begin();{wait}\n    {body}\n}}",
             params.join(", ")
         );
         text.push_str("KILN_EXPORT(@)\n");
         let kernel = kernels.number(text);
-        vec![Launch { kernel, grid, threads, shared, args: self.params.into_iter().map(|(_, _, v)| v).collect() }]
+        let args = self.params.into_iter().map(|(_, _, v)| v).collect();
+        let maps = self.maps.into_iter().map(|(_, v)| v).collect();
+        Launch { kernel, grid, threads, shared, args, maps, otherwise: None }
     }
 }
 
@@ -188,6 +214,11 @@ impl Printer<'_> {
             }
             None => at,
         }
+    }
+    /// The address of what lies as many bytes behind the start of a packed constant.
+    pub(super) fn packed_at(&self, p: &Packed, bytes: usize) -> TokenStream {
+        let o = int(self.plan.blob(p).map_or(0, |b| b.offset) + bytes);
+        quote!(f.device_weight(#o))
     }
     /// How many blocks of `each` there are in an extent.
     pub(super) fn blocks(&self, d: &Dim, each: usize) -> TokenStream {
