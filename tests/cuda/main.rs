@@ -115,12 +115,14 @@ fn files(dir: &Path, model: &Path, args: &[&str]) -> Vec<Vec<u8>> {
     out
 }
 
+/// The elements of an `.npy` file of f32.
+fn floats(bytes: Vec<u8>) -> Vec<f32> {
+    let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    bytes[header..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
 /// The same as floats.
 fn outputs(dir: &Path, model: &Path, args: &[&str]) -> Vec<Vec<f32>> {
-    let floats = |bytes: Vec<u8>| {
-        let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-        bytes[header..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-    };
     files(dir, model, args).into_iter().map(floats).collect()
 }
 
@@ -294,6 +296,62 @@ fn what_moves_norms_and_decodes_agrees_with_the_cpu() {
         assert!(distance <= limit, "{precision}: {distance}");
         // Products of nearly the same size may change places where they are rounded.
         assert!(precision != "f32" || places == their_places, "the largest are elsewhere");
+    }
+}
+
+/// Two products whose rows are open and two convolutions of single pixels: the second of each reads rows of 16 bits, where values have them.
+fn layers() -> Vec<u8> {
+    let noise = |seed: u64, dims: &[usize]| {
+        let n: usize = dims.iter().product();
+        Tensor::new(dims, &samples::noise(seed, n).into_iter().map(|x| x * 0.2).collect::<Vec<f32>>())
+    };
+    ModelBuilder::new()
+        .opset(17)
+        .input("x", DType::F32, ["rows", "200"])
+        .input("image", DType::F32, ["2", "24", "9", "7"])
+        .initializer("a", noise(1, &[200, 136]))
+        .initializer("b", noise(2, &[136, 74]))
+        .initializer("c", noise(3, &[72, 24, 1, 1]))
+        .initializer("d", noise(4, &[40, 72, 1, 1]))
+        .node("MatMul", &["x", "a"], &["xa"])
+        .node("Relu", &["xa"], &["h"])
+        .node("MatMul", &["h", "b"], &["y"])
+        .node("Conv", &["image", "c"], &["ic"])
+        .node("Relu", &["ic"], &["g"])
+        .node("Conv", &["g", "d"], &["z"])
+        .output("y")
+        .output("z")
+        .build()
+}
+
+/// The same products have two kernels; which one is launched depends on the device.
+#[test]
+fn streamed_products_are_those_of_other_devices() {
+    let dir = folder("streamed");
+    let path = dir.join("layers.onnx");
+    fs::write(&path, layers()).unwrap();
+    for rows in ["rows=70", "rows=131"] {
+        let dims = ["--dim", rows];
+        let want = outputs(&dir.join("cpu"), &path, &[&dims[..], &["--accuracy", "exact"]].concat());
+        let mut launched = Vec::new();
+        for (level, order) in [("90", "forward"), ("90", "random"), ("80", "forward")] {
+            let out = dir.join(level);
+            let mut c = Command::new(command());
+            c.arg("run").arg(&path).args(dims).arg("--output-dir").arg(&out);
+            c.args(["--target", "cuda", "--strict", "--emulate", "--check", "--overlap", "--precision", "f16"]);
+            c.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+            c.env("KILN_EMULATE_LEVEL", level).env("KILN_EMULATE_ORDER", order).env("KILN_EMULATE_LOG", "1");
+            let log = done(&mut c);
+            let kernels = log.lines().filter_map(|l| l.strip_prefix("emulator: ")?.split(' ').next()).map(str::to_string);
+            launched.push(kernels.collect::<Vec<String>>());
+            let found: Vec<Vec<f32>> = (0..2).map(|i| floats(fs::read(out.join(format!("out_{i}.npy"))).unwrap())).collect();
+            let distance = distance(&want, &found);
+            assert!(distance <= 2e-3, "{rows}, level {level}, {order}: {distance}");
+        }
+        // The two streamed ones differ, the others are the same.
+        let [streamed, again, staged] = &launched[..] else { unreachable!() };
+        assert!(streamed == again && streamed.len() == staged.len(), "{launched:?}");
+        assert_eq!(streamed.iter().zip(staged).filter(|(a, b)| a != b).count(), 2, "{launched:?}");
     }
 }
 

@@ -100,6 +100,11 @@ bool logs() {
     return on;
 }
 
+int level() {
+    const char* named = std::getenv("KILN_EMULATE_LEVEL");
+    return named ? std::atoi(named) : 90;
+}
+
 // Kernels look for the emulator's functions among those that are visible everywhere.
 void show_functions() {
     Dl_info info;
@@ -196,9 +201,7 @@ int cuDeviceGetName(char* name, int length, int) {
 }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
     if (attribute != 75 && attribute != 76) return INVALID_VALUE;
-    const char* named = std::getenv("KILN_EMULATE_LEVEL");
-    const int level = named ? std::atoi(named) : 90;
-    *value = attribute == 75 ? level / 10 : level % 10;
+    *value = attribute == 75 ? level() / 10 : level() % 10;
     return SUCCESS;
 }
 int cuDeviceGetUuid_v2(unsigned char* uuid, int) {
@@ -294,7 +297,11 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
         auto run = dlsym(m->library, (std::string(name) + "_emulated").c_str());
         auto arguments = dlsym(m->library, (std::string(name) + "_arguments").c_str());
         if (!run || !arguments) return NOT_FOUND;
-        f = new Function{name, reinterpret_cast<bool (*)(const unsigned*, size_t, const uint64_t*)>(run), reinterpret_cast<const unsigned* (*)()>(arguments)()};
+        // Kernels that take maps are code for sm_90a alone.
+        const unsigned* words = reinterpret_cast<const unsigned* (*)()>(arguments)();
+        for (const unsigned* w = words; *w; w++)
+            if (*w > 1 && level() != 90) return NOT_FOUND;
+        f = new Function{name, reinterpret_cast<bool (*)(const unsigned*, size_t, const uint64_t*)>(run), words};
     }
     *function = f;
     return SUCCESS;

@@ -13,10 +13,8 @@ const PLAIN_SHARED: usize = 48 << 10;
 /// The attribute of a device that is the first number of its compute capability, and the least one whose launches can overlap.
 const LEVEL: c_int = 75;
 const OVERLAPS: c_int = 9;
-/// The attribute that is its second number, and the only compute capability whose kernels the accelerator streams for: code for sm_90a runs
-/// on no other.
-const MINOR: c_int = 76;
-const STREAMS: [c_int; 2] = [9, 0];
+/// The driver's answer where the code for a device lacks a kernel.
+const NOT_FOUND: c_int = 500;
 
 /// A model on a device.
 #[derive(Debug)]
@@ -26,6 +24,7 @@ pub(crate) struct Shared {
     device: c_int,
     context: Handle,
     module: Handle,
+    /// The kernels; null where code for the device lacks one, since it has another in its place.
     functions: Vec<Handle>,
     /// The shared memory that each kernel has been allowed so far.
     allowed: Mutex<Vec<usize>>,
@@ -71,8 +70,8 @@ impl Shared {
             functions: Vec::new(),
             allowed: Mutex::new(vec![PLAIN_SHARED; spec.kernels.len()]),
             weights: 0,
-            overlaps: overlap && attribute(driver, device, LEVEL) >= OVERLAPS,
-            streams: driver.makes_maps() && [LEVEL, MINOR].map(|a| attribute(driver, device, a)) == STREAMS,
+            overlaps: overlap && level(driver, device) >= OVERLAPS,
+            streams: false,
             name: name(driver, device),
         };
         let (image, bytes) = (spec.image)();
@@ -92,9 +91,12 @@ impl Shared {
             for kernel in spec.kernels {
                 let kernel = CString::new(*kernel).map_err(|_| Error::Device { message: "a kernel without a name".into() })?;
                 let mut f = std::ptr::null_mut();
-                driver.function(&mut f, out.module, kernel.as_ptr()).map_err(error)?;
-                out.functions.push(f);
+                match driver.function(&mut f, out.module, kernel.as_ptr()) {
+                    Err(e) if e.code != NOT_FOUND => return Err(error(e)),
+                    found => out.functions.push(if found.is_ok() { f } else { std::ptr::null_mut() }),
+                }
             }
+            out.streams = driver.makes_maps() && !out.functions.contains(&std::ptr::null_mut());
             if size > 0 {
                 driver.allocate(&mut out.weights, size).map_err(|_| Error::Memory { bytes: size })?;
                 driver.copy_to_device(out.weights, weights.cast(), size, std::ptr::null_mut()).map_err(error)?;
@@ -111,6 +113,13 @@ impl Shared {
     /// A kernel that may ask for as much shared memory.
     pub(super) fn function(&self, i: usize, shared: usize) -> std::result::Result<Handle, Refused> {
         let f = self.functions[i];
+        if f.is_null() {
+            return Err(Refused {
+                function: "function",
+                code: NOT_FOUND,
+                text: format!("the kernels for this device lack {}", self.spec.kernels[i]),
+            });
+        }
         if shared > PLAIN_SHARED {
             let mut allowed = self.allowed.lock().unwrap_or_else(|e| e.into_inner());
             if shared > allowed[i] {
@@ -142,13 +151,13 @@ impl Drop for Shared {
     }
 }
 
-/// A number that a device has, or -1.
-fn attribute(driver: &Driver, device: c_int, which: c_int) -> c_int {
-    let mut number = 0;
+/// The first number of a device's compute capability.
+fn level(driver: &Driver, device: c_int) -> c_int {
+    let mut level = 0;
     // SAFETY: the driver writes a number.
-    match unsafe { driver.device_attribute(&mut number, which, device) } {
-        Ok(()) => number,
-        Err(_) => -1,
+    match unsafe { driver.device_attribute(&mut level, LEVEL, device) } {
+        Ok(()) => level,
+        Err(_) => 0,
     }
 }
 

@@ -161,23 +161,29 @@ impl<'p> Sheet<'p> {
     /// The same, alone.
     pub(super) fn made(self, kernels: &mut Kernels, grid: [TokenStream; 3], threads: usize, shared: usize, body: &str) -> Launch {
         let words = self.params.iter().map(|(t, n, _)| format!("{t} {n}"));
-        let maps = self.maps.iter().map(|(n, _)| format!("const __grid_constant__ TensorMap {n}"));
-        let params: Vec<String> = words.chain(maps).collect();
+        let (names, maps): (Vec<String>, Vec<TokenStream>) = self.maps.iter().cloned().unzip();
+        let params: Vec<String> = words.chain(names.iter().map(|n| format!("const __grid_constant__ TensorMap {n}"))).collect();
         let mut text = String::new();
         if !self.structs.is_empty() {
             let _ = writeln!(text, "namespace @_ {{\n{}}}", self.structs);
         }
         let bounds = self.bounds.map_or(threads.to_string(), str::to_string);
         let wait = if self.waits && !self.first { "" } else { " after_launch_before();" };
+        // Kernels that take maps are for one level of GPUs; code for others goes without them.
+        if !maps.is_empty() {
+            text.push_str("#if defined(KILN_GROUPS)\n");
+        }
         let _ = writeln!(
             text,
             "extern \"C\" __global__ __launch_bounds__({bounds}) void @({}) {{\n    let_launch_behind_begin();{wait}\n    {body}\n}}",
             params.join(", ")
         );
         text.push_str("KILN_EXPORT(@)\n");
+        if !maps.is_empty() {
+            text.push_str("#endif\n");
+        }
         let kernel = kernels.number(text);
         let args = self.params.into_iter().map(|(_, _, v)| v).collect();
-        let maps = self.maps.into_iter().map(|(_, v)| v).collect();
         Launch { kernel, grid, threads, shared, args, maps, otherwise: None }
     }
 }

@@ -11,6 +11,10 @@ constexpr bool GROUPS = true;
 #else
 constexpr bool GROUPS = false;
 #endif
+// Defined where kernels that are made for these units alone are compiled: code for other levels lacks them, and the runtime sees that.
+#if defined(KILN_EMULATE) || !defined(__CUDA_ARCH__) || (defined(__CUDA_ARCH_FEAT_SM90_ALL) && !defined(KILN_NO_GROUPS))
+#define KILN_GROUPS
+#endif
 
 #if defined(KILN_EMULATE)
 namespace emu {
