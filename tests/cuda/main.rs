@@ -299,20 +299,21 @@ fn what_moves_norms_and_decodes_agrees_with_the_cpu() {
     }
 }
 
-/// Two products whose rows are open and two convolutions of single pixels: the second of each reads rows of 16 bits, where values have them.
+/// Two products whose rows are open and two convolutions of single pixels: the second of each reads rows of 16 bits, where values have them,
+/// and is deep enough to be streamed.
 fn layers() -> Vec<u8> {
     let noise = |seed: u64, dims: &[usize]| {
         let n: usize = dims.iter().product();
-        Tensor::new(dims, &samples::noise(seed, n).into_iter().map(|x| x * 0.2).collect::<Vec<f32>>())
+        Tensor::new(dims, &samples::noise(seed, n).into_iter().map(|x| x * 0.1).collect::<Vec<f32>>())
     };
     ModelBuilder::new()
         .opset(17)
         .input("x", DType::F32, ["rows", "200"])
         .input("image", DType::F32, ["2", "24", "9", "7"])
-        .initializer("a", noise(1, &[200, 136]))
-        .initializer("b", noise(2, &[136, 74]))
-        .initializer("c", noise(3, &[72, 24, 1, 1]))
-        .initializer("d", noise(4, &[40, 72, 1, 1]))
+        .initializer("a", noise(1, &[200, 1032]))
+        .initializer("b", noise(2, &[1032, 74]))
+        .initializer("c", noise(3, &[1032, 24, 1, 1]))
+        .initializer("d", noise(4, &[40, 1032, 1, 1]))
         .node("MatMul", &["x", "a"], &["xa"])
         .node("Relu", &["xa"], &["h"])
         .node("MatMul", &["h", "b"], &["y"])
