@@ -1,6 +1,6 @@
 //! `Frame`: what the kernels of one run see of an instance — memory by offset, symbols, slots and threads.
 
-use crate::cuda::Machine;
+use crate::cuda::{Machine, Rows};
 use crate::error::Fail;
 use crate::memory::{ALIGN, Region};
 use crate::profile::Recorder;
@@ -130,7 +130,26 @@ impl Frame<'_> {
     /// # Errors
     /// The driver's.
     pub fn launch(&mut self, i: usize, grid: [usize; 3], threads: usize, shared: usize, args: &[u64]) -> Result<(), Fail> {
-        self.machine.as_mut().map_or(Ok(()), |m| m.launch(i, grid, threads, shared, args))
+        self.machine.as_mut().map_or(Ok(()), |m| m.launch(i, grid, threads, shared, args, &[]))
+    }
+    /// Whether kernels are there whose operands the tensor memory accelerator brings: [`Self::launch_mapped`] launches them.
+    pub fn streams(&self) -> bool {
+        self.machine.as_ref().is_some_and(|m| m.streams())
+    }
+    /// Launches kernel `i` of the device, which takes maps of rows behind its other arguments.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn launch_mapped(
+        &mut self,
+        i: usize,
+        grid: [usize; 3],
+        threads: usize,
+        shared: usize,
+        args: &[u64],
+        maps: &[Rows],
+    ) -> Result<(), Fail> {
+        self.machine.as_mut().map_or(Ok(()), |m| m.launch(i, grid, threads, shared, args, maps))
     }
     /// Brings ranges of the arena from the device, and waits for all that was launched.
     ///

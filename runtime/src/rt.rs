@@ -1,7 +1,7 @@
 //! What generated code uses: not for people, and not stable.
 
 pub use crate::__single_input as single_input;
-pub use crate::cuda::DeviceSpec;
+pub use crate::cuda::{DeviceSpec, Rows};
 pub use crate::error::Fail;
 pub use crate::frame::{Frame, Shared};
 pub use crate::instance::{Input, Instance};

@@ -103,6 +103,15 @@ void caught(const char* name, kiln::emu::Index grid, unsigned threads, size_t sh
     else std::printf("caught %s: %s\n", name, why.c_str());
 }
 
+// A map of rows of elements of `S`, whose boxes have 128 bytes of so many rows, as the driver makes it.
+template <class S>
+kiln::TensorMap map_of(const S* at, size_t rows, size_t depth, size_t pitch, unsigned box) {
+    const kiln::emu::Map map{kiln::emu::MAP_MAGIC, reinterpret_cast<uint64_t>(at), {depth, rows}, pitch * sizeof(S), {unsigned(128 / sizeof(S)), box}, sizeof(S)};
+    kiln::TensorMap out{};
+    std::memcpy(&out, &map, sizeof map);
+    return out;
+}
+
 struct Worst {
     double error = 0;
     long at = -1;

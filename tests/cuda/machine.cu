@@ -4,7 +4,7 @@
 #include "conv/pixels.cuh"
 #include "each.cuh"
 #include "gemm/few_rows.cuh"
-#include "gemm/tile.cuh"
+#include "gemm/stream.cuh"
 #include "rows/rows.cuh"
 
 using namespace kiln;
@@ -97,6 +97,18 @@ PRODUCT(groups_async_product_small, half, half, 64, 64, 32, 32, 4)
 PRODUCT(groups_async_product_narrow, half, half, 64, 32, 32, 16, 4)
 PRODUCT(units_async_product_small, bf16, bf16, 32, 32, 16, 16, 4)
 PRODUCT(units_async_product_tf32, tf32, float, 64, 64, 32, 32, 4)
+// Products by stages that the accelerator brings; on other levels than sm_90a there is nothing of them.
+#define STREAM(name, T, M, N, WM, WN, ST)                                                                                          \
+    extern "C" __global__ __launch_bounds__(Stream<Config<T, M, N, 8, WM, WN, ST>>::THREADS, Stream<Config<T, M, N, 8, WM, WN, ST>>::BLOCKS) void name( \
+        T* o, Split split, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b) {                                \
+        let_launch_behind_begin();                                                                                                  \
+        streamed_product<Config<T, M, N, 8, WM, WN, ST>>(a, b, Put<T>{o}, 1000, 1000, 768, split);                                    \
+    }
+STREAM(stream_broad, half, 128, 256, 64, 64, 4)
+STREAM(stream_square, half, 128, 128, 64, 32, 4)
+STREAM(stream_tall, bf16, 128, 64, 64, 32, 4)
+STREAM(stream_flat, half, 64, 128, 32, 64, 4)
+STREAM(stream_small, half, 64, 64, 32, 32, 4)
 // A convolution, whose windows are found while products go on.
 struct Image {
     static constexpr long long n = 8, c = 64, in_d = 1, in_h = 56, in_w = 56, out_d = 1, out_h = 56, out_w = 56, k_d = 1, k_h = 3, k_w = 3, s_d = 1, s_h = 1, s_w = 1,

@@ -2,7 +2,8 @@
 //
 // A module is a shared library that a host compiler made of the same source as nvcc's. So memory plans, arguments, launches, graph capture
 // and what happens after an error are tested as they are, without a GPU. Environment: KILN_EMULATE_ORDER (`forward`, `reverse` or
-// `random`) is the order of threads, KILN_EMULATE_SEED its seed, KILN_EMULATE_LOG=1 prints what was launched.
+// `random`) is the order of threads, KILN_EMULATE_SEED its seed, KILN_EMULATE_LOG=1 prints what was launched, KILN_EMULATE_LEVEL is the compute
+// capability that the device says it has (90, that of an H100, by default).
 #include "emulator_host.h"
 
 #include <cstdio>
@@ -36,7 +37,8 @@ enum Result {
 struct Function {
     std::string name;
     bool (*run)(const unsigned*, size_t, const uint64_t*);
-    unsigned arguments;
+    // Words of each argument, with a zero behind them.
+    const unsigned* arguments;
     size_t shared = 48 << 10;
 };
 struct Module {
@@ -96,6 +98,11 @@ unsigned long launches = 0;
 bool logs() {
     static const bool on = std::getenv("KILN_EMULATE_LOG") != nullptr;
     return on;
+}
+
+int level() {
+    const char* named = std::getenv("KILN_EMULATE_LEVEL");
+    return named ? std::atoi(named) : 90;
 }
 
 // Kernels look for the emulator's functions among those that are visible everywhere.
@@ -193,9 +200,8 @@ int cuDeviceGetName(char* name, int length, int) {
     return SUCCESS;
 }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-    // The compute capability: that of an H100.
     if (attribute != 75 && attribute != 76) return INVALID_VALUE;
-    *value = attribute == 75 ? 9 : 0;
+    *value = attribute == 75 ? level() / 10 : level() % 10;
     return SUCCESS;
 }
 int cuDeviceGetUuid_v2(unsigned char* uuid, int) {
@@ -295,7 +301,11 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
         auto run = dlsym(m->library, (std::string(name) + "_emulated").c_str());
         auto arguments = dlsym(m->library, (std::string(name) + "_arguments").c_str());
         if (!run || !arguments) return NOT_FOUND;
-        f = new Function{name, reinterpret_cast<bool (*)(const unsigned*, size_t, const uint64_t*)>(run), reinterpret_cast<unsigned (*)()>(arguments)()};
+        // Kernels that take maps are code for sm_90a alone.
+        const unsigned* words = reinterpret_cast<const unsigned* (*)()>(arguments)();
+        for (const unsigned* w = words; *w; w++)
+            if (*w > 1 && level() != 90) return NOT_FOUND;
+        f = new Function{name, reinterpret_cast<bool (*)(const unsigned*, size_t, const uint64_t*)>(run), words};
     }
     *function = f;
     return SUCCESS;
@@ -304,6 +314,20 @@ int cuFuncSetAttribute(void* function, int attribute, int value) {
     if (attribute != 8) return SUCCESS;
     if (value < 0 || size_t(value) > MOST_SHARED) return INVALID_VALUE;
     static_cast<Function*>(function)->shared = size_t(value);
+    return SUCCESS;
+}
+// Only what Kiln asks for: rows of 128-byte boxes of 16-bit elements that are swizzled by 128 bytes. What hardware asks of a map is asked here.
+int cuTensorMapEncodeTiled(void* map, int type, unsigned rank, void* address, const uint64_t* extents, const uint64_t* strides, const uint32_t* box, const uint32_t* steps,
+                           int interleave, int swizzle, int promotion, int fill) {
+    constexpr int UINT16 = 1, SWIZZLE_128B = 3, L2_256B = 3;
+    if (reinterpret_cast<uintptr_t>(map) % 64 != 0 || type != UINT16 || rank != 2 || interleave != 0 || swizzle != SWIZZLE_128B || promotion > L2_256B || fill != 0) return INVALID_VALUE;
+    if (reinterpret_cast<uintptr_t>(address) % 16 != 0 || strides[0] % 16 != 0 || strides[0] >> 40 != 0) return INVALID_VALUE;
+    for (int i = 0; i < 2; i++)
+        if (extents[i] == 0 || extents[i] >> 32 != 0 || box[i] == 0 || box[i] > 256 || steps[i] != 1) return INVALID_VALUE;
+    if (box[0] * 2 != 128 || extents[0] * 2 > strides[0]) return INVALID_VALUE;
+    const kiln::emu::Map made{kiln::emu::MAP_MAGIC, reinterpret_cast<uintptr_t>(address), {extents[0], extents[1]}, strides[0], {box[0], box[1]}, 2};
+    std::memset(map, 0, 128);
+    std::memcpy(map, &made, sizeof made);
     return SUCCESS;
 }
 int cuLaunchKernelEx(const void* config, void* function, void** arguments, void**) {
@@ -317,7 +341,10 @@ int cuLaunchKernelEx(const void* config, void* function, void** arguments, void*
         if (c->attributes[i].id != PROGRAMMATIC_STREAM_SERIALIZATION) return INVALID_VALUE;
         w.overlap = c->attributes[i].allowed != 0;
     }
-    for (unsigned i = 0; i < f->arguments; i++) w.arguments.push_back(*static_cast<uint64_t*>(arguments[i]));
+    for (unsigned i = 0; f->arguments[i]; i++) {
+        auto* words = static_cast<const uint64_t*>(arguments[i]);
+        w.arguments.insert(w.arguments.end(), words, words + f->arguments[i]);
+    }
     return post(c->stream, std::move(w));
 }
 int cuStreamCreate(void** stream, unsigned) {

@@ -31,7 +31,12 @@ constexpr size_t GUARD = 16 * 1024;
 // The operation that is a barrier of a warp.
 constexpr unsigned BARRIER = 3;
 
-enum class State : uint8_t { Ready, AtBarrier, Meeting, Done };
+// The most barriers in shared memory that a block can make here.
+constexpr unsigned MOST_GATES = 64;
+// Registers of a multiprocessor.
+constexpr unsigned REGISTERS = 65536;
+
+enum class State : uint8_t { Ready, AtBarrier, AtPart, AtGate, AtRegisters, Meeting, Done };
 
 struct Copy {
     unsigned char* to;
@@ -96,6 +101,12 @@ struct Fibre : Thread {
     bool waited;
     // Whether it wrote to shared memory what units of four warps do not see yet.
     bool unseen;
+    // Which barrier in shared memory it waits at.
+    const void* at;
+    // Whether its number of registers has changed, how often it has arrived at barriers in shared memory, and what it knows of others.
+    bool moved;
+    uint32_t arrivals;
+    std::vector<uint32_t> known;
     // Asynchronous copies not yet carried out, and how many of them each group commits.
     std::vector<Copy> copies;
     std::vector<size_t> groups;
@@ -109,16 +120,45 @@ struct Warp {
     // Products not yet carried out, and how many of them each group commits.
     std::vector<Deferred> products;
     std::vector<size_t> groups;
+    // Groups that were ever committed.
+    uint32_t committed = 0;
 };
 
-// Who touched a byte of shared memory last: since which barriers of the block and of its warp, and whether threads of several warps did.
+// Who touched a byte of shared memory last: behind which barriers of the block and of its warp, and behind how many arrivals of its own;
+// and whether several threads, or threads of several warps, did.
 struct Touch {
-    uint32_t epoch = 0, warp_epoch = 0;
+    uint32_t epoch = 0, warp_epoch = 0, arrivals = 0;
     uint16_t thread = 0;
     bool many = false, warps = false;
 };
 struct Cell {
     Touch written, read;
+};
+// The phase of a barrier, plus one, in which a bulk copy to a chunk of shared memory ends.
+struct Brought {
+    uint16_t gate = 0;
+    uint32_t phase = 0;
+};
+
+// A barrier in shared memory: where it lies, arrivals of a phase, what is missing from this one, and how many phases have ended.
+struct Gate {
+    size_t at;
+    unsigned arrivals, pending;
+    long bytes;
+    uint32_t phase;
+    // Who made it, whether the accelerator knows it, and who touched it so.
+    unsigned maker;
+    bool shown;
+    Touch made;
+    // Phases that each thread has waited for; what those know who arrive, and who arrived in phases that have ended.
+    std::vector<uint32_t> seen, arriving, arrived;
+};
+// A bulk copy under way, to a byte of shared memory.
+struct Bulk {
+    Map map;
+    int column, row;
+    size_t to;
+    uint16_t gate;
 };
 
 // Memory of the device, and whether a kernel has written to it.
@@ -143,6 +183,17 @@ struct Machine {
     // Since which barrier: accesses of two threads in one epoch are not ordered.
     uint32_t epoch = 1;
     std::vector<Cell> cells;
+    // See `emulator_races.h`: readers of words, and of each chunk which copy brings it and the last group of each warp's products that reads it.
+    std::vector<uint32_t> readers, multiplied;
+    std::vector<Brought> brought;
+    // Whether the block has units or barriers of which threads know; whether accesses are those of products, or of ones seen before.
+    bool knowing = false, multiplying = false, carrying_out = false;
+    std::vector<Gate> gates;
+    std::vector<Bulk> bulks;
+    // Who waits at barriers of some warps.
+    std::vector<unsigned> parts[16];
+    // Registers that the launch gave a thread, and those that threads have left to others.
+    unsigned launched = 0, spare = 0;
     size_t shared = 0;
     std::map<uintptr_t, Range> memory;
     std::vector<uintptr_t> reported;
@@ -217,11 +268,15 @@ int pick() {
     }
 }
 
+bool deliver();
+void stuck();
+
 // Goes on with another thread; this one is not ready, or is again.
 void yield() {
     int next = pick();
+    while (next < 0 && deliver()) next = pick();
     if (next < 0) {
-        note("no thread can go on: not all threads of the block, or lanes of a warp, reach the same barrier");
+        stuck();
         stop();
     }
     Fibre &from = self(), &to = m.fibres[unsigned(next)];
@@ -230,8 +285,22 @@ void yield() {
     change(from.context, to.context);
 }
 
+}  // namespace
+}  // namespace kiln::emu
+
+#include "emulator_races.h"
+#include "emulator_async.h"
+
+namespace kiln::emu {
+
+namespace {
 void release_barrier() {
     m.waiting = 0;
+    if (m.knowing) {
+        std::vector<unsigned> all(m.count);
+        for (unsigned i = 0; i < m.count; i++) all[i] = i;
+        share(all);
+    }
     m.epoch++;
     m.unseen = m.unseen_next;
     m.unseen_next = false;
@@ -253,67 +322,16 @@ void enter() {
         note("a lane ended while others of its warp wait for it");
         stop();
     }
-    if (m.live == 0) stop();
+    if (m.live == 0) {
+        if (!m.bulks.empty() && !m.failed) note("a block ended before its bulk copies arrived");
+        stop();
+    }
     if (m.waiting > 0) {
         note("a thread ended while others wait for it at a barrier");
         stop();
     }
     yield();
     __builtin_unreachable();
-}
-
-void report(const char* what, uintptr_t at, unsigned other, const void* instruction) {
-    uintptr_t key = reinterpret_cast<uintptr_t>(instruction);
-    if (std::find(m.reported.begin(), m.reported.end(), key) != m.reported.end()) return;
-    m.reported.push_back(key);
-    note("%s at byte %zu of shared memory with thread %u", what, size_t(at - reinterpret_cast<uintptr_t>(kiln_emu_shared)), other);
-}
-
-// Whether an earlier access of another thread is not ordered before one of this thread.
-bool unordered(const Touch& t, uint16_t me) {
-    if (t.epoch != m.epoch || (!t.many && t.thread == me)) return false;
-    return t.warps || t.thread / WARP != me / WARP || t.warp_epoch == m.warps[me / WARP].epoch;
-}
-void touch(Touch& t, uint16_t me) {
-    uint32_t now = m.warps[me / WARP].epoch;
-    bool same = t.epoch == m.epoch;
-    t.warps = same && (t.warps || t.thread / WARP != me / WARP);
-    t.many = same && (t.warps || (t.warp_epoch == now && (t.many || t.thread != me)));
-    t.epoch = m.epoch;
-    t.warp_epoch = now;
-    t.thread = me;
-}
-
-void access_shared(uintptr_t at, size_t bytes, bool write, const void* instruction) {
-    auto me = uint16_t(kiln_emu_thread->linear);
-    self().unseen |= write;
-    size_t first = at - reinterpret_cast<uintptr_t>(kiln_emu_shared);
-    for (size_t i = first; i < std::min(first + bytes, m.cells.size()); i++) {
-        Cell& c = m.cells[i];
-        if (unordered(c.written, me)) report(write ? "two threads write" : "a thread reads what another writes", at, c.written.thread, instruction);
-        if (write && unordered(c.read, me)) report("a thread writes what another reads", at, c.read.thread, instruction);
-        touch(write ? c.written : c.read, me);
-    }
-}
-
-void access(uintptr_t at, size_t bytes, bool write, const void* instruction) {
-    if (!kiln_emu_thread || bytes == 0) return;
-    if (size_t from = at - reinterpret_cast<uintptr_t>(kiln_emu_shared); from < m.shared + GUARD) {
-        if (from + bytes > m.shared) note("%zu bytes are %s behind the end of shared memory", bytes, write ? "written" : "read");
-        return access_shared(at, bytes, write, instruction);
-    }
-    // A thread's own stack, and the constants of the module, are not the memory of the device.
-    if (!in_device_space(reinterpret_cast<const void*>(at))) return;
-    auto next = m.memory.upper_bound(at);
-    if (next != m.memory.begin()) {
-        auto inside = std::prev(next);
-        if (at + bytes <= inside->first + inside->second.bytes) {
-            if (!self().waited && (write || inside->second.written)) note("%zu bytes are %s before the launch before has ended", bytes, write ? "written" : "read");
-            inside->second.written |= write;
-            return;
-        }
-    }
-    note("%zu bytes are %s outside of device memory", bytes, write ? "written" : "read");
 }
 
 }  // namespace
@@ -367,7 +385,14 @@ void kiln_emu_meet(unsigned op, void* argument, void (*f)(void**)) {
         return yield();
     }
     w.arrived = 0;
-    if (op == BARRIER) w.epoch++;
+    if (op == BARRIER) {
+        w.epoch++;
+        if (m.knowing) {
+            unsigned lanes[WARP];
+            for (unsigned i = 0; i < WARP; i++) lanes[i] = first + i;
+            share(lanes);
+        }
+    }
     f(w.lanes);
     for (unsigned i = first; i < first + WARP; i++)
         if (m.fibres[i].state == State::Meeting) set_ready(i);
@@ -375,65 +400,7 @@ void kiln_emu_meet(unsigned op, void* argument, void (*f)(void**)) {
 
 void kiln_emu_access(const void* at, size_t bytes, bool write) {
     // Nothing checks accesses where the kernel's own are not reported.
-    if (!m.cells.empty()) access(reinterpret_cast<uintptr_t>(at), bytes, write, __builtin_return_address(0));
-}
-
-void kiln_emu_copy(void* to, const void* from, unsigned bytes, unsigned valid) {
-    if (reinterpret_cast<uintptr_t>(to) % bytes || (valid && reinterpret_cast<uintptr_t>(from) % bytes)) {
-        note("an asynchronous copy of %u bytes is not aligned to them", bytes);
-        stop();
-    }
-    kiln_emu_access(to, bytes, true);
-    kiln_emu_access(from, valid, false);
-    std::memset(to, 0xff, bytes);
-    self().copies.push_back({static_cast<unsigned char*>(to), static_cast<const unsigned char*>(from), bytes, valid});
-}
-void kiln_emu_commit() { self().groups.push_back(self().copies.size()); }
-void kiln_emu_wait(unsigned pending) {
-    Fibre& f = self();
-    if (f.groups.size() <= pending) return;
-    size_t done = f.groups.size() - pending, copies = f.groups[done - 1];
-    f.unseen |= copies > 0;
-    for (size_t i = 0; i < copies; i++) {
-        const Copy& c = f.copies[i];
-        // Here it arrives for this thread; for others it does with the next barrier.
-        kiln_emu_access(c.to, c.bytes, true);
-        std::memcpy(c.to, c.from, c.valid);
-        std::memset(c.to + c.valid, 0, c.bytes - c.valid);
-    }
-    f.copies.erase(f.copies.begin(), f.copies.begin() + long(copies));
-    f.groups.erase(f.groups.begin(), f.groups.begin() + long(done));
-    for (size_t& g : f.groups) g -= copies;
-}
-
-void kiln_emu_group_sees() { self().unseen = false; }
-void kiln_emu_defer(const Deferred& product) {
-    unsigned warp = self().linear / WARP;
-    Deferred x = product;
-    x.warp = warp % 4;
-    const uint64_t swizzled = uint64_t(1) << 62 | uint64_t(1024 >> 4) << 32;
-    for (uint64_t d : {x.left, x.right})
-        if ((d >> 32) << 32 != swizzled || (d & 0x3f) * 16 % 1024 / 128 != 0) {
-            note("an operand of four warps does not begin at a multiple of 1024 bytes");
-            stop();
-        }
-    if (m.unseen) note("what threads wrote to shared memory is not there for the units of four warps: `group_sees` is missing before the barrier");
-    x.seen = x.run(x, false);
-    m.warps[warp].products.push_back(x);
-}
-void kiln_emu_group_commit() {
-    Warp& w = m.warps[self().linear / WARP];
-    w.groups.push_back(w.products.size());
-}
-void kiln_emu_group_wait(unsigned pending) {
-    Warp& w = m.warps[self().linear / WARP];
-    if (w.groups.size() <= pending) return;
-    size_t done = w.groups.size() - pending, products = w.groups[done - 1];
-    for (size_t i = 0; i < products; i++)
-        if (w.products[i].run(w.products[i], true) != w.products[i].seen) note("operands of products change before these are waited for");
-    w.products.erase(w.products.begin(), w.products.begin() + long(products));
-    w.groups.erase(w.groups.begin(), w.groups.begin() + long(done));
-    for (size_t& g : w.groups) g -= products;
+    if (checked() && !m.carrying_out) access(reinterpret_cast<uintptr_t>(at), bytes, write, __builtin_return_address(0));
 }
 
 void kiln_emu_wait_for_launch() { self().waited = true; }
@@ -472,8 +439,9 @@ bool kiln_emu_launch(Index grid, Index block, size_t shared, void (*body)(const 
     auto start = (reinterpret_cast<uintptr_t>(memory.data()) + 1023) / 1024 * 1024;
     kiln_emu_shared = reinterpret_cast<unsigned char*>(start);
     m.shared = shared;
-    bool checked = checks_accesses();
-    m.cells.assign(checked ? std::max<size_t>(shared, 1) : 0, Cell());
+    const bool checks = checks_accesses();
+    m.cells.assign(checks ? std::max<size_t>(shared, 1) : 0, Cell());
+    m.readers.assign(checks ? (shared / WORD + 1) * (m.warps.size() + 1) : 0, 0);
     m.epoch = 1;
     for (unsigned z = 0; z < grid.z && !m.failed; z++)
         for (unsigned y = 0; y < grid.y && !m.failed; y++)
@@ -482,13 +450,20 @@ bool kiln_emu_launch(Index grid, Index block, size_t shared, void (*body)(const 
                 m.live = m.count;
                 m.waiting = 0;
                 m.epoch++;
-                m.unseen = m.unseen_next = false;
+                m.unseen = m.unseen_next = m.knowing = false;
+                m.gates.clear();
+                m.bulks.clear();
+                for (auto& p : m.parts) p.clear();
+                m.launched = m.spare = 0;
+                m.multiplied.assign(checks ? (shared / CHUNK + 1) * m.warps.size() : 0, 0);
+                m.brought.assign(checks ? shared / CHUNK + 1 : 0, Brought());
                 std::memset(kiln_emu_shared, 0xff, shared);
                 for (unsigned w = 0; w < m.warps.size(); w++) {
                     m.warps[w].live = std::min(WARP, m.count - w * WARP);
                     m.warps[w].arrived = 0;
                     m.warps[w].products.clear();
                     m.warps[w].groups.clear();
+                    m.warps[w].committed = 0;
                 }
                 for (unsigned i = 0; i < m.count; i++) {
                     Fibre& f = m.fibres[i];
@@ -496,6 +471,9 @@ bool kiln_emu_launch(Index grid, Index block, size_t shared, void (*body)(const 
                     f.index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
                     f.waited = !m.overlap;
                     f.unseen = false;
+                    f.moved = false;
+                    f.arrivals = 0;
+                    f.known.assign(checks ? OF_THREADS + m.count : 0, 0);
                     f.copies.clear();
                     f.groups.clear();
                     prepare(f.context, m.stacks + STACK * i, enter);

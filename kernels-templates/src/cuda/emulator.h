@@ -16,6 +16,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) alignas(n)
 
 // Code of the emulator itself: its accesses are not those of a kernel.
@@ -38,7 +39,7 @@ struct Thread {
     unsigned linear;
 };
 
-// Products of a warp that are carried out when they are waited for, see `prims.cuh`.
+// Products of a warp that are carried out when they are waited for, see `prims/groups.cuh`.
 struct Deferred {
     uint64_t (*run)(const Deferred&, bool carry_out);
     // Where each lane keeps its sums.
@@ -71,6 +72,18 @@ void kiln_emu_group_sees();
 void kiln_emu_defer(const Deferred& product);
 void kiln_emu_group_commit();
 void kiln_emu_group_wait(unsigned pending);
+// bar.sync with a number and a count: a barrier of some warps of the block.
+void kiln_emu_part_barrier(unsigned id, unsigned threads);
+// mbarrier.init, the fence behind it, mbarrier.arrive (with expect_tx where bytes are expected), and waiting for the phase of a parity.
+void kiln_emu_mbarrier_init(void* at, unsigned arrivals);
+void kiln_emu_mbarrier_made();
+void kiln_emu_mbarrier_arrive(void* at, unsigned bytes);
+void kiln_emu_mbarrier_wait(void* at, unsigned parity);
+// cp.async.bulk.tensor of two dimensions: a box of the map, swizzled by 128 bytes, whose bytes count for the barrier at `at`.
+void kiln_emu_tma_load(void* to, const void* map, int column, int row, void* at);
+void kiln_emu_tma_prefetch(const void* map);
+// setmaxnreg: the thread, which the launch gave `from` registers, has `count` from here on; more of them are waited for.
+void kiln_emu_registers(unsigned from, unsigned count, bool more);
 // griddepcontrol.wait: from here on the thread may touch what launches write.
 void kiln_emu_wait_for_launch();
 // Counts what matrix loads cost in passes over the banks beyond the least.
@@ -79,34 +92,30 @@ void kiln_emu_conflicts(const void* const* rows, unsigned count);
 bool kiln_emu_launch(Index grid, Index block, size_t shared, void (*body)(const void*), const void* argument);
 }
 
-// Calls a kernel with arguments of eight bytes each.
-template <size_t... I>
-struct Numbers {};
-template <size_t N, size_t... I>
-struct Count : Count<N - 1, N - 1, I...> {};
-template <size_t... I>
-struct Count<0, I...> {
-    using Type = Numbers<I...>;
-};
+// Calls a kernel with arguments of words of eight bytes, one behind the other.
 template <class T>
-KILN_PLAIN inline T argument(const uint64_t* at) {
-    static_assert(sizeof(T) == 8, "kernels take arguments of eight bytes");
+KILN_PLAIN inline T argument(const uint64_t*& at) {
+    static_assert(sizeof(T) % 8 == 0, "kernels take arguments of words of eight bytes");
     T out;
-    std::memcpy(&out, at, 8);
+    std::memcpy(&out, at, sizeof(T));
+    at += sizeof(T) / 8;
     return out;
 }
-template <class... A, size_t... I>
-KILN_PLAIN inline void apply(void (*kernel)(A...), const uint64_t* args, Numbers<I...>) {
-    kernel(argument<A>(args + I)...);
-}
+template <class... A>
+struct Arguments {
+    // In a list in braces, arguments are read in their order.
+    KILN_PLAIN Arguments(void (*kernel)(A...), A... args) { kernel(args...); }
+};
 template <class... A>
 KILN_PLAIN inline void apply(void (*kernel)(A...), const uint64_t* args) {
-    apply(kernel, args, typename Count<sizeof...(A)>::Type());
+    Arguments<A...>{kernel, argument<A>(args)...};
 }
 
+// How many words each argument of a kernel has, and a zero behind them.
 template <class... A>
-constexpr unsigned arity(void (*)(A...)) {
-    return sizeof...(A);
+inline const unsigned* words(void (*)(A...)) {
+    static const unsigned each[] = {unsigned(sizeof(A) / 8)..., 0};
+    return each;
 }
 
 }  // namespace kiln::emu
@@ -118,7 +127,7 @@ constexpr unsigned arity(void (*)(A...)) {
 
 // Makes a kernel known to the driver.
 #define KILN_EXPORT(name)                                                                                              \
-    extern "C" unsigned name##_arguments() { return kiln::emu::arity(name); }                                           \
+    extern "C" const unsigned* name##_arguments() { return kiln::emu::words(name); }                                    \
     extern "C" bool name##_emulated(const unsigned* shape, size_t shared, const uint64_t* args) {                       \
         return kiln::emu::kiln_emu_launch({shape[0], shape[1], shape[2]}, {shape[3], shape[4], shape[5]}, shared,       \
                                           [](const void* a) KILN_PLAIN { kiln::emu::apply(name, (const uint64_t*)a); }, args); \

@@ -9,6 +9,13 @@ namespace kiln::emu {
 // In which order threads run between barriers.
 enum class Order { Forward, Reverse, Random };
 
+// What a map of the stand-in driver says, in the place of what hardware has there: rows in memory, and the box that a copy takes of them.
+struct Map {
+    uint64_t magic, address, extents[2], pitch;
+    uint32_t box[2], element;
+};
+constexpr uint64_t MAP_MAGIC = 0x70616d6e6c696b00;
+
 void set_order(Order order, uint64_t seed);
 // What a kernel did that it must not; null where none did.
 const char* failure();

@@ -15,11 +15,18 @@ macro_rules! sources {
 
 /// The templates, each behind those that it includes.
 pub const TEMPLATES: &[Source] = sources![
+    "prims/elements.cuh" in "prims/elements.cuh",
+    "prims/threads.cuh" in "prims/threads.cuh",
+    "prims/copies.cuh" in "prims/copies.cuh",
+    "prims/units.cuh" in "prims/units.cuh",
+    "prims/groups.cuh" in "prims/groups.cuh",
+    "prims/bulk.cuh" in "prims/bulk.cuh",
     "prims.cuh" in "prims.cuh",
     "scalar.cuh" in "scalar.cuh",
     "each.cuh" in "each.cuh",
     "split.cuh" in "split.cuh",
     "gemm/tile.cuh" in "../gemm/tile.cuh",
+    "gemm/stream.cuh" in "../gemm/stream.cuh",
     "gemm/few_rows.cuh" in "../gemm/few_rows.cuh",
     "gemm/narrow/codes.cuh" in "../gemm/narrow/codes.cuh",
     "conv/pixels.cuh" in "../conv/pixels.cuh",
@@ -43,6 +50,8 @@ pub const TEMPLATES: &[Source] = sources![
 pub const EMULATOR: &[Source] = sources![
     "emulator.h" in "emulator.h",
     "emulator_host.h" in "emulator_host.h",
+    "emulator_races.h" in "emulator_races.h",
+    "emulator_async.h" in "emulator_async.h",
     "emulator.cpp" in "emulator.cpp",
     "driver.cpp" in "driver.cpp",
 ];

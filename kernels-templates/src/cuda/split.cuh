@@ -12,19 +12,23 @@ struct Split {
     unsigned* counters;
 };
 
-// Whether this block is the last one of its result; then it sees what the others left. All threads of a block call it together, and their
-// shared memory is free.
-KILN_DEVICE bool last_of(const Split& split) {
+// Whether this block is the last one of its result; then it sees what the others left. All threads that meet at `together`, the first of the
+// block among them, call it, and their shared memory is free.
+template <class B>
+KILN_DEVICE bool last_of(const Split& split, B together) {
     fence();
-    barrier();
+    together();
     unsigned* before = reinterpret_cast<unsigned*>(shared_memory());
     unsigned* counter = split.counters + blockIdx.y * gridDim.x + blockIdx.x;
     if (threadIdx.x == 0) *before = count_up(counter);
-    barrier();
+    together();
     if (*before != unsigned(split.of - 1)) return false;
     fence();
     if (threadIdx.x == 0) *counter = 0;
     return true;
+}
+KILN_DEVICE bool last_of(const Split& split) {
+    return last_of(split, [] { barrier(); });
 }
 
 }  // namespace kiln

@@ -59,7 +59,7 @@ template <class C, bool OF_ROWS = false>
 struct Units {
     using T = typename C::Type;
     using S = typename Sum<T>::Type;
-    static constexpr int THREADS = (C::BM / C::WM) * (C::BN / C::WN) * 32, MI = C::WM / 16, NI = C::WN / 8, V = 2, LAG = 0;
+    static constexpr int THREADS = (C::BM / C::WM) * (C::BN / C::WN) * 32, MI = C::WM / 16, NI = C::WN / 8, V = 2, LAG = 0, BM = C::BM, BN = C::BN;
     static_assert(C::BM % C::WM == 0 && C::BN % C::WN == 0 && C::WM % 16 == 0 && C::WN % 16 == 0, "warps tile the block");
     S sums[MI][NI][4], of_rows[OF_ROWS ? MI : 1][1][4] = {};
     int lane, row, col;
@@ -124,7 +124,7 @@ template <class C>
 constexpr bool in_groups() {
     if constexpr (sizeof(typename C::Type) == 2) {
         constexpr int THREADS = Units<C>::THREADS;
-        return C::CHUNKS == 8 && C::STAGES >= 4 && THREADS % 128 == 0 && C::BM % (THREADS / 2) == 0 && (C::BN == 32 || C::BN == 64 || C::BN == 128);
+        return C::CHUNKS == 8 && C::STAGES >= 4 && THREADS % 128 == 0 && C::BM % (THREADS / 2) == 0 && (C::BN == 32 || C::BN == 64 || C::BN == 128 || C::BN == 256);
     }
     return false;
 }
@@ -135,7 +135,7 @@ template <class C>
 struct GroupUnits {
     using T = typename C::Type;
     using S = float;
-    static constexpr int THREADS = Units<C>::THREADS, MI = C::BM / 64 / (THREADS / 128), NI = C::BN / 8, V = 2, LAG = 1;
+    static constexpr int THREADS = Units<C>::THREADS, MI = C::BM / 64 / (THREADS / 128), NI = C::BN / 8, V = 2, LAG = 1, BM = C::BM, BN = C::BN;
     S sums[MI][NI][4];
     int lane, row;
 
@@ -187,7 +187,7 @@ struct GroupUnits {
 template <class C>
 struct Scalars {
     using S = float;
-    static constexpr int THREADS = 256, TM = C::BM / 16, TN = C::BN / 16, V = 1, LAG = 0;
+    static constexpr int THREADS = 256, TM = C::BM / 16, TN = C::BN / 16, V = 1, LAG = 0, BM = C::BM, BN = C::BN;
     float sums[TM][TN];
     int ty, tx;
 
@@ -291,6 +291,54 @@ struct Feed {
     }
 };
 
+// Hands the sums of a block to the functor of a product; where the depth is split, those of all splits, by the block that `last` holds for.
+// With `OF_ROWS`, `filled` is taken off the sums of rows.
+template <bool OF_ROWS, class U, class E, class L>
+KILN_DEVICE void hand_out(U& units, const E& e, int m, int n, typename U::S filled, const Split& split, L last) {
+    using S = typename U::S;
+    const int m0 = int(blockIdx.x) * U::BM, n0 = int(blockIdx.y) * U::BN;
+    auto finish = [&](int row, int col, S(&v)[U::V], auto... of_row) {
+        if (row >= m || col >= n) return;
+        if constexpr (U::V == 2 && E::VEC >= 2) {
+            e(row, col, v, of_row...);
+        } else {
+            KILN_UNROLL
+            for (int i = 0; i < U::V; i++)
+                if (col + i < n) e(row, col + i, reinterpret_cast<S(&)[1]>(v[i]), of_row...);
+        }
+    };
+    if (OF_ROWS || split.of == 1) {
+        units.each([&](int r, int c, S(&v)[U::V], auto... of_row) { finish(m0 + r, n0 + c, v, S(of_row - filled)...); });
+        return;
+    }
+    S* partial = static_cast<S*>(split.partial);
+    const long long all = (long long)m * n;
+    // Hands out places in the partial results of split `s` with the sums that belong there, neighbours together where they lie so.
+    auto places = [&](int s, auto f) {
+        units.each([&](int r, int c, S(&v)[U::V], auto...) {
+            constexpr int BY = U::V == 2 && E::VEC >= 2 ? 2 : 1;
+            KILN_UNROLL
+            for (int i = 0; i < U::V; i += BY)
+                if (m0 + r < m && n0 + c + i < n) f(partial + s * all + (long long)(m0 + r) * n + n0 + c + i, *reinterpret_cast<Vec<S, BY>*>(v + i));
+        });
+    };
+    places(split.at, [](S* at, const auto& v) { store<sizeof(v) / sizeof(S)>(at, v); });
+    if (!last()) return;
+    // All of a split are asked for together, and added in the order of splits.
+    units.each([](int, int, S(&v)[U::V], auto...) {
+        KILN_UNROLL
+        for (int i = 0; i < U::V; i++) v[i] = 0;
+    });
+    KILN_UNROLL_BY(1)
+    for (int s = 0; s < split.of; s++)
+        places(s, [](const S* at, auto& v) {
+            const auto x = load<sizeof(v) / sizeof(S)>(at);
+            KILN_UNROLL
+            for (int i = 0; i < int(sizeof(v) / sizeof(S)); i++) v.at[i] += x.at[i];
+        });
+    units.each([&](int r, int c, S(&v)[U::V], auto... of_row) { finish(m0 + r, n0 + c, v, of_row...); });
+}
+
 // C: `Type`, `BM`, `BN`, `CHUNKS` (of 16 bytes, the depth of a stage), `STAGES`, for matrix units `WM`, `WN`, and whether no launch writes the
 // right side (`CONSTANT`), so that its first stages need not wait for the launch before. Sums of a split meet in its partial results, splits x
 // m x n of them. The functor `e` takes (row, column, sums of V neighbours); its `VEC` says how many neighbours it may be given: 2 only where
@@ -346,49 +394,9 @@ KILN_DEVICE void product(const A& a, const B& b, const E& e, int m, int n, int d
     copy_wait<0>();
     units.end();
 
-    using S = typename U::S;
-    auto finish = [&](int row, int col, S(&v)[U::V], auto... of_row) {
-        if (row >= m || col >= n) return;
-        if constexpr (U::V == 2 && E::VEC >= 2) {
-            e(row, col, v, of_row...);
-        } else {
-            KILN_UNROLL
-            for (int i = 0; i < U::V; i++)
-                if (col + i < n) e(row, col + i, reinterpret_cast<S(&)[1]>(v[i]), of_row...);
-        }
-    };
-    if (OF_ROWS || split.of == 1) {
-        // Stages are filled to their end, with what absent elements count as.
-        const S filled = OF_ROWS ? fused(S(steps * C::CHUNKS * PER), S(Absent<A>::of(a)), S(0)) : S(0);
-        units.each([&](int r, int c, S(&v)[U::V], auto... of_row) { finish(m0 + r, n0 + c, v, S(of_row - filled)...); });
-        return;
-    }
-    S* partial = static_cast<S*>(split.partial);
-    const long long all = (long long)m * n;
-    // Hands out places in the partial results of split `s` with the sums that belong there, neighbours together where they lie so.
-    auto places = [&](int s, auto f) {
-        units.each([&](int r, int c, S(&v)[U::V], auto...) {
-            constexpr int BY = U::V == 2 && E::VEC >= 2 ? 2 : 1;
-            KILN_UNROLL
-            for (int i = 0; i < U::V; i += BY)
-                if (m0 + r < m && n0 + c + i < n) f(partial + s * all + (long long)(m0 + r) * n + n0 + c + i, *reinterpret_cast<Vec<S, BY>*>(v + i));
-        });
-    };
-    places(split.at, [](S* at, const auto& v) { store<sizeof(v) / sizeof(S)>(at, v); });
-    if (!last_of(split)) return;
-    // All of a split are asked for together, and added in the order of splits.
-    units.each([](int, int, S(&v)[U::V], auto...) {
-        KILN_UNROLL
-        for (int i = 0; i < U::V; i++) v[i] = 0;
-    });
-    KILN_UNROLL_BY(1)
-    for (int s = 0; s < split.of; s++)
-        places(s, [](const S* at, auto& v) {
-            const auto x = load<sizeof(v) / sizeof(S)>(at);
-            KILN_UNROLL
-            for (int i = 0; i < int(sizeof(v) / sizeof(S)); i++) v.at[i] += x.at[i];
-        });
-    units.each([&](int r, int c, S(&v)[U::V], auto... of_row) { finish(m0 + r, n0 + c, v, of_row...); });
+    // Stages are filled to their end, with what absent elements count as.
+    const auto filled = OF_ROWS ? fused(typename U::S(steps * C::CHUNKS * PER), typename U::S(Absent<A>::of(a)), typename U::S(0)) : typename U::S(0);
+    hand_out<OF_ROWS>(units, e, m, n, filled, split, [&] { return last_of(split); });
 }
 
 }  // namespace kiln

@@ -1,5 +1,6 @@
 //! The CUDA driver as a table of functions, found at run time: nothing of CUDA is needed to build a program or to start it.
 
+use super::Rows;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
@@ -55,12 +56,36 @@ pub(super) struct LaunchConfig {
     pub(super) count: c_uint,
 }
 
+/// Rows as the tensor memory accelerator knows them (`CUtensorMap`), in the driver's own words.
+#[repr(C, align(128))]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TensorMap([u64; 16]);
+
+/// `cuTensorMapEncodeTiled`: the map, element type, dimensions, address, extents, strides in bytes from the second dimension on, box, element
+/// strides, and how elements are interleaved, swizzled, brought to the second cache, and filled in where there are none.
+type EncodeTiled = unsafe extern "C" fn(
+    *mut TensorMap,
+    c_int,
+    c_uint,
+    u64,
+    *const u64,
+    *const u64,
+    *const c_uint,
+    *const c_uint,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+) -> c_int;
+
 macro_rules! driver {
     ($($(#[$doc:meta])* $name:ident = $symbol:literal ($($arg:ident: $ty:ty),*);)*) => {
         /// The functions of the driver that the runtime calls; see the CUDA driver API reference for each.
         #[derive(Debug)]
         pub(super) struct Driver {
             error_text: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
+            /// Drivers before CUDA 12 lack it; what it serves has another form.
+            encode_tiled: Option<EncodeTiled>,
             $($name: unsafe extern "C" fn($($ty),*) -> c_int,)*
         }
 
@@ -78,6 +103,7 @@ macro_rules! driver {
                 unsafe {
                     Ok(Driver {
                         error_text: std::mem::transmute::<Handle, unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int>(symbol(c"cuGetErrorString")?),
+                        encode_tiled: std::mem::transmute::<Handle, Option<EncodeTiled>>(dlsym(library, c"cuTensorMapEncodeTiled".as_ptr())),
                         $($name: std::mem::transmute::<Handle, unsafe extern "C" fn($($ty),*) -> c_int>(symbol($symbol)?),)*
                     })
                 }
@@ -172,6 +198,43 @@ impl Driver {
             Ok(driver)
         });
         loaded.as_ref().map_err(Clone::clone)
+    }
+    /// Whether it makes maps.
+    pub(super) fn makes_maps(&self) -> bool {
+        self.encode_tiled.is_some()
+    }
+    /// A map of rows. Nothing is read there: the address is only written down.
+    pub(super) fn map_of(&self, r: &Rows) -> Result<TensorMap, Refused> {
+        const UINT16: c_int = 1;
+        const SWIZZLE_128B: c_int = 3;
+        const PROMOTION_L2_256B: c_int = 3;
+        const NOT_SUPPORTED: c_int = 801;
+        let function = "encode_tiled";
+        let Some(encode) = self.encode_tiled else {
+            return Err(Refused { function, code: NOT_SUPPORTED, text: "this driver makes no maps".into() });
+        };
+        let bytes = size_of::<u16>();
+        let mut map = TensorMap([0; 16]);
+        let (extents, strides) = ([r.depth as u64, r.rows as u64], [(r.pitch * bytes) as u64]);
+        let sizes = [(Rows::BOX / bytes) as c_uint, r.of_box as c_uint];
+        // SAFETY: every list has as many numbers as two dimensions ask for, and the map is aligned as it must be.
+        let code = unsafe {
+            encode(
+                &mut map,
+                UINT16,
+                2,
+                r.at,
+                extents.as_ptr(),
+                strides.as_ptr(),
+                sizes.as_ptr(),
+                [1, 1].as_ptr(),
+                0,
+                SWIZZLE_128B,
+                PROMOTION_L2_256B,
+                0,
+            )
+        };
+        if code == 0 { Ok(map) } else { Err(self.refused(function, code)) }
     }
     fn refused(&self, function: &'static str, code: c_int) -> Refused {
         let mut text: *const c_char = std::ptr::null();

@@ -1,6 +1,7 @@
 //! `Machine`: what one instance has on a device, and how a run goes there: uploads, launches, results, recorded once and then replayed.
 
-use super::driver::{Handle, LaunchAttribute, LaunchConfig, Refused};
+use super::Rows;
+use super::driver::{Handle, LaunchAttribute, LaunchConfig, Refused, TensorMap};
 use super::shared::{Shared, error};
 use crate::error::{Error, Fail, Result};
 use crate::spec::OutPlace;
@@ -11,8 +12,9 @@ use std::sync::Arc;
 
 /// Words that kernels report a fault in: how many did, the line of the node, the index, and the extent.
 const FAULT: usize = 4;
-/// Arguments of a launch at most.
+/// Arguments of a launch at most, and maps behind them.
 const ARGUMENTS: usize = 128;
+const MAPS: usize = 2;
 /// Shapes whose recordings are kept.
 const RECORDINGS: usize = 8;
 /// Work of other threads of the process stays out of a recording, and they are not disturbed by it.
@@ -340,7 +342,13 @@ impl Machine {
         self.waited(|m| unsafe { m.shared.driver.copy_within_device(m.state.at + at as u64, from, bytes, m.stream) })
     }
 
-    /// Launches kernel `i` over a grid of blocks; nothing where one of the extents is 0.
+    /// Whether kernels are there whose operands the tensor memory accelerator brings.
+    pub(crate) fn streams(&self) -> bool {
+        self.shared.streams
+    }
+
+    /// Launches kernel `i` over a grid of blocks, with words as its arguments and maps of rows behind them; nothing where one of the extents
+    /// is 0.
     pub(crate) fn launch(
         &mut self,
         i: usize,
@@ -348,18 +356,26 @@ impl Machine {
         threads: usize,
         shared: usize,
         args: &[u64],
+        maps: &[Rows],
     ) -> std::result::Result<(), Fail> {
         if grid.contains(&0) {
             return Ok(());
         }
-        if args.len() > ARGUMENTS {
-            return Err(Fail::Device(format!("a launch of {} arguments; there is room for {ARGUMENTS}", args.len())));
+        if args.len() > ARGUMENTS || maps.len() > MAPS {
+            let text = format!("a launch of {} arguments and {} maps; there is room for {ARGUMENTS} and {MAPS}", args.len(), maps.len());
+            return Err(Fail::Device(text));
         }
         let result = self.post(|m| {
             let function = m.shared.function(i, shared)?;
-            let mut words: [*mut c_void; ARGUMENTS] = [std::ptr::null_mut(); ARGUMENTS];
-            for (w, a) in words.iter_mut().zip(args) {
-                *w = std::ptr::from_ref(a).cast_mut().cast();
+            let mut made: [Option<TensorMap>; MAPS] = [None; MAPS];
+            for (to, rows) in made.iter_mut().zip(maps) {
+                *to = Some(m.shared.driver.map_of(rows)?);
+            }
+            let mut words: [*mut c_void; ARGUMENTS + MAPS] = [std::ptr::null_mut(); ARGUMENTS + MAPS];
+            let args = args.iter().map(|a| std::ptr::from_ref(a).cast());
+            let maps = made.iter().flatten().map(|map| std::ptr::from_ref(map).cast::<c_void>());
+            for (w, a) in words.iter_mut().zip(args.chain(maps)) {
+                *w = a.cast_mut();
             }
             let overlap = m.shared.overlaps && m.behind_launch;
             let config = LaunchConfig {
@@ -370,7 +386,8 @@ impl Machine {
                 attributes: &LaunchAttribute::OVERLAP,
                 count: overlap.into(),
             };
-            // SAFETY: generated code passes the arguments that the kernel takes, words of 8 bytes each, with addresses from the plan.
+            // SAFETY: generated code passes the arguments that the kernel takes, words of 8 bytes each, with addresses from the plan, and maps,
+            // which the driver copies with them.
             unsafe { m.shared.driver.launch(&config, function, words.as_mut_ptr(), std::ptr::null_mut()) }
         });
         self.behind_launch = result.is_ok();

@@ -10,6 +10,27 @@ pub(crate) use shared::{Shared, Wanted};
 
 use crate::spec::Spec;
 
+/// Rows of elements of 16 bits in memory of the device, as the tensor memory accelerator brings them to kernels: in boxes of 128 bytes of
+/// some rows. They begin at multiples of 16 bytes; what lies outside of them is zero.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    /// The address of the first one.
+    pub at: u64,
+    /// How many there are.
+    pub rows: usize,
+    /// Elements of a row.
+    pub depth: usize,
+    /// Elements from row to row.
+    pub pitch: usize,
+    /// Rows of a box.
+    pub of_box: usize,
+}
+
+impl Rows {
+    /// Bytes of a row of a box.
+    const BOX: usize = 128;
+}
+
 /// What generated code says of a model for a GPU.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceSpec {

@@ -14,6 +14,8 @@ const PLAIN_SHARED: usize = 48 << 10;
 /// The attribute of a device that is the first number of its compute capability, and the least one whose launches can overlap.
 const LEVEL: c_int = 75;
 const OVERLAPS: c_int = 9;
+/// The driver's answer where the code for a device lacks a kernel.
+const NOT_FOUND: c_int = 500;
 
 /// A model on a device.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub(crate) struct Shared {
     device: c_int,
     context: Handle,
     module: Handle,
+    /// The kernels; null where code for the device lacks one, since it has another in its place.
     functions: Vec<Handle>,
     /// The shared memory that each kernel has been allowed so far.
     allowed: Mutex<Vec<usize>>,
@@ -31,6 +34,8 @@ pub(crate) struct Shared {
     pub(super) overlaps: bool,
     /// The profiler that takes ranges, if there is one, and the names of the steps for it.
     ranges: Option<(Ranges, Vec<CString>)>,
+    /// Whether kernels are there whose operands the tensor memory accelerator brings.
+    pub(super) streams: bool,
     /// The device's name, for people.
     pub(crate) name: String,
 }
@@ -70,6 +75,7 @@ impl Shared {
             weights: 0,
             overlaps: overlap && level(driver, device) >= OVERLAPS,
             ranges: Ranges::get().map(|r| (r, names(spec))),
+            streams: false,
             name: name(driver, device),
         };
         let (image, bytes) = (spec.image)();
@@ -89,9 +95,12 @@ impl Shared {
             for kernel in spec.kernels {
                 let kernel = CString::new(*kernel).map_err(|_| Error::Device { message: "a kernel without a name".into() })?;
                 let mut f = std::ptr::null_mut();
-                driver.function(&mut f, out.module, kernel.as_ptr()).map_err(error)?;
-                out.functions.push(f);
+                match driver.function(&mut f, out.module, kernel.as_ptr()) {
+                    Err(e) if e.code != NOT_FOUND => return Err(error(e)),
+                    found => out.functions.push(if found.is_ok() { f } else { std::ptr::null_mut() }),
+                }
             }
+            out.streams = driver.makes_maps() && !out.functions.contains(&std::ptr::null_mut());
             if size > 0 {
                 driver.allocate(&mut out.weights, size).map_err(|_| Error::Memory { bytes: size })?;
                 driver.copy_to_device(out.weights, weights.cast(), size, std::ptr::null_mut()).map_err(error)?;
@@ -116,6 +125,13 @@ impl Shared {
     /// A kernel that may ask for as much shared memory.
     pub(super) fn function(&self, i: usize, shared: usize) -> std::result::Result<Handle, Refused> {
         let f = self.functions[i];
+        if f.is_null() {
+            return Err(Refused {
+                function: "function",
+                code: NOT_FOUND,
+                text: format!("the kernels for this device lack {}", self.spec.kernels[i]),
+            });
+        }
         if shared > PLAIN_SHARED {
             let mut allowed = self.allowed.lock().unwrap_or_else(|e| e.into_inner());
             if shared > allowed[i] {

@@ -9,6 +9,7 @@ mod moves;
 mod products;
 mod rows;
 mod sheet;
+mod streams;
 mod windows;
 
 use super::{Printer, ident};
@@ -37,13 +38,33 @@ pub(super) struct Kernels {
 /// Counters of tiles whose depth is split among blocks.
 const COUNTERS: usize = 1 << 14;
 
-/// A launch: the kernel's number, blocks, threads and shared memory, and arguments as words.
+/// A launch: the kernel's number, blocks, threads and shared memory, arguments as words, and maps of rows behind them; and what is launched
+/// in its place by devices that make no maps.
 struct Launch {
     kernel: usize,
     grid: [TokenStream; 3],
     threads: usize,
     shared: usize,
     args: Vec<TokenStream>,
+    maps: Vec<TokenStream>,
+    otherwise: Option<Box<Launch>>,
+}
+
+impl Launch {
+    /// The statement that launches it.
+    fn statement(self) -> TokenStream {
+        let Launch { kernel, grid: [x, y, z], threads, shared, args, maps, otherwise } = self;
+        let (kernel, threads, shared) = (super::int(kernel), super::int(threads), super::int(shared));
+        let this = if maps.is_empty() {
+            quote!(f.launch(#kernel, [#x, #y, #z], #threads, #shared, &[#(#args),*])?;)
+        } else {
+            quote!(f.launch_mapped(#kernel, [#x, #y, #z], #threads, #shared, &[#(#args),*], &[#(#maps),*])?;)
+        };
+        match otherwise.map(|other| other.statement()) {
+            Some(other) => quote!(if f.streams() { #this } else { #other }),
+            None => this,
+        }
+    }
 }
 
 impl Kernels {
@@ -127,11 +148,7 @@ impl Printer<'_> {
         let symbols: Vec<Dim> = (0..self.plan.graph.symbols.len()).map(|i| Dim::sym(Sym(i as u32))).collect();
         let bindings = self.bindings(&symbols);
         let checks = self.meets_of(step);
-        let launches = launches.into_iter().map(|l| {
-            let Launch { kernel, grid: [x, y, z], threads, shared, args } = l;
-            let (kernel, threads, shared) = (super::int(kernel), super::int(threads), super::int(shared));
-            quote!(f.launch(#kernel, [#x, #y, #z], #threads, #shared, &[#(#args),*])?;)
-        });
+        let launches = launches.into_iter().map(Launch::statement);
         quote! {
             #[inline(never)]
             fn #name(f: &mut #rt::Frame<'_>) -> #rt::Done {

@@ -4,11 +4,12 @@ use super::super::{Printer, int};
 use super::epilogue::{Ends, Rows};
 use super::rows::indices;
 use super::sheet::Sheet;
+use super::streams::Stream;
 use super::{COUNTERS, Kernels, Launch};
 use crate::ir::{Dim, ValueId, product};
 use crate::kernel::{Kernel, Packed, Stride, ZeroPoints};
 use crate::plan::codes_pitch;
-use crate::target::cuda::{Tile, tile_of};
+use crate::target::cuda::{Form, Tile, tile_of};
 use crate::target::{Element, Precision};
 use kiln_kernels::gemm::narrow::Coding;
 use proc_macro2::TokenStream;
@@ -48,7 +49,7 @@ pub(super) struct Dense<'k> {
 }
 
 /// A product that a tile computes: loaders as C++ expressions, and what surrounds them.
-pub(super) struct Tiled {
+pub(super) struct Tiled<'p> {
     /// What is multiplied.
     pub(super) element: Element,
     /// Whether sums of rows are handed out too.
@@ -66,6 +67,8 @@ pub(super) struct Tiled {
     pub(super) batch: Option<TokenStream>,
     /// Whether a loader finds its elements one by one, or results are stored so.
     pub(super) gathers: bool,
+    /// Its streamed form, where it has one.
+    pub(super) stream: Option<Stream<'p>>,
 }
 
 impl Printer<'_> {
@@ -81,47 +84,65 @@ impl Printer<'_> {
         if e.by_scalars() { 1 } else { 2 }
     }
 
-    /// The launch of a product by tiles.
-    pub(super) fn tiled_on_gpu(&self, mut s: Sheet<'_>, t: Tiled, functor: &str, kernels: &mut Kernels) -> Vec<Launch> {
-        let element = t.element;
+    /// The launch of a product by tiles, in the form that the estimate prefers; a streamed one has the other beside it, for other devices.
+    pub(super) fn tiled_on_gpu(&self, s: Sheet<'_>, mut t: Tiled<'_>, functor: &str, kernels: &mut Kernels) -> Vec<Launch> {
+        let stream = t.stream.take();
         let closed = [&t.rows, &t.cols, &t.depth].into_iter().all(|d| d.as_int().is_some());
         let [m, n, k] = [&t.rows, &t.cols, &t.depth].map(|d| self.likely(d));
-        let tile = tile_of(element, m, n, k, t.splits && closed && !t.of_rows, t.gathers);
-        let fits = tile.grid(m, n).iter().product::<usize>() <= COUNTERS;
-        let tile = if fits { tile } else { Tile { splits: 1, ..tile } };
-        let Tile { rows, cols, chunks, warp: [wm, wn], stages, splits } = tile;
-        let word = element.word();
-        s.constants(
-            "C",
-            &format!(
-                "using Type = {word}; static constexpr int BM = {rows}, BN = {cols}, CHUNKS = {chunks}, WM = {wm}, WN = {wn}, STAGES = {stages}; static constexpr bool CONSTANT = {};",
-                t.batch.is_none()
-            ),
-        );
-        s.waits_itself();
-        let split = if splits > 1 {
-            kernels.partial = kernels.partial.max(splits * m * n * size_of::<f32>());
-            let behind = int(COUNTERS * size_of::<u32>());
-            let counters = s.word("unsigned*", quote!(f.device_scratch(0)));
-            let partial = s.word("void*", quote!(f.device_scratch(#behind)));
-            format!("Split{{int(blockIdx.z), {splits}, {partial}, {counters}}}")
-        } else {
-            "Split{0, 1, nullptr, nullptr}".to_string()
+        let choose = |streams: bool| {
+            let tile = tile_of(t.element, m, n, k, t.splits && closed && !t.of_rows, t.gathers, streams);
+            let fits = tile.grid(m, n).iter().product::<usize>() <= COUNTERS;
+            if fits { tile } else { Tile { splits: 1, ..tile } }
         };
+        let staged = self.staged_on_gpu(s, &t, choose(false), functor, kernels);
+        let tile = choose(stream.is_some());
+        match stream.filter(|_| tile.form == Form::Streamed) {
+            Some(stream) => vec![Launch { otherwise: Some(Box::new(staged)), ..self.streamed_on_gpu(stream, &t, tile, kernels) }],
+            None => vec![staged],
+        }
+    }
+    fn staged_on_gpu(&self, mut s: Sheet<'_>, t: &Tiled<'_>, tile: Tile, functor: &str, kernels: &mut Kernels) -> Launch {
+        self.tile_constants(&mut s, t, tile);
+        s.waits_itself();
+        let split = self.split_of(&mut s, t, tile, kernels);
         let [em, en, ek] = [&t.rows, &t.cols, &t.depth].map(|d| s.extent(d));
         let [a, b] = &t.loaders;
         let before = &t.before;
         let of_rows = if t.of_rows { ", true" } else { "" };
         let body = format!("{before}product<@_::C{of_rows}>({a}, {b}, {functor}, int({em}), int({en}), int({ek}), {split});");
-        let z = match t.batch {
-            Some(matrices) => matrices,
-            None => {
-                let splits = int(splits);
-                quote!(#splits)
-            }
-        };
-        let grid = [self.blocks(&t.rows, rows), self.blocks(&t.cols, cols), z];
-        s.launch(kernels, grid, tile.threads(element), tile.shared(), &body)
+        let grid = [self.blocks(&t.rows, tile.rows), self.blocks(&t.cols, tile.cols), self.layers(t, tile)];
+        s.made(kernels, grid, tile.threads(t.element), tile.shared(), &body)
+    }
+    /// The struct of a tile.
+    pub(super) fn tile_constants(&self, s: &mut Sheet<'_>, t: &Tiled<'_>, tile: Tile) {
+        let Tile { rows, cols, chunks, warp: [wm, wn], stages, .. } = tile;
+        let (word, constant) = (t.element.word(), t.batch.is_none());
+        s.constants(
+            "C",
+            &format!(
+                "using Type = {word}; static constexpr int BM = {rows}, BN = {cols}, CHUNKS = {chunks}, WM = {wm}, WN = {wn}, STAGES = {stages}; static constexpr bool CONSTANT = {constant};"
+            ),
+        );
+    }
+    /// The part of the depth that a block has, as a C++ expression.
+    pub(super) fn split_of(&self, s: &mut Sheet<'_>, t: &Tiled<'_>, tile: Tile, kernels: &mut Kernels) -> String {
+        let splits = tile.splits;
+        if splits == 1 {
+            return "Split{0, 1, nullptr, nullptr}".to_string();
+        }
+        let [m, n] = [&t.rows, &t.cols].map(|d| self.likely(d));
+        kernels.partial = kernels.partial.max(splits * m * n * size_of::<f32>());
+        let behind = int(COUNTERS * size_of::<u32>());
+        let counters = s.word("unsigned*", quote!(f.device_scratch(0)));
+        let partial = s.word("void*", quote!(f.device_scratch(#behind)));
+        format!("Split{{int(blockIdx.z), {splits}, {partial}, {counters}}}")
+    }
+    /// Layers of blocks: matrices of a batch, or splits of the depth.
+    pub(super) fn layers(&self, t: &Tiled<'_>, tile: Tile) -> TokenStream {
+        t.batch.clone().unwrap_or_else(|| {
+            let splits = int(tile.splits);
+            quote!(#splits)
+        })
     }
 
     /// The loader of packed columns or filters.
@@ -217,18 +238,24 @@ impl Printer<'_> {
         if ends.of_rows() {
             left = self.filled(&mut s, ends, &ty, left);
         }
+        let depth = Dim::int(k as i64);
+        let stream = match right {
+            Right::Columns(packed) => self.stream_of(&s, element, (a, a_row), packed, [m, &cols, &depth], (&rows, ends)),
+            Right::Codes(..) => None,
+        };
         let right = self.right_loader(&mut s, right, element, n, k);
         let tiled = Tiled {
             element,
             of_rows: ends.of_rows(),
             rows: m.clone(),
             cols,
-            depth: Dim::int(k as i64),
+            depth,
             loaders: [left, right],
             before: String::new(),
             splits: true,
             batch: None,
             gathers: !whole || coded || stored < most,
+            stream,
         };
         self.tiled_on_gpu(s, tiled, &functor, kernels)
     }
@@ -297,6 +324,7 @@ impl Printer<'_> {
             splits: false,
             batch: Some(matrices),
             gathers: true,
+            stream: None,
         };
         self.tiled_on_gpu(s, tiled, &functor, kernels)
     }

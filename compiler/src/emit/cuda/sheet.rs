@@ -15,6 +15,8 @@ pub(super) struct Sheet<'p> {
     pub(super) p: &'p Printer<'p>,
     pub(super) step: &'p KernelStep,
     params: Vec<Param>,
+    /// Maps of rows, by name.
+    maps: Vec<(String, TokenStream)>,
     /// Structs before the kernel.
     structs: String,
     /// Parameters mentioned since the last struct was begun.
@@ -23,6 +25,8 @@ pub(super) struct Sheet<'p> {
     waits: bool,
     /// Whether the kernel reads what a launch writes before its template waits.
     first: bool,
+    /// What the kernel promises of its launches, where that is more than their threads.
+    bounds: Option<&'static str>,
     /// Statements that end blocks which are there only because a grid has room for more than there is.
     guards: String,
 }
@@ -38,16 +42,12 @@ struct Param {
 
 impl<'p> Sheet<'p> {
     pub(super) fn new(p: &'p Printer<'p>, step: &'p KernelStep) -> Sheet<'p> {
-        Sheet {
-            p,
-            step,
-            params: Vec::new(),
-            structs: String::new(),
-            mentioned: Vec::new(),
-            waits: false,
-            first: false,
-            guards: String::new(),
-        }
+        let (params, maps, structs, mentioned, guards) = Default::default();
+        Sheet { p, step, params, maps, structs, mentioned, waits: false, first: false, bounds: None, guards }
+    }
+    /// An empty one for the same step.
+    pub(super) fn again(&self) -> Sheet<'p> {
+        Sheet::new(self.p, self.step)
     }
     fn param(&mut self, ty: &str, letter: char, value: TokenStream) -> String {
         self.param_of(ty, letter, value, false)
@@ -91,8 +91,16 @@ impl<'p> Sheet<'p> {
     }
     /// The name of a pointer to what lies as many bytes behind the start of a packed constant.
     pub(super) fn packed_behind(&mut self, p: &Packed, element: &str, bytes: usize) -> String {
-        let o = int(self.p.plan.blob(p).map_or(0, |b| b.offset) + bytes);
-        self.param(&format!("const {element}*"), 'w', quote!(f.device_weight(#o)))
+        let at = self.p.packed_at(p, bytes);
+        self.param(&format!("const {element}*"), 'w', at)
+    }
+    /// Hands the kernel a map of rows by that name.
+    pub(super) fn map(&mut self, name: &str, rows: TokenStream) {
+        self.maps.push((name.to_string(), rows));
+    }
+    /// The kernel's launch bounds, as they are written in CUDA.
+    pub(super) fn bounds(&mut self, text: &'static str) {
+        self.bounds = Some(text);
     }
     /// The name of a pointer of another kind.
     pub(super) fn word(&mut self, ty: &str, value: TokenStream) -> String {
@@ -182,6 +190,10 @@ impl<'p> Sheet<'p> {
 
     /// The kernel with that body, and its launch.
     pub(super) fn launch(self, kernels: &mut Kernels, grid: [TokenStream; 3], threads: usize, shared: usize, body: &str) -> Vec<Launch> {
+        vec![self.made(kernels, grid, threads, shared, body)]
+    }
+    /// The same, alone.
+    pub(super) fn made(self, kernels: &mut Kernels, grid: [TokenStream; 3], threads: usize, shared: usize, body: &str) -> Launch {
         let (mut params, mut args, mut loads) = (Vec::new(), Vec::new(), String::new());
         for Param { ty, name, value, live } in self.params {
             if live {
@@ -195,20 +207,30 @@ impl<'p> Sheet<'p> {
                 args.push(value);
             }
         }
+        let (names, maps): (Vec<String>, Vec<TokenStream>) = self.maps.into_iter().unzip();
+        params.extend(names.iter().map(|n| format!("const __grid_constant__ TensorMap {n}")));
         let mut text = String::new();
         if !self.structs.is_empty() {
             let _ = writeln!(text, "namespace @_ {{\n{}}}", self.structs);
         }
+        let bounds = self.bounds.map_or(threads.to_string(), str::to_string);
         let guards = &self.guards;
         let wait = if self.waits && !self.first && guards.is_empty() { "" } else { " after_launch_before();" };
+        // Kernels that take maps are for one level of GPUs; code for others goes without them.
+        if !maps.is_empty() {
+            text.push_str("#if defined(KILN_GROUPS)\n");
+        }
         let _ = writeln!(
             text,
-            "extern \"C\" __global__ __launch_bounds__({threads}) void @({}) {{\n    let_launch_behind_begin();{wait}{loads}\n    {guards}{body}\n}}",
+            "extern \"C\" __global__ __launch_bounds__({bounds}) void @({}) {{\n    let_launch_behind_begin();{wait}{loads}\n    {guards}{body}\n}}",
             params.join(", ")
         );
         text.push_str("KILN_EXPORT(@)\n");
+        if !maps.is_empty() {
+            text.push_str("#endif\n");
+        }
         let kernel = kernels.number(text);
-        vec![Launch { kernel, grid, threads, shared, args }]
+        Launch { kernel, grid, threads, shared, args, maps, otherwise: None }
     }
 }
 
@@ -243,7 +265,7 @@ impl Printer<'_> {
         }
     }
     /// The address of a value's elements there.
-    fn on_device(&self, v: ValueId) -> TokenStream {
+    pub(super) fn on_device(&self, v: ValueId) -> TokenStream {
         let at = self.place_on_device(v);
         match self.plan.starts.get(&v) {
             Some(start) => {
@@ -252,6 +274,11 @@ impl Printer<'_> {
             }
             None => at,
         }
+    }
+    /// The address of what lies as many bytes behind the start of a packed constant.
+    pub(super) fn packed_at(&self, p: &Packed, bytes: usize) -> TokenStream {
+        let o = int(self.plan.blob(p).map_or(0, |b| b.offset) + bytes);
+        quote!(f.device_weight(#o))
     }
     /// How many blocks of `each` there are in an extent, or in the most it can be: kernels leave out what is behind its end.
     pub(super) fn blocks(&self, d: &Dim, each: usize) -> TokenStream {

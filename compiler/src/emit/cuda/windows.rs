@@ -4,6 +4,7 @@ use super::super::Printer;
 use super::epilogue::{Ends, Rows};
 use super::products::Tiled;
 use super::sheet::Sheet;
+use super::streams::plain_rows;
 use super::{Kernels, Launch};
 use crate::ir::{Dim, ValueId, product};
 use crate::kernel::{Kernel, Packed, Window};
@@ -102,17 +103,21 @@ impl Printer<'_> {
         let right = self.packed_loader(&mut s, (weights, element), k, c * taps);
         let most = Printer::neighbours_of(element);
         let (functor, stored) = self.functor(&mut s, &rows, ends, most);
+        let (cols, depth) = (Dim::int(k as i64), Dim::int((c * taps) as i64));
+        let stream =
+            plain_rows(window).and_then(|pitch| self.stream_of(&s, element, (x, pitch), weights, [&pixels, &cols, &depth], (&rows, ends)));
         let tiled = Tiled {
             element,
             of_rows: ends.of_rows(),
             rows: pixels,
-            cols: Dim::int(k as i64),
-            depth: Dim::int((c * taps) as i64),
+            cols,
+            depth,
             loaders: [left, right],
             before: String::new(),
             splits: true,
             batch: None,
             gathers: !whole || stored < most,
+            stream,
         };
         self.tiled_on_gpu(s, tiled, &functor, kernels)
     }

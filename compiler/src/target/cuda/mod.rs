@@ -10,7 +10,7 @@ pub mod toolchain;
 pub use attention::{Attention, Heads, choose as attention_of};
 pub use element::Element;
 pub use select::{pack, refusal};
-pub use tile::{PROCESSORS, Tile, rows as tile_of};
+pub use tile::{Form, PROCESSORS, Tile, rows as tile_of};
 
 use super::Accuracy;
 use kiln_kernels::dtype::{DType, bf16, f16};
