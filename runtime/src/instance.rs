@@ -1,6 +1,6 @@
 //! `Instance`: a compiled model with its memory, and how a run goes: inputs checked, symbols bound, memory placed, steps run.
 
-use crate::cuda::{Machine, Shared, Wanted};
+use crate::cuda::{DeviceTime, Machine, Shared, Wanted};
 use crate::error::{Error, Fail, Result};
 use crate::frame::Frame;
 use crate::loaded::Loaded;
@@ -102,6 +102,7 @@ impl Instance {
             match on_device(spec, wanted, &threads, isa, options.overlap) {
                 Ok(mut out) => {
                     out.recorder = options.profile.as_ref().map(|p| Box::new(Recorder::new(p, out.spec, out.threads.workers())));
+                    out.time_steps();
                     out.why = if must { "it was asked for".into() } else { "it is the first GPU".into() };
                     return Ok(out);
                 }
@@ -157,6 +158,7 @@ impl Instance {
         let mut out = Instance::with_shared(self.spec, self.weights.clone(), self.threads.clone(), self.isa)?;
         out.recorder = self.recorder.as_ref().map(|r| Box::new(Recorder::new(r.profile(), self.spec, self.threads.workers())));
         out.machine = self.machine.as_ref().map(|m| Machine::new(m.shared().clone())).transpose()?;
+        out.time_steps();
         out.why.clone_from(&self.why);
         Ok(out)
     }
@@ -253,6 +255,9 @@ impl Instance {
         self.scratch_stride = frame.scratch_stride;
         drop(active);
         if let Some(r) = &mut self.recorder {
+            if let Some(m) = &self.machine {
+                r.settle(|timed| m.step(timed));
+            }
             r.end();
         }
         let result = result.unwrap_or(Err(Fail::Panicked));
@@ -407,6 +412,36 @@ impl Instance {
             OutPlace::Slot(k) => &self.slots[k],
             _ => &NOTHING,
         }
+    }
+    /// Has the steps of a profile timed by the GPU that runs them.
+    fn time_steps(&mut self) {
+        if let (Some(m), true) = (&mut self.machine, self.recorder.is_some()) {
+            m.time(Some(true));
+        }
+    }
+    /// Times runs by the GPU's own clock from here on, or no more; what was recorded to be launched again is recorded anew. On the CPU nothing
+    /// is timed.
+    pub fn time_device(&mut self, on: bool) {
+        let steps = self.recorder.is_some();
+        if let Some(m) = &mut self.machine {
+            m.time((on || steps).then_some(steps));
+        }
+    }
+    /// What the last run took on the GPU, where [`Self::time_device`] asked for that.
+    pub fn device_time(&self) -> Option<DeviceTime> {
+        self.machine.as_ref().and_then(Machine::took)
+    }
+    /// Has kernels run in another of the forms that they were compiled in to be measured.
+    #[cfg(feature = "harness")]
+    pub(crate) fn set_variant(&mut self, variant: usize) {
+        if let Some(m) = &mut self.machine {
+            m.set_variant(variant);
+        }
+    }
+    /// The name and the compute capability of the GPU, as files of measured forms have them.
+    #[cfg(feature = "harness")]
+    pub(crate) fn gpu(&self) -> Option<String> {
+        self.machine.as_ref().map(|m| m.shared().label())
     }
     /// What the instance runs on.
     pub fn device(&self) -> DeviceInfo {

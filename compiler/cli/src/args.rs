@@ -180,7 +180,7 @@ impl ModelArgs {
     }
     /// Where measured methods come from.
     pub(crate) fn methods(&self) -> Tune {
-        Tune { file: self.tune.clone(), locked: self.locked, always: None }
+        Tune { file: self.tune.clone(), locked: self.locked, ..Tune::default() }
     }
     /// What the flags say of state.
     pub(crate) fn state(&self) -> Result<Pairing> {

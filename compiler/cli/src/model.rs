@@ -136,11 +136,12 @@ pub(crate) fn build_program(output: &Output, key: &str, dir: &Path, machine: Mac
     let kernels = package::write_kernels(output, dir, machine)?;
     let compiled = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let text = package::source(output, "Net", kernels);
+    let text = package::source(output, "Net", kernels.as_ref().map(|k| k.bytes));
     let emit = start.elapsed().as_secs_f64();
     let mut report = report(output, &text, emit);
-    if kernels.is_some() {
-        (report["gpu"]["image_bytes"], report["gpu"]["compile_seconds"]) = (json!(kernels), json!(compiled));
+    if let Some(kernels) = kernels {
+        (report["gpu"]["image_bytes"], report["gpu"]["compile_seconds"]) = (json!(kernels.bytes), json!(compiled));
+        report["gpu"]["spilled"] = json!(kernels.spilled);
     }
     say_left(&report);
     package::write_weights(output, &dir.join("weights.bin"))?;
@@ -237,7 +238,12 @@ fn gpu_report(plan: &Plan) -> Json {
         On::Cpu(why) => Some(json!({ "kernel": k.kernel.name(), "node": plan.lines.get(k.line), "why": why })),
         On::Gpu => None,
     });
+    let forms = kiln_compiler::emit::forms(plan).into_iter().map(|d| {
+        let forms: Vec<String> = d.forms.iter().map(ToString::to_string).collect();
+        json!({ "step": d.step, "what": d.spec, "forms": forms, "measured": d.measured })
+    });
     json!({
+        "forms": forms.collect::<Vec<_>>(),
         "precision": plan.device.as_ref().map(|d| d.precision.name()),
         "kernels": steps.iter().filter(|k| k.on == On::Gpu).count(),
         "on_cpu": left.collect::<Vec<_>>(),

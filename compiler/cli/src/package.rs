@@ -149,13 +149,27 @@ pub(crate) const DEVICE_WEIGHTS: &str = "weights-gpu.bin";
 const KERNELS: &str = "kernels";
 const IMAGE: &str = "kernels/kernels.fatbin";
 
-/// Writes and compiles the kernels of a model for a GPU, where it has some, with its weights beside them; gives the bytes of the compiled
-/// kernels.
-pub(crate) fn write_kernels(output: &Output, dir: &Path, machine: Machine) -> Result<Option<usize>> {
+/// The kernels of a model for a GPU as they were compiled.
+#[derive(Clone, Debug)]
+pub(crate) struct Compiled {
+    /// Bytes of them.
+    pub(crate) bytes: usize,
+    /// Those in forms to be measured whose registers do not suffice.
+    pub(crate) spilled: Vec<String>,
+}
+
+/// Writes and compiles the kernels of a model for a GPU, where it has some, with its weights beside them.
+pub(crate) fn write_kernels(output: &Output, dir: &Path, machine: Machine) -> Result<Option<Compiled>> {
     let Some(source) = output.cuda() else { return Ok(None) };
     let (kernels, image) = (dir.join(KERNELS), dir.join(IMAGE));
     toolchain::write(&source, &kernels)?;
-    toolchain::compile(&kernels, machine, &image)?;
+    let measured = output.device.as_ref().and_then(|p| p.device.as_ref()).is_some_and(|d| d.forms.variants > 0);
+    let spilled = if measured {
+        toolchain::compile_variants(&kernels, machine, &image)?
+    } else {
+        toolchain::compile(&kernels, machine, &image)?;
+        Vec::new()
+    };
     if matches!(machine, Machine::Emulator { .. }) {
         // Programs look for the driver beside them first.
         let library = dir.join("libcuda.so.1");
@@ -164,7 +178,7 @@ pub(crate) fn write_kernels(output: &Output, dir: &Path, machine: Machine) -> Re
     let path = dir.join(DEVICE_WEIGHTS);
     let mut file = BufWriter::new(fs::File::create(&path).at(&path)?);
     output.write_device_weights(&mut file).and_then(|()| file.flush()).at(&path)?;
-    Ok(Some(fs::metadata(&image).at(&image)?.len() as usize))
+    Ok(Some(Compiled { bytes: fs::metadata(&image).at(&image)?.len() as usize, spilled }))
 }
 
 /// The source of a model whose weights lie beside its crate's manifest; `kernels` are the bytes of those for a GPU.

@@ -13,9 +13,9 @@ fn functions(p: &Printer<'_>) -> (Vec<TokenStream>, Vec<kernels::Listed>, Kernel
     (out, listed, launched)
 }
 
-/// The source of the kernels.
-pub(super) fn source(plan: &Plan) -> String {
-    functions(&Printer { plan }).2.source()
+/// What a plan launches.
+pub(super) fn launched(plan: &Plan) -> Kernels {
+    functions(&Printer { plan }).2
 }
 
 /// The module.

@@ -3,6 +3,7 @@
 use super::{On, Place, Plan, Step, memory};
 use crate::ir::{Dim, ValueId};
 use crate::kernel::Recipe;
+use crate::target::cuda::Forms;
 use crate::target::{Element, Precision};
 use kiln_kernels::dtype::{DType, bf16, f16};
 use kiln_kernels::value::Tensor;
@@ -15,6 +16,8 @@ pub struct Device {
     pub precision: Precision,
     /// Buffers whose values, f32 by the graph, are stored in 16 bits.
     pub halves: BTreeSet<usize>,
+    /// Where the forms of its kernels come from.
+    pub forms: Forms,
 }
 
 impl Plan {
@@ -27,7 +30,7 @@ impl Plan {
     }
 
     /// Makes it a plan for a GPU: values that only kernels of the GPU touch are stored in the precision, and memory is placed anew.
-    pub(super) fn store_halves(&mut self, precision: Precision) {
+    pub(super) fn store_halves(&mut self, precision: Precision, forms: Forms) {
         let mut halves = BTreeSet::new();
         if precision.stored() != DType::F32 {
             halves.extend(0..self.buffers.len());
@@ -46,7 +49,7 @@ impl Plan {
             *bytes = bytes.exact_div(&Dim::int(2)).unwrap_or_else(|| bytes.ceil_div(&Dim::int(2)));
         }
         self.arena = memory::place(&self.buffers, &self.graph.symbols);
-        self.device = Some(Device { precision, halves });
+        self.device = Some(Device { precision, halves, forms });
     }
 }
 

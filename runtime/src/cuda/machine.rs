@@ -1,5 +1,6 @@
 //! `Machine`: what one instance has on a device, and how a run goes there: uploads, launches, results, recorded once and then replayed.
 
+use super::clock::{Clock, DeviceTime};
 use super::driver::{Handle, LaunchAttribute, LaunchConfig, Refused};
 use super::shared::{Shared, error};
 use crate::error::{Error, Fail, Result};
@@ -66,6 +67,10 @@ pub(crate) struct Machine {
     part: usize,
     /// Why the device is of no more use.
     broken: Option<Refused>,
+    /// What times runs by events, where somebody asked for that.
+    clock: Option<Box<Clock>>,
+    /// Which of the forms of a kernel runs, where several are measured.
+    variant: usize,
 }
 
 // SAFETY: handles of the driver may be used by any thread; every run sets the context first, and holds the machine uniquely.
@@ -93,6 +98,8 @@ impl Machine {
             key: Vec::new(),
             part: 0,
             broken: None,
+            clock: None,
+            variant: 0,
         };
         out.start().map_err(|e| out.fallen(e))?;
         Ok(out)
@@ -156,6 +163,9 @@ impl Machine {
         }
         self.part = 0;
         self.behind_launch = false;
+        if let Some(clock) = &mut self.clock {
+            clock.restart();
+        }
         self.mode = match self.recordings.get(syms) {
             _ if !shared.spec.replays => Mode::Direct,
             Some(parts) if !parts.is_empty() => Mode::Replay,
@@ -194,7 +204,12 @@ impl Machine {
                 self.capturing = true;
                 self.behind_launch = false;
             }
-            _ => {}
+            Mode::Record => {}
+            Mode::Direct => {
+                if let Some(clock) = &mut self.clock {
+                    clock.part_begins(self.stream)?;
+                }
+            }
         }
         let done = work(self);
         self.behind_launch = false;
@@ -205,6 +220,52 @@ impl Machine {
             // SAFETY: the recording is not under way: the stream was waited for.
             let _ = unsafe { self.shared.driver.destroy_executable(part) };
         }
+    }
+
+    /// Has the stream note an event, now or in every launch of a recording.
+    fn note(&mut self, event: Option<Handle>) -> std::result::Result<(), Refused> {
+        let Some(event) = event else { return Ok(()) };
+        self.post(|m| {
+            let external = c_uint::from(m.capturing);
+            // SAFETY: the event is that of the clock, which lives as long as recordings do.
+            unsafe { m.shared.driver.record_event(event, m.stream, external) }
+        })
+    }
+    /// Times runs by events from here on, and each step where `steps` says so; or no more.
+    pub(crate) fn time(&mut self, on: Option<bool>) {
+        let _ = self.shared.enter();
+        self.forget();
+        self.clock = on.map(|steps| Box::new(Clock::new(self.shared.driver, steps)));
+    }
+    /// What the last run took on the device, where it was timed.
+    pub(crate) fn took(&self) -> Option<DeviceTime> {
+        self.clock.as_ref().map(|c| c.total())
+    }
+    /// When a timed step of the last run began, from when the first one did, and what it took, in milliseconds.
+    pub(crate) fn step(&self, timed: usize) -> Option<(f64, f64)> {
+        self.clock.as_ref()?.step(timed)
+    }
+    /// A step begins.
+    pub(crate) fn step_begins(&mut self) {
+        if let Some(clock) = &mut self.clock {
+            clock.step_begins();
+        }
+    }
+    /// A step has ended; its number among the timed ones, where the device had it.
+    pub(crate) fn step_ends(&mut self) -> Option<usize> {
+        let (event, timed) = self.clock.as_mut()?.step_ends()?;
+        self.note(Some(event)).ok().map(|()| timed)
+    }
+    /// Which of the forms of a kernel runs that has `of` of them.
+    pub(crate) fn variant(&self, of: usize) -> usize {
+        if self.variant < of { self.variant } else { 0 }
+    }
+    /// Has kernels with several forms run in this one.
+    #[cfg(feature = "harness")]
+    pub(crate) fn set_variant(&mut self, variant: usize) {
+        let _ = self.shared.enter();
+        self.forget();
+        self.variant = variant;
     }
 
     pub(crate) fn arena(&self) -> u64 {
@@ -237,6 +298,10 @@ impl Machine {
         }
         if args.len() > ARGUMENTS {
             return Err(Fail::Device(format!("a launch of {} arguments; there is room for {ARGUMENTS}", args.len())));
+        }
+        if let Some(clock) = &mut self.clock {
+            let noted = clock.before_launch().and_then(|events| events.into_iter().try_for_each(|e| self.note(e)));
+            noted.map_err(|e| self.fail(e))?;
         }
         let result = self.post(|m| {
             let function = m.shared.function(i, shared)?;
@@ -275,6 +340,10 @@ impl Machine {
         Err(Fail::Fault(line, Fault::Index { index, len }))
     }
     fn fetched(&mut self, host: *mut u8, ranges: &[(usize, usize)]) -> std::result::Result<(), Refused> {
+        if let Some(clock) = &mut self.clock {
+            let event = clock.behind_launches()?;
+            self.note(event)?;
+        }
         for &(at, bytes) in ranges.iter().filter(|(_, bytes)| *bytes > 0) {
             self.post(|m| {
                 // SAFETY: the range lies inside of the arena, which the host's copy is as large as.
@@ -295,11 +364,18 @@ impl Machine {
                 let part = self.recordings.get(&self.key).and_then(|parts| parts.get(self.part)).copied();
                 self.part += 1;
                 if let Some(part) = part {
+                    if let Some(clock) = &mut self.clock {
+                        clock.part_begins(self.stream)?;
+                    }
                     self.shared.driver.launch_graph(part, self.stream)?;
                 }
             }
-            self.shared.driver.synchronize(self.stream)
+            if let Some(clock) = &mut self.clock {
+                clock.part_ends(self.stream)?;
+            }
+            self.shared.driver.synchronize(self.stream)?;
         }
+        self.clock.as_mut().map_or(Ok(()), |clock| clock.part_is_over())
     }
     /// What was recorded, ready to be launched.
     fn recorded(&mut self) -> std::result::Result<Handle, Refused> {
@@ -385,6 +461,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.shared.enter();
         self.forget();
+        self.clock = None;
         let driver = self.shared.driver;
         // SAFETY: no run is under way, and nobody else has these.
         unsafe {

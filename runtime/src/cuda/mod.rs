@@ -1,9 +1,11 @@
 //! Models on NVIDIA GPUs: the driver, loaded at run time, and what an instance has on a device.
 
+mod clock;
 mod driver;
 mod machine;
 mod shared;
 
+pub use clock::DeviceTime;
 pub(crate) use machine::Machine;
 pub(crate) use shared::{Shared, Wanted};
 

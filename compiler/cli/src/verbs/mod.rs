@@ -7,6 +7,7 @@ pub(crate) mod compile;
 mod cost;
 pub(crate) mod dump;
 pub(crate) mod explain;
+mod forms;
 pub(crate) mod inspect;
 pub(crate) mod modules;
 pub(crate) mod reduce;

@@ -15,6 +15,7 @@ use super::{Printer, ident};
 use crate::ir::{Dim, Sym};
 use crate::kernel::Kernel;
 use crate::plan::KernelStep;
+use crate::target::cuda::{COUNTERS, Decision, Form, Wanted};
 use proc_macro2::TokenStream;
 use quote::quote;
 use sheet::Sheet;
@@ -30,10 +31,11 @@ pub(super) struct Kernels {
     texts: Vec<String>,
     /// Bytes that splits of products share, behind [`COUNTERS`] counters.
     partial: usize,
+    /// The forms that were chosen, in the order of steps.
+    pub(super) decisions: Vec<Decision>,
+    /// The step whose launches are printed.
+    step: usize,
 }
-
-/// Counters of tiles whose depth is split among blocks.
-const COUNTERS: usize = 1 << 14;
 
 /// A launch: the kernel's number, blocks, threads and shared memory, and arguments as words.
 struct Launch {
@@ -42,6 +44,8 @@ struct Launch {
     threads: usize,
     shared: usize,
     args: Vec<TokenStream>,
+    /// Which of how many forms of the step it is, where several are measured.
+    variant: Option<[usize; 2]>,
 }
 
 impl Kernels {
@@ -81,8 +85,29 @@ impl Kernels {
 }
 
 impl Printer<'_> {
+    /// The launches of a kernel that has a choice of forms: in the one that is chosen, or, where forms are measured, in each of them.
+    fn in_form(
+        &self,
+        step: &KernelStep,
+        (spec, wanted): (String, &Wanted),
+        kernels: &mut Kernels,
+        print: impl Fn(&Form, &mut Kernels) -> Vec<Launch>,
+    ) -> Vec<Launch> {
+        let forms = self.plan.device.as_ref().map(|d| &d.forms).cloned().unwrap_or_default();
+        let mut decision = forms.decide(spec, wanted, kernels.step, &step.origins);
+        let (mut out, of) = (Vec::new(), decision.forms.len());
+        for (i, form) in decision.forms.iter().enumerate() {
+            for launch in print(form, kernels) {
+                decision.kernels.push(launch.kernel);
+                out.push(Launch { variant: (of > 1).then_some([i, of]), ..launch });
+            }
+        }
+        kernels.decisions.push(decision);
+        out
+    }
     /// The function of a step that the GPU computes.
     pub(super) fn launch(&self, n: usize, step: &KernelStep, kernels: &mut Kernels) -> TokenStream {
+        kernels.step = n;
         let sheet = Sheet::new(self, step);
         let launches = match &step.kernel {
             Kernel::Gemm { .. } => self.gemm_on_gpu(sheet, kernels),
@@ -114,9 +139,13 @@ impl Printer<'_> {
         let bindings = self.bindings(&symbols);
         let checks = self.meets_of(step);
         let launches = launches.into_iter().map(|l| {
-            let Launch { kernel, grid: [x, y, z], threads, shared, args } = l;
+            let Launch { kernel, grid: [x, y, z], threads, shared, args, variant } = l;
             let (kernel, threads, shared) = (super::int(kernel), super::int(threads), super::int(shared));
-            quote!(f.launch(#kernel, [#x, #y, #z], #threads, #shared, &[#(#args),*])?;)
+            let launch = quote!(f.launch(#kernel, [#x, #y, #z], #threads, #shared, &[#(#args),*])?;);
+            match variant.map(|v| v.map(super::int)) {
+                Some([i, of]) => quote!(if f.variant(#of) == #i { #launch }),
+                None => launch,
+            }
         });
         quote! {
             #[inline(never)]

@@ -8,7 +8,7 @@ use super::{COUNTERS, Kernels, Launch};
 use crate::ir::{Dim, ValueId, product};
 use crate::kernel::{Kernel, Packed, Stride, ZeroPoints};
 use crate::plan::codes_pitch;
-use crate::target::cuda::{Tile, tile_of};
+use crate::target::cuda::{Form, Product, Tile, Wanted};
 use crate::target::{Element, Precision};
 use kiln_kernels::gemm::narrow::Coding;
 use proc_macro2::TokenStream;
@@ -66,6 +66,8 @@ pub(super) struct Tiled {
     pub(super) batch: Option<TokenStream>,
     /// Whether a loader finds its elements one by one, or results are stored so.
     pub(super) gathers: bool,
+    /// What is computed beside that, as files of measured forms name it.
+    pub(super) what: String,
 }
 
 impl Printer<'_> {
@@ -81,14 +83,30 @@ impl Printer<'_> {
         if e.by_scalars() { 1 } else { 2 }
     }
 
+    /// An extent in a file of measured forms: one that only run time knows with the likely value, by which a form is chosen.
+    pub(super) fn told(&self, d: &Dim) -> String {
+        let text = d.to_string().replace(' ', "");
+        if d.as_int().is_some() { text } else { format!("{text}~{}", self.likely(d)) }
+    }
+
     /// The launch of a product by tiles.
-    pub(super) fn tiled_on_gpu(&self, mut s: Sheet<'_>, t: Tiled, functor: &str, kernels: &mut Kernels) -> Vec<Launch> {
-        let element = t.element;
+    pub(super) fn tiled_on_gpu(&self, s: Sheet<'_>, t: &Tiled, functor: &str, kernels: &mut Kernels) -> Vec<Launch> {
         let closed = [&t.rows, &t.cols, &t.depth].into_iter().all(|d| d.as_int().is_some());
-        let [m, n, k] = [&t.rows, &t.cols, &t.depth].map(|d| self.likely(d));
-        let tile = tile_of(element, m, n, k, t.splits && closed && !t.of_rows, t.gathers);
-        let fits = tile.grid(m, n).iter().product::<usize>() <= COUNTERS;
-        let tile = if fits { tile } else { Tile { splits: 1, ..tile } };
+        let [m, n, depth] = [&t.rows, &t.cols, &t.depth].map(|d| self.likely(d));
+        let split = t.splits && closed && !t.of_rows;
+        let wanted = Wanted::Product(Product { element: t.element, m, n, depth, split, gathers: t.gathers });
+        let [rows, cols, deep] = [&t.rows, &t.cols, &t.depth].map(|d| self.told(d));
+        let flags = [(t.gathers, " gathers"), (t.of_rows, " sums=rows")];
+        let flags: String = flags.into_iter().filter(|f| f.0).map(|f| f.1).collect();
+        let spec = format!("product m={rows} n={cols} k={deep} of={}{flags} {}", t.element.word(), t.what);
+        self.in_form(s.step, (spec, &wanted), kernels, |form, kernels| match form {
+            Form::Product(tile) => self.tile_on_gpu(s.clone(), t, *tile, functor, kernels),
+            Form::Attention(_) => Vec::new(),
+        })
+    }
+    fn tile_on_gpu(&self, mut s: Sheet<'_>, t: &Tiled, tile: Tile, functor: &str, kernels: &mut Kernels) -> Vec<Launch> {
+        let element = t.element;
+        let [m, n] = [&t.rows, &t.cols].map(|d| self.likely(d));
         let Tile { rows, cols, chunks, warp: [wm, wn], stages, splits } = tile;
         let word = element.word();
         s.constants(
@@ -113,8 +131,8 @@ impl Printer<'_> {
         let before = &t.before;
         let of_rows = if t.of_rows { ", true" } else { "" };
         let body = format!("{before}product<@_::C{of_rows}>({a}, {b}, {functor}, int({em}), int({en}), int({ek}), {split});");
-        let z = match t.batch {
-            Some(matrices) => matrices,
+        let z = match &t.batch {
+            Some(matrices) => matrices.clone(),
             None => {
                 let splits = int(splits);
                 quote!(#splits)
@@ -178,6 +196,7 @@ impl Printer<'_> {
     pub(super) fn dense_on_gpu(&self, mut s: Sheet<'_>, d: &Dense<'_>, kernels: &mut Kernels) -> Vec<Launch> {
         let Dense { sizes: (m, n, k), left: (a, a_row), right, element, out_row, ends } = *d;
         let (source, x) = (s.stored(a), s.reads(a));
+        let out_of = s.step.outputs[0];
         let fields = [("rows", m.clone()), ("depth", Dim::int(k as i64)), ("by_row", a_row.clone()), ("by_depth", Dim::int(1))];
         let geometry = s.geometry("A", &fields, "");
         let cols = Dim::int(n as i64);
@@ -229,8 +248,9 @@ impl Printer<'_> {
             splits: true,
             batch: None,
             gathers: !whole || coded || stored < most,
+            what: format!("rows=matrix cols={} {}", if coded { "codes" } else { "packed" }, self.told_tail(out_of, ends, stored)),
         };
-        self.tiled_on_gpu(s, tiled, &functor, kernels)
+        self.tiled_on_gpu(s, &tiled, &functor, kernels)
     }
 
     pub(super) fn matmul_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
@@ -284,7 +304,8 @@ impl Printer<'_> {
         let even = to[..axes].iter().all(|d| self.multiple(d, 2));
         let rows = Rows { pitch, images: None, cols: n.clone(), batch: to_steps };
         let most = if even { Printer::neighbours_of(element) } else { 1 };
-        let (functor, _) = self.functor_of_batch(&mut s, &rows, Ends::of(None, epilogue.as_ref()), most, &offset, &index);
+        let ends = Ends::of(None, epilogue.as_ref());
+        let (functor, stored) = self.functor_of_batch(&mut s, &rows, ends, most, &offset, &index);
         let matrices = self.dim(&product(batch));
         let tiled = Tiled {
             element,
@@ -297,7 +318,12 @@ impl Printer<'_> {
             splits: false,
             batch: Some(matrices),
             gathers: true,
+            what: format!(
+                "matrices={} rows=matrix cols=computed {}",
+                self.told(&product(batch)),
+                self.told_tail(s.step.outputs[0], ends, stored)
+            ),
         };
-        self.tiled_on_gpu(s, tiled, &functor, kernels)
+        self.tiled_on_gpu(s, &tiled, &functor, kernels)
     }
 }

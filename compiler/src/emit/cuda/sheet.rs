@@ -11,6 +11,7 @@ use quote::quote;
 use std::fmt::Write;
 
 /// A kernel and its launch in the making. Every parameter is a word of 8 bytes: a pointer, or an extent that only run time knows.
+#[derive(Clone)]
 pub(super) struct Sheet<'p> {
     pub(super) p: &'p Printer<'p>,
     pub(super) step: &'p KernelStep,
@@ -152,7 +153,7 @@ impl<'p> Sheet<'p> {
         );
         text.push_str("KILN_EXPORT(@)\n");
         let kernel = kernels.number(text);
-        vec![Launch { kernel, grid, threads, shared, args: self.params.into_iter().map(|(_, _, v)| v).collect() }]
+        vec![Launch { kernel, grid, threads, shared, args: self.params.into_iter().map(|(_, _, v)| v).collect(), variant: None }]
     }
 }
 

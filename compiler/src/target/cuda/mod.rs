@@ -2,14 +2,17 @@
 
 mod attention;
 mod element;
+mod form;
 mod select;
 mod tile;
 pub mod toolchain;
 
-pub use attention::{Attention, Heads, choose as attention_of};
+use attention::choose as attention_of;
+pub use attention::{Attention, Heads};
 pub use element::Element;
+pub use form::{Decision, Form, Forms, Wanted};
 pub use select::{pack, refusal};
-pub use tile::{PROCESSORS, Tile, rows as tile_of};
+pub use tile::{COUNTERS, PROCESSORS, Product, Tile};
 
 use super::Accuracy;
 use kiln_kernels::dtype::{DType, bf16, f16};
