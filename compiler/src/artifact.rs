@@ -138,7 +138,7 @@ fn kernels(output: &Output, folder: &Path) -> Result<Option<DeviceFiles>> {
     whole(&weights, &mut |w| output.write_device_weights(w))?;
     let image_bytes = fs::metadata(&image).map_err(|e| io("cannot read", &image, &e))?.len() as usize;
     let text = |p: &Path| format!("{:?}", p.display().to_string());
-    Ok(Some(DeviceFiles { weights: text(&weights), image: text(&image), image_bytes }))
+    Ok(Some(DeviceFiles { weights: WeightsAt::Embedded(text(&weights)), image: text(&image), image_bytes }))
 }
 
 /// Makes the artifact in a folder below `root`, or finds it there.

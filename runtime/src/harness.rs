@@ -56,6 +56,9 @@ impl Job {
             Some("cuda") => out = out.device(Device::Cuda(0)),
             Some(other) => return Err(format!("there is no device {other}")),
         }
+        if let Some(path) = self.text("device_weights") {
+            out = out.device_weights(Weights::File(path.into()));
+        }
         if self.text("overlap").is_some() {
             out = out.overlap(true);
         }

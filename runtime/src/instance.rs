@@ -5,7 +5,7 @@ use crate::error::{Error, Fail, Result};
 use crate::frame::Frame;
 use crate::loaded::Loaded;
 use crate::memory::{ALIGN, Region, place};
-use crate::options::{Device, Options, Weights};
+use crate::options::{Device, Options};
 use crate::profile::Recorder;
 use crate::spec::{ArenaSpec, OutPlace, Port, PortDim, PortKind, Spec};
 use crate::state::{Kept, State, StateMut};
@@ -99,7 +99,7 @@ impl Instance {
             _ => "the model was compiled for the CPU alone".into(),
         };
         if let Some(wanted) = wanted {
-            match on_device(spec, wanted, &threads, isa, options.overlap) {
+            match on_device(spec, wanted, &threads, isa, options) {
                 Ok(mut out) => {
                     out.recorder = options.profile.as_ref().map(|p| Box::new(Recorder::new(p, out.spec, out.threads.workers())));
                     out.time_steps();
@@ -500,10 +500,10 @@ impl Instance {
 }
 
 /// An instance on a GPU.
-fn on_device(spec: &'static Spec, wanted: Wanted, threads: &Threads, isa: Isa, overlap: bool) -> Result<Instance> {
+fn on_device(spec: &'static Spec, wanted: Wanted, threads: &Threads, isa: Isa, options: &Options) -> Result<Instance> {
     let device = spec.device.ok_or_else(|| Error::Device { message: "the model was not compiled for a GPU".into() })?;
-    let weights = Arc::new(Loaded::new(device.spec, &Weights::Default, isa.capped(Isa::Avx512), threads)?);
-    let shared = Shared::new(device, wanted, weights.start(), overlap)?;
+    let weights = Arc::new(Loaded::new(device.spec, &options.device_weights, isa.capped(Isa::Avx512), threads)?);
+    let shared = Shared::new(device, wanted, weights.start(), options.overlap)?;
     let mut out = Instance::with_shared(device.spec, weights, threads.clone(), isa)?;
     out.machine = Some(Machine::new(Arc::new(shared))?);
     Ok(out)

@@ -34,6 +34,7 @@ enum Verb {
     /// Print the graph after a pass.
     Dump(verbs::dump::Dump),
     Explain(verbs::explain::Explain),
+    Pack(verbs::pack::Pack),
     Reduce(verbs::reduce::Reduce),
     Report(verbs::report::Report),
     Tune(verbs::tune::TuneArgs),
@@ -237,6 +238,7 @@ pub fn main() -> ExitCode {
         Verb::Inspect(v) => v.run(),
         Verb::Dump(v) => v.run(),
         Verb::Explain(v) => v.run(),
+        Verb::Pack(v) => v.run(),
         Verb::Reduce(v) => v.run(),
         Verb::Report(v) => v.run(),
         Verb::Tune(v) => v.run(),

@@ -130,13 +130,22 @@ pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
 
 /// Builds a program around an output, in a folder of its own; kernels for a GPU are compiled for `machine`.
 pub(crate) fn build_program(output: &Output, key: &str, dir: &Path, machine: Machine) -> Result<Built> {
+    program(output, key, dir, machine, true)
+}
+
+/// The same without the weights, which are given at run time.
+pub(crate) fn build_without_weights(output: &Output, key: &str, dir: &Path, machine: Machine) -> Result<Built> {
+    program(output, key, dir, machine, false)
+}
+
+fn program(output: &Output, key: &str, dir: &Path, machine: Machine, embed: bool) -> Result<Built> {
     let src = dir.join("src");
     fs::create_dir_all(&src).at(&src)?;
     let start = Instant::now();
     let kernels = package::write_kernels(output, dir, machine)?;
     let compiled = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let text = package::source(output, "Net", kernels.as_ref().map(|k| k.bytes));
+    let text = package::source(output, "Net", kernels.as_ref().map(|k| k.bytes), embed);
     let emit = start.elapsed().as_secs_f64();
     let mut report = report(output, &text, emit);
     if let Some(kernels) = kernels {

@@ -181,12 +181,13 @@ pub(crate) fn write_kernels(output: &Output, dir: &Path, machine: Machine) -> Re
     Ok(Some(Compiled { bytes: fs::metadata(&image).at(&image)?.len() as usize, spilled }))
 }
 
-/// The source of a model whose weights lie beside its crate's manifest; `kernels` are the bytes of those for a GPU.
-pub(crate) fn source(output: &Output, model: &str, kernels: Option<usize>) -> String {
+/// The source of a model; `kernels` are the bytes of those for a GPU. Its weights lie beside its crate's manifest, or are given at run time.
+pub(crate) fn source(output: &Output, model: &str, kernels: Option<usize>, embed: bool) -> String {
     let beside = |name: &str| format!("concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/{name}\")");
     // The command needs no fields, so ports that would share a name are told apart by numbers.
-    let mut names = Names::new(model, WeightsAt::Embedded(beside("weights.bin"))).interface(Interface::Numbered);
-    names.device = kernels.map(|image_bytes| DeviceFiles { weights: beside(DEVICE_WEIGHTS), image: beside(IMAGE), image_bytes });
+    let weights = |name: &str| if embed { WeightsAt::Embedded(beside(name)) } else { WeightsAt::Given };
+    let mut names = Names::new(model, weights("weights.bin")).interface(Interface::Numbered);
+    names.device = kernels.map(|image_bytes| DeviceFiles { weights: weights(DEVICE_WEIGHTS), image: beside(IMAGE), image_bytes });
     output.rust(&names).unwrap_or_else(|d| format!("compile_error!({:?});", d.to_string()))
 }
 

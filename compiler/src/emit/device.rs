@@ -30,7 +30,7 @@ pub(super) fn module(plan: &Plan, n: &Names) -> TokenStream {
             let (path, bytes): (TokenStream, _) = (f.image.parse().unwrap_or_default(), int(f.image_bytes));
             let symbol = format!("kiln_image_{}_{}", p.hash(), f.image_bytes);
             (
-                WeightsAt::Embedded(f.weights.clone()),
+                f.weights.clone(),
                 quote! {
                     mod image {
                         #rt::embed! { #symbol, #path }

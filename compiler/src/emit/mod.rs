@@ -60,7 +60,7 @@ pub enum Interface {
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceFiles {
     /// The packed constants.
-    pub weights: String,
+    pub weights: WeightsAt,
     /// The compiled kernels.
     pub image: String,
     /// Bytes of the compiled kernels.

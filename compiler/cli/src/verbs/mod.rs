@@ -10,6 +10,7 @@ pub(crate) mod explain;
 mod forms;
 pub(crate) mod inspect;
 pub(crate) mod modules;
+pub(crate) mod pack;
 pub(crate) mod reduce;
 pub(crate) mod report;
 pub(crate) mod run;
