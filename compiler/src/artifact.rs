@@ -116,7 +116,7 @@ fn kernels(output: &Output, model: &Path, folder: &Path, root: &Path) -> Result<
     whole(&weights, &mut |w| output.write_device_weights(w))?;
     let image_bytes = fs::metadata(&compiled).map_err(|e| io("cannot read", &compiled, &e))?.len() as usize;
     let text = |p: &Path| format!("{:?}", p.display().to_string());
-    Ok(Some(DeviceFiles { weights: text(&weights), image: text(&compiled), image_bytes }))
+    Ok(Some(DeviceFiles { weights: WeightsAt::Embedded(text(&weights)), image: text(&compiled), image_bytes }))
 }
 
 /// Makes the artifact in a folder below `root`, or finds it there.

@@ -9,7 +9,7 @@ use crate::pipeline::{self, Ablation};
 use crate::plan::{self, Arena, Notes, On, Plan, Settings};
 use crate::rewrite::{self, Event, Explored, Miss};
 use crate::state::{self, Pairing, States};
-use crate::target::{Accuracy, Cuda, Tune};
+use crate::target::{Accuracy, Cuda, Tune, Tuning};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -137,6 +137,9 @@ pub fn compile(options: &Options) -> Result<Output> {
         Some(cuda) => Some(for_gpu(&graph, &states, &settings, cuda).map_err(named)?),
         None => None,
     };
+    if let Some(device) = &device {
+        formed(device, options).map_err(named)?;
+    }
     let mut plan = plan::schedule_with(graph, states, settings);
     if options.tune.locked {
         locked(&plan).map_err(named)?;
@@ -189,11 +192,44 @@ fn for_gpu(g: &Graph, states: &States, settings: &Settings, cuda: Cuda) -> Resul
     Ok(plan)
 }
 
+/// Refuses measured forms that kernels of a GPU cannot have, and, where they are locked, kernels that none was measured for.
+fn formed(device: &Plan, options: &Options) -> Result<()> {
+    let Some(path) = options.tune.path(&options.model) else { return Ok(()) };
+    let measured = device.device.as_ref().is_some_and(|d| !d.forms.measured.is_empty());
+    if !measured && !options.tune.locked {
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let (mut items, mut seen) = (Vec::new(), BTreeSet::new());
+    for d in emit::forms(device).into_iter().filter(|d| !d.measured) {
+        if !seen.insert(d.spec.clone()) {
+            continue;
+        }
+        let said = match d.refused {
+            Some(why) => {
+                let line = Tuning::line_of(&text, &d.spec).unwrap_or(0);
+                Diagnostic::new(format!("{}: line {line}: `{}` cannot have that form: {why}", path.display(), d.spec))
+                    .help("correct the line, take it out, or measure again with `kiln tune --target cuda`")
+            }
+            None if options.tune.locked => {
+                Diagnostic::new(format!("methods are locked, and no form was measured for `{}` on a GPU", d.spec))
+                    .help("measure again with `kiln tune --target cuda` and the flags of this compilation, or compile without the lock")
+            }
+            None => continue,
+        };
+        items.push(match d.origins.first() {
+            Some(o) => said.at(device.graph.origins[*o].clone()),
+            None => said,
+        });
+    }
+    if items.is_empty() { Ok(()) } else { Err(Diagnostics { file: String::new(), items }) }
+}
+
 /// Refuses kernels whose method was not measured.
 fn locked(plan: &Plan) -> Result<()> {
     let missing = plan.choices.iter().filter(|c| !c.measured).map(|c| {
         let d = Diagnostic::new(format!("methods are locked, and none was measured for `{}`", c.spec));
-        let d = d.help("measure again with `kiln tune`, or compile without the lock");
+        let d = d.help("measure again with `kiln tune` (which is about the CPU), or compile without the lock");
         match c.origins.first() {
             Some(o) => d.at(plan.graph.origins[*o].clone()),
             None => d,

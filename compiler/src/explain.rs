@@ -2,11 +2,13 @@
 
 use crate::compile::Output;
 use crate::diagnostics::shown;
+use crate::emit;
 use crate::fusion::{self, Cluster};
 use crate::ir::{Graph, NodeId, ValueId};
 use crate::ops::Op;
 use crate::rewrite::rules;
 use crate::target::cpu::rowwise;
+use crate::target::cuda::Decision;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -23,10 +25,11 @@ pub fn explain(output: &Output, name: &str) -> Option<String> {
         return None;
     }
     let clusters = fusion::cluster(g, &g.body, true);
-    Some(found.into_iter().map(|i| paragraph(output, &clusters, i)).collect::<Vec<_>>().join("\n"))
+    let forms = output.device.as_ref().map(emit::forms).unwrap_or_default();
+    Some(found.into_iter().map(|i| paragraph(output, &clusters, &forms, i)).collect::<Vec<_>>().join("\n"))
 }
 
-fn paragraph(output: &Output, clusters: &[Cluster], origin: usize) -> String {
+fn paragraph(output: &Output, clusters: &[Cluster], forms: &[Decision], origin: usize) -> String {
     let (g, report) = (&output.plan.graph, &output.report);
     let mut out = format!("{}\n", g.origins[origin]);
     let equations: BTreeMap<&str, &str> = rules::all().into_iter().chain(rules::exploring()).map(|r| (r.name, r.equation)).collect();
@@ -57,6 +60,11 @@ fn paragraph(output: &Output, clusters: &[Cluster], origin: usize) -> String {
     }
     if own.is_empty() {
         out.push_str("  no kernel: it is computed at compile time, is a view of its operand, or nothing needs it\n");
+    }
+    for d in forms.iter().filter(|d| d.origins.contains(&origin)) {
+        let by = if d.measured { "as it was measured" } else { "by an estimate" };
+        let all: Vec<String> = d.forms.iter().map(ToString::to_string).collect();
+        let _ = writeln!(out, "  on a GPU {by}: {} for `{}`", all.join(", "), d.spec);
     }
     for line in neighbours(g, clusters, origin) {
         let _ = writeln!(out, "  {line}");

@@ -125,6 +125,10 @@ impl Frame<'_> {
     pub fn device_fault(&self) -> u64 {
         self.machine.as_ref().map_or(0, |m| m.fault())
     }
+    /// Which of `of` forms of a kernel runs on the device: the first, unless they are measured.
+    pub fn variant(&self, of: usize) -> usize {
+        self.machine.as_ref().map_or(0, |m| m.variant(of))
+    }
     /// Launches kernel `i` of the device.
     ///
     /// # Errors
@@ -213,9 +217,14 @@ impl Frame<'_> {
     }
     fn recorded(&mut self, i: usize, kernel: fn(&mut Frame<'_>) -> Result<(), Fail>) -> Result<(), Fail> {
         let start = self.recorder.as_mut().map(|r| r.before());
+        if let Some(m) = &mut self.machine {
+            m.step_begins();
+        }
         let result = kernel(self);
+        // What the device has of a step takes longer than to ask for it.
+        let timed = self.machine.as_mut().and_then(|m| m.step_ends());
         if let (Some(r), Some(start)) = (&mut self.recorder, start) {
-            r.after(i, start, self.isa, self.syms);
+            r.after(i, start, self.isa, self.syms, timed);
         }
         result
     }

@@ -56,6 +56,9 @@ impl Job {
             Some("cuda") => out = out.device(Device::Cuda(0)),
             Some(other) => return Err(format!("there is no device {other}")),
         }
+        if let Some(path) = self.text("device_weights") {
+            out = out.device_weights(Weights::File(path.into()));
+        }
         if self.text("overlap").is_some() {
             out = out.overlap(true);
         }
@@ -67,7 +70,7 @@ impl Job {
 }
 
 /// Runs the job of the arguments on one model: `run in= out= [runs=]`, `bench in= warmup= iterations= [spawned=]`, or `profile in= warmup= iterations=
-/// [out=]`.
+/// [variant=] [out=]`.
 pub fn main<M: Model>() -> ExitCode {
     let job = Job::from_args();
     let result = match job.verb.as_str() {
@@ -227,6 +230,7 @@ fn bench<M: Model>(job: &Job) -> Result<(), String> {
         n => n,
     };
     let mut times = (0..iterations).map(|_| once()).collect::<Result<Vec<f64>, String>>()?;
+    let device = device_times::<M>(&mut model, &named, past, warmup, iterations)?;
     times.sort_by(f64::total_cmp);
     let n = times.len() as f64;
     let mean = times.iter().sum::<f64>() / n;
@@ -234,7 +238,7 @@ fn bench<M: Model>(job: &Job) -> Result<(), String> {
     let at = |p: f64| times[((times.len() - 1) as f64 * p).round() as usize];
     println!(
         "{{\"threads\":{},\"isa\":\"{}\",\"warmup\":{warmup},\"iterations\":{iterations},\"min_ms\":{},\"mean_ms\":{mean},\"std_ms\":{std},\
-         \"p50_ms\":{},\"p95_ms\":{},\"p99_ms\":{},\"max_ms\":{},\"per_second\":{},\"new_ms\":{new_ms},\"first_ms\":{first_ms},\"rss_bytes\":{}}}",
+         \"p50_ms\":{},\"p95_ms\":{},\"p99_ms\":{},\"max_ms\":{},\"per_second\":{},\"new_ms\":{new_ms},\"first_ms\":{first_ms},\"rss_bytes\":{}{device}}}",
         model.instance().threads().workers(),
         model.instance().isa().name(),
         times[0],
@@ -248,11 +252,46 @@ fn bench<M: Model>(job: &Job) -> Result<(), String> {
     Ok(())
 }
 
+/// What runs take by the clock of the GPU, as members of an object of JSON; nothing on the CPU. Only these runs pay for events.
+fn device_times<M: Model>(
+    model: &mut M,
+    given: &[(&'static str, &Value)],
+    past: usize,
+    warmup: usize,
+    iterations: usize,
+) -> Result<String, String> {
+    if model.instance().gpu().is_none() {
+        return Ok(String::new());
+    }
+    model.instance_mut().time_device(true);
+    let (mut runs, mut kernels) = (Vec::new(), Vec::new());
+    // The first run of a shape goes by single launches, the second one makes the recording.
+    for i in 0..iterations + warmup.max(2) {
+        model.instance_mut().state_mut().assume(past);
+        black_box(model.run_dyn(given).map_err(|e| e.to_string())?);
+        if let (true, Some(t)) = (i >= warmup.max(2), model.instance().device_time()) {
+            runs.push(t.run);
+            kernels.push(t.kernels);
+        }
+    }
+    model.instance_mut().time_device(false);
+    let middle = |times: &mut Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).copied().unwrap_or(0.0)
+    };
+    let (run, kernels) = (middle(&mut runs), middle(&mut kernels));
+    let least = runs.first().copied().unwrap_or(0.0);
+    Ok(format!(",\"gpu_ms\":{run},\"gpu_min_ms\":{least},\"gpu_kernels_ms\":{kernels}"))
+}
+
 /// Records runs step by step and prints a line of JSON, with an object for each step; writes a trace where `out` says so.
 fn profile<M: Model>(job: &Job) -> Result<(), String> {
     let given = inputs(&job.path("in")?)?;
     let profile = Profile::new();
     let mut model = M::with(&job.options()?.profile(profile.clone())).map_err(|e| e.to_string())?;
+    if let Some(n) = job.number("variant")? {
+        model.instance_mut().set_variant(n as usize);
+    }
     let named = named::<M>(&given);
     for _ in 0..job.number("warmup")?.unwrap_or(3) {
         black_box(model.run_dyn(&named).map_err(|e| e.to_string())?);
@@ -265,7 +304,9 @@ fn profile<M: Model>(job: &Job) -> Result<(), String> {
     profile.events().into_iter().for_each(|e| steps.entry(e.step).or_default().push(e));
     let layers: Vec<String> = steps.values().map(|events| layer(events)).collect();
     let isa = model.instance().isa();
-    println!("{{\"threads\":{},\"isa\":\"{}\",\"layers\":[{}]}}", model.instance().threads().workers(), isa.name(), layers.join(","));
+    let gpu = model.instance().gpu().map_or("null".into(), |g| json(&g));
+    let workers = model.instance().threads().workers();
+    println!("{{\"threads\":{workers},\"isa\":\"{}\",\"gpu\":{gpu},\"layers\":[{}]}}", isa.name(), layers.join(","));
     match job.path("out") {
         Err(_) => Ok(()),
         Ok(path) => {
@@ -284,7 +325,7 @@ fn layer(events: &[Event]) -> String {
     let nodes: Vec<String> = e.nodes().map(json).collect();
     format!(
         "{{\"step\":{},\"name\":{},\"kernel\":{},\"algorithm\":{},\"what\":{},\"nodes\":[{}],\"flops\":{},\"bytes_read\":{},\"bytes_written\":{},\
-         \"calls\":{},\"min_us\":{},\"mean_us\":{}}}",
+         \"gpu\":{},\"calls\":{},\"min_us\":{},\"mean_us\":{}}}",
         e.step,
         json(&e.name()),
         json(e.kernel()),
@@ -294,6 +335,7 @@ fn layer(events: &[Event]) -> String {
         e.work.flops,
         e.work.read,
         e.work.written,
+        e.gpu,
         events.len(),
         events.iter().map(us).fold(f64::INFINITY, f64::min),
         events.iter().map(us).sum::<f64>() / n

@@ -1,11 +1,11 @@
 //! `Instance`: a compiled model with its memory, and how a run goes: inputs checked, symbols bound, memory placed, steps run.
 
-use crate::cuda::{Given, Machine, Shared, Wanted};
+use crate::cuda::{DeviceTime, Given, Machine, Shared, Wanted};
 use crate::error::{Error, Fail, Result};
 use crate::frame::Frame;
 use crate::loaded::Loaded;
 use crate::memory::{ALIGN, Region, place};
-use crate::options::{Device, Options, Weights};
+use crate::options::{Device, Options};
 use crate::profile::Recorder;
 use crate::spec::{ArenaSpec, OutPlace, Port, PortDim, PortKind, Spec};
 use crate::state::{Kept, Left, State, StateMut};
@@ -108,9 +108,10 @@ impl Instance {
             _ => "the model was compiled for the CPU alone".into(),
         };
         if let Some(wanted) = wanted {
-            match on_device(spec, wanted, &threads, isa, options.overlap) {
+            match on_device(spec, wanted, &threads, isa, options) {
                 Ok(mut out) => {
                     out.recorder = options.profile.as_ref().map(|p| Box::new(Recorder::new(p, out.spec, out.threads.workers())));
+                    out.time_steps();
                     out.why = if must { "it was asked for".into() } else { "it is the first GPU".into() };
                     return Ok(out);
                 }
@@ -166,6 +167,7 @@ impl Instance {
         let device = self.machine.as_ref().map(|m| m.shared().clone());
         let mut out = Instance::with_shared(self.spec, self.weights.clone(), self.threads.clone(), self.isa, device)?;
         out.recorder = self.recorder.as_ref().map(|r| Box::new(Recorder::new(r.profile(), self.spec, self.threads.workers())));
+        out.time_steps();
         out.why.clone_from(&self.why);
         Ok(out)
     }
@@ -301,6 +303,9 @@ impl Instance {
         self.scratch_stride = frame.scratch_stride;
         drop(active);
         if let Some(r) = &mut self.recorder {
+            if let Some(m) = &self.machine {
+                r.settle(|timed| m.step(timed));
+            }
             r.end();
         }
         let result = result.unwrap_or(Err(Fail::Panicked));
@@ -463,6 +468,36 @@ impl Instance {
             _ => &NOTHING,
         }
     }
+    /// Has the steps of a profile timed by the GPU that runs them.
+    fn time_steps(&mut self) {
+        if let (Some(m), true) = (&mut self.machine, self.recorder.is_some()) {
+            m.time(Some(true));
+        }
+    }
+    /// Times runs by the GPU's own clock from here on, or no more; what was recorded to be launched again is recorded anew. On the CPU nothing
+    /// is timed.
+    pub fn time_device(&mut self, on: bool) {
+        let steps = self.recorder.is_some();
+        if let Some(m) = &mut self.machine {
+            m.time((on || steps).then_some(steps));
+        }
+    }
+    /// What the last run took on the GPU, where [`Self::time_device`] asked for that.
+    pub fn device_time(&self) -> Option<DeviceTime> {
+        self.machine.as_ref().and_then(Machine::took)
+    }
+    /// Has kernels run in another of the forms that they were compiled in to be measured.
+    #[cfg(feature = "harness")]
+    pub(crate) fn set_variant(&mut self, variant: usize) {
+        if let Some(m) = &mut self.machine {
+            m.set_variant(variant);
+        }
+    }
+    /// The name and the compute capability of the GPU, as files of measured forms have them.
+    #[cfg(feature = "harness")]
+    pub(crate) fn gpu(&self) -> Option<String> {
+        self.machine.as_ref().map(|m| m.shared().label())
+    }
     /// What the instance runs on.
     pub fn device(&self) -> DeviceInfo {
         let device = self.machine.as_ref().map_or("cpu".to_string(), |m| m.shared().name.clone());
@@ -524,10 +559,10 @@ impl Instance {
 }
 
 /// An instance on a GPU.
-fn on_device(spec: &'static Spec, wanted: Wanted, threads: &Threads, isa: Isa, overlap: bool) -> Result<Instance> {
+fn on_device(spec: &'static Spec, wanted: Wanted, threads: &Threads, isa: Isa, options: &Options) -> Result<Instance> {
     let device = spec.device.ok_or_else(|| Error::Device { message: "the model was not compiled for a GPU".into() })?;
-    let weights = Arc::new(Loaded::new(device.spec, &Weights::Default, isa.capped(Isa::Avx512), threads)?);
-    let shared = Shared::new(device, wanted, weights.start(), overlap)?;
+    let weights = Arc::new(Loaded::new(device.spec, &options.device_weights, isa.capped(Isa::Avx512), threads)?);
+    let shared = Shared::new(device, wanted, weights.start(), options.overlap)?;
     Instance::with_shared(device.spec, weights, threads.clone(), isa, Some(Arc::new(shared)))
 }
 

@@ -36,6 +36,7 @@ mod state;
 pub mod threads;
 mod view;
 
+pub use cuda::DeviceTime;
 pub use error::{Error, Result};
 pub use instance::{DeviceInfo, Instance};
 pub use kiln_kernels::dtype::{DType, bf16, f16};

@@ -17,6 +17,8 @@ pub struct Options {
     pub isa: Option<Isa>,
     /// Where runs are recorded, step by step; by default they are not.
     pub profile: Option<Profile>,
+    /// Where those of its plan for a GPU are, which are packed otherwise.
+    pub device_weights: Weights,
     /// What the model runs on.
     pub device: Device,
     /// Whether a kernel of a GPU begins while the one before it ends (programmatic dependent launch, from sm_90 on). What it computes is the
@@ -61,6 +63,11 @@ impl Options {
     /// Uses these weights.
     pub fn weights(mut self, weights: Weights) -> Self {
         self.weights = weights;
+        self
+    }
+    /// Uses these on a GPU.
+    pub fn device_weights(mut self, weights: Weights) -> Self {
+        self.device_weights = weights;
         self
     }
     /// Uses no better instruction set than this.

@@ -69,6 +69,8 @@ pub struct Event {
     pub start: Duration,
     /// How long it took.
     pub duration: Duration,
+    /// Whether a GPU computed it. Start and duration are by its clock then, from when its first kernel of the run began.
+    pub gpu: bool,
     /// What each worker had of it, where the step was spread over the threads.
     pub workers: Vec<Share>,
     kernel: &'static Kernel,
@@ -194,7 +196,7 @@ impl Event {
         let (w, nodes) = (self.work, self.nodes().map(json).collect::<Vec<_>>().join(","));
         format!(
             "{{\"run\":{},\"step\":{},\"kernel\":{},\"algorithm\":{},\"what\":{},\"nodes\":[{nodes}],\"flops\":{},\"bytes_read\":{},\
-             \"bytes_written\":{},\"gflops_per_second\":{:.3},\"gbytes_per_second\":{:.3},\"isa\":{},\"threads\":{}}}",
+             \"bytes_written\":{},\"gflops_per_second\":{:.3},\"gbytes_per_second\":{:.3},\"isa\":{},\"threads\":{},\"gpu\":{}}}",
             self.run,
             self.step,
             json(self.kernel.kind),
@@ -206,7 +208,8 @@ impl Event {
             w.flops as f64 / ns,
             w.read.saturating_add(w.written) as f64 / ns,
             json(self.isa.name()),
-            self.threads
+            self.threads,
+            self.gpu
         )
     }
 }
@@ -274,6 +277,8 @@ pub(crate) struct Recorder {
     run: usize,
     began: Duration,
     events: Vec<Event>,
+    /// Which of the events a GPU timed, and their numbers there.
+    timed: Vec<(usize, usize)>,
     spans: Box<[Span]>,
 }
 
@@ -286,7 +291,7 @@ impl Recorder {
             r.instances.len() - 1
         };
         let spans = (0..workers).map(|_| Span::default()).collect();
-        Recorder { profile: profile.clone(), spec, instance, run: 0, began: Duration::ZERO, events: Vec::new(), spans }
+        Recorder { profile: profile.clone(), spec, instance, run: 0, began: Duration::ZERO, events: Vec::new(), timed: Vec::new(), spans }
     }
     /// The profile it records for.
     pub(crate) fn profile(&self) -> &Profile {
@@ -298,7 +303,18 @@ impl Recorder {
     /// A run begins.
     pub(crate) fn begin(&mut self) {
         self.events.clear();
+        self.timed.clear();
         self.began = self.now();
+    }
+    /// Puts the times in by which a GPU computed its steps: when each began, from when its first one did, and what it took, in milliseconds.
+    pub(crate) fn settle(&mut self, step: impl Fn(usize) -> Option<(f64, f64)>) {
+        let first = self.timed.first().map_or(Duration::ZERO, |(event, _)| self.events[*event].start);
+        for (event, timed) in std::mem::take(&mut self.timed) {
+            let Some((start, took)) = step(timed) else { continue };
+            let after = |ms: f64| Duration::from_secs_f64(ms.max(0.0) / 1e3);
+            let e = &mut self.events[event];
+            (e.gpu, e.start, e.duration) = (true, first + after(start), after(took));
+        }
     }
     /// It has ended: what was recorded is shared.
     pub(crate) fn end(&mut self) {
@@ -313,8 +329,8 @@ impl Recorder {
         self.spans.iter_mut().for_each(|s| *s = Span::default());
         self.now()
     }
-    /// The step has ended.
-    pub(crate) fn after(&mut self, step: usize, start: Duration, isa: Isa, syms: &[i64]) {
+    /// The step has ended; a GPU has it under that number, where it does.
+    pub(crate) fn after(&mut self, step: usize, start: Duration, isa: Isa, syms: &[i64], timed: Option<usize>) {
         let (end, spec) = (self.now(), self.spec);
         let Some(kernel) = spec.kernels.get(step) else { return };
         let share = |(worker, s): (usize, &mut Span)| {
@@ -323,6 +339,7 @@ impl Recorder {
             (tasks > 0).then_some(Share { worker, tasks, start, duration })
         };
         let workers: Vec<Share> = self.spans.iter_mut().enumerate().filter_map(share).collect();
+        self.timed.extend(timed.map(|timed| (self.events.len(), timed)));
         self.events.push(Event {
             model: spec.name,
             instance: self.instance,
@@ -334,6 +351,7 @@ impl Recorder {
             threads: self.spans.len(),
             start,
             duration: end - start,
+            gpu: false,
             workers,
             kernel,
             lines: spec.nodes,

@@ -81,7 +81,7 @@ void run(P& p, unsigned blocks, unsigned splits, unsigned threads, size_t shared
     Device<unsigned> counters(256);
     std::fill(counters.at, counters.at + 256, 0);
     const auto conflicts = emu::bank_conflicts();
-    test::launch({blocks, unsigned(p.matrices), splits}, threads, shared, [=] {
+    test::launch({blocks, unsigned(p.matrices), splits}, threads, shared, [=] __device__ {
         const long long m = blockIdx.y;
         const Split split{int(blockIdx.z), int(gridDim.z), partial.at, counters.at};
         body(p.q.at + m * p.g.queries * p.g.q_row, p.k.at + m * p.g.keys * p.g.k_row, p.v.at + m * p.g.keys * p.g.v_row, p.mask.at,
@@ -102,7 +102,7 @@ void lanes(int queries, int keys, long long reach, Mask kind, int matrices) {
     Problem<G, T, T, float> p(queries, keys, reach, kind, matrices, 0);
     const size_t shared = (32 * (G::depth + 1) + 32 * G::width + 4 * 2 * (G::depth + 32)) * 4;
     const G g = p.g;
-    run(p, unsigned((queries + 7) / 8), 1, 128, shared, 0, 4e-6, [=](auto q, auto k, auto v, auto mask, auto out, const Split&) {
+    run(p, unsigned((queries + 7) / 8), 1, 128, shared, 0, 4e-6, [=] __device__ (auto q, auto k, auto v, auto mask, auto out, const Split&) {
         attend<2>(q, k, v, kind == Mask::None ? nullptr : mask, out, g);
     });
 }
@@ -131,7 +131,7 @@ void tiled(Problem<G, Q, K, M>& p, unsigned splits) {
     using Whole = typename C::template With<A::SHARED>;
     const G g = p.g;
     run(p, unsigned((g.queries + A::ROWS - 1) / A::ROWS), splits, A::THREADS, size_t(A::SHARED), size_t(A::ROWS) * LINE<A::WIDTH>,
-        rounding, [=](auto q, auto k, auto v, auto mask, auto out, const Split& split) { attend_tiles<Whole>(q, k, v, mask, out, g, split); });
+        rounding, [=] __device__ (auto q, auto k, auto v, auto mask, auto out, const Split& split) { attend_tiles<Whole>(q, k, v, mask, out, g, split); });
 }
 // Every arrangement of warps, operands of the products' type that are copied as they lie, or others.
 template <class T, class S, int D, int W>
@@ -185,7 +185,7 @@ void few(int queries, int keys, long long reach, Mask kind, int matrices, unsign
     constexpr int LANES = FewLanes<K, K, G>::LANES;
     const G g = p.g;
     run(p, 1, splits, 128, size_t(128 / LANES) * N * LINE<G::width> * 4, size_t(N) * LINE<G::width>, 4e-6,
-        [=](auto q, auto k, auto v, auto mask, auto out, const Split& split) {
+        [=] __device__ (auto q, auto k, auto v, auto mask, auto out, const Split& split) {
             attend_few<N, 2, STORE>(q, k, v, kind == Mask::None ? nullptr : mask, out, g, split);
         });
 }

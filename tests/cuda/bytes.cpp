@@ -42,7 +42,7 @@ struct Less {
     const int32_t* zeros;
     int zero, n;
     template <int V>
-    void operator()(int row, int col, int32_t (&v)[V], int32_t of_row = 0) const {
+    __device__ void operator()(int row, int col, int32_t (&v)[V], int32_t of_row = 0) const {
         for (int i = 0; i < V; i++) {
             int32_t sum = fused(-zero, of_col[col + i], v[i]);
             if (zeros) sum = fused(-zeros[col + i], of_row, sum);
@@ -72,7 +72,7 @@ struct Weights {
     }
     // Column `j`, element `k`, less the column's zero point where `shifted`.
     int64_t at(int j, int k, bool shifted) { return int8_t(w[size_t(j) * pitch + k].value) - (shifted ? zeros[size_t(j)] : 0); }
-    Matrix<u8s8, 16, Extents> loader() const { return {w.at, {n, pitch, pitch, 1}}; }
+    __host__ __device__ Matrix<u8s8, 16, Extents> loader() const { return {w.at, {n, pitch, pitch, 1}}; }
 };
 
 void compare(Device<int32_t>& out, int m, int n, const std::function<int64_t(int, int)>& want) {
@@ -91,7 +91,7 @@ void product_case(int m, int n, int k, int splits, int zero, bool extreme) {
     Device<unsigned> counters(4096);
     for (int i = 0; i < 4096; i++) counters[size_t(i)] = 0;
     const kiln::emu::Index grid{unsigned((m + C::BM - 1) / C::BM), unsigned((n + C::BN - 1) / C::BN), unsigned(splits)};
-    test::launch(grid, Units<C>::THREADS, shared_bytes<C>(), [=] {
+    test::launch(grid, Units<C>::THREADS, shared_bytes<C>(), [=] __device__ {
         E e;
         static_cast<Less&>(e) = {out.at, w.sums.at, SHIFTED ? w.zeros.at : nullptr, zero, n};
         Matrix<uint8_t, STEP, Extents> left{a.at, {m, k, a_row, 1}};
@@ -112,7 +112,7 @@ void few(int m, int n, int k, int zero, bool extreme) {
     auto a = bytes<uint8_t>(size_t(m) * k, extreme);
     Weights w(n, k, extreme);
     Device<int32_t> out(size_t(m) * n);
-    test::launch({unsigned((n + 4 * N - 1) / (4 * N)), 1, 1}, 128, size_t(M) * w.pitch, [=] {
+    test::launch({unsigned((n + 4 * N - 1) / (4 * N)), 1, 1}, 128, size_t(M) * w.pitch, [=] __device__ {
         Matrix<uint8_t, 1, Extents> left{a.at, {m, k, k, 1}};
         few_rows<M, N>(left, w.w.at, Less{out.at, w.sums.at, nullptr, zero, n}, m, n, k, w.pitch);
     }, [&] {
@@ -158,7 +158,7 @@ void convolution(Image g, int zero) {
     auto x = bytes<uint8_t>(size_t(g.n * g.by_n));
     Weights w(g.k, depth, false);
     Device<int32_t> out(size_t(m) * g.k);
-    test::launch({unsigned((m + C::BM - 1) / C::BM), unsigned((g.k + C::BN - 1) / C::BN), 1}, Units<C>::THREADS, shared_bytes<C>(), [=] {
+    test::launch({unsigned((m + C::BM - 1) / C::BM), unsigned((g.k + C::BN - 1) / C::BN), 1}, Units<C>::THREADS, shared_bytes<C>(), [=] __device__ {
         E e;
         static_cast<Less&>(e) = {out.at, w.sums.at, SHIFTED ? w.zeros.at : nullptr, zero, g.k};
         Filled<Windows<uint8_t, STEP, Image>> a({x.at, g}, uint8_t(zero));
@@ -174,7 +174,7 @@ struct Plain {
     int32_t* o;
     int n;
     template <int V>
-    void operator()(int row, int col, int32_t (&v)[V]) const {
+    __device__ void operator()(int row, int col, int32_t (&v)[V]) const {
         for (int i = 0; i < V; i++) o[(long long)row * n + col + i] = v[i];
     }
 };
@@ -185,7 +185,7 @@ void depthwise(Image g, int zero) {
     Device<T> w(size_t(g.k) * g.k_h * g.k_w);
     for (size_t i = 0; i < w.n; i++) w[i] = T(sizeof(T) == 1 ? int(test::random() >> 30) : int(test::random() >> 30) % 511 - 255);
     Device<int32_t> out(size_t(m) * g.k);
-    test::launch({unsigned((m * g.k / V + 127) / 128), 1, 1}, 128, 0, [=] {
+    test::launch({unsigned((m * g.k / V + 127) / 128), 1, 1}, 128, 0, [=] __device__ {
         grouped_convolution<V>(x.at, w.at, Plain{out.at, g.k}, g, zero);
     }, [&] {
         auto weight = [&](int tap, int, int k) { return int64_t(w[size_t(tap) * g.k + k]); };
@@ -207,7 +207,7 @@ void range(int n, unsigned blocks, const std::function<float(int)>& value) {
         least = std::fmin(least, x[size_t(i)]);
         most = std::fmax(most, x[size_t(i)]);
     }
-    test::launch({blocks, 1, 1}, 64, 8, [=] { calibrate(x.at, n, scale.at, zero.at, partial.at, counter.at); }, [&] {
+    test::launch({blocks, 1, 1}, 64, 8, [=] __device__ { calibrate(x.at, n, scale.at, zero.at, partial.at, counter.at); }, [&] {
         const float want = (least == most ? 1.0f : most - least) / 255.0f;
         const float at = std::fmin(std::fmax(0.0f - least / want, 0.0f), 255.0f);
         if (counter[0] != 0) test::fail("a counter is left");

@@ -22,7 +22,7 @@ struct Put {
     float* o;
     int n;
     template <class S, int W>
-    void operator()(int row, int col, S (&v)[W]) const {
+    __device__ void operator()(int row, int col, S (&v)[W]) const {
         for (int i = 0; i < W; i++) o[(long long)row * n + col + i] = v[i];
     }
 };
@@ -71,14 +71,14 @@ void few(int m, int n, int k) {
     auto a = test::numbers<S>(size_t(m) * k);
     Device<float> out(size_t(m) * n);
     const int pitch = (k + 63) / 64 * 64;
-    auto run = [&](auto zeros) {
-        test::launch({unsigned((n + 4 * N - 1) / (4 * N)), 1, 1}, 128, size_t(M) * pitch * 4, [=] {
-            Codes<BITS, BLOCK, decltype(zeros), Columns> columns{w.codes.at, w.scales.at, zeros, {n, k, w.pitch, w.blocks}};
-            few_rows_of_codes<M, N>(Matrix<S, 1, Extents>{a.at, {m, k, k, 1}}, columns, Put{out.at, n}, m, n, k, pitch);
-        }, [&] { check(w, a, out, m, 3.0f, EACH, 2e-6, [](float x) { return x; }); });
-    };
-    if constexpr (EACH) run(EachZero<Z>{w.zeros.at});
-    else run(SameZero{3.0f});
+    const auto zeros = [&] {
+        if constexpr (EACH) return EachZero<Z>{w.zeros.at};
+        else return SameZero{3.0f};
+    }();
+    test::launch({unsigned((n + 4 * N - 1) / (4 * N)), 1, 1}, 128, size_t(M) * pitch * 4, [=] __device__ {
+        Codes<BITS, BLOCK, decltype(zeros), Columns> columns{w.codes.at, w.scales.at, zeros, {n, k, w.pitch, w.blocks}};
+        few_rows_of_codes<M, N>(Matrix<S, 1, Extents>{a.at, {m, k, k, 1}}, columns, Put{out.at, n}, m, n, k, pitch);
+    }, [&] { check(w, a, out, m, 3.0f, EACH, 2e-6, [](float x) { return x; }); });
 }
 
 template <class C, int BITS, int BLOCK, class Z, bool EACH, class S>
@@ -88,14 +88,14 @@ void many(int m, int n, int k) {
     auto a = test::numbers<S>(size_t(m) * k);
     Device<float> out(size_t(m) * n);
     const size_t shared = size_t(C::STAGES) * (C::BM + C::BN) * C::CHUNKS * 16;
-    auto run = [&](auto zeros) {
-        test::launch({unsigned((m + C::BM - 1) / C::BM), unsigned((n + C::BN - 1) / C::BN), 1}, UnitsOf<T, C>::Type::THREADS, shared, [=] {
-            Codes<BITS, BLOCK, decltype(zeros), Columns> columns{w.codes.at, w.scales.at, zeros, {n, k, w.pitch, w.blocks}};
-            product<C>(Matrix<S, 1, Extents>{a.at, {m, k, k, 1}}, columns, Put{out.at, n}, m, n, k, Split{0, 1, nullptr, nullptr});
-        }, [&] { check(w, a, out, m, 3.0f, EACH, 4e-6, [](float x) { return widen(Narrow<T>::of(x)); }); });
-    };
-    if constexpr (EACH) run(EachZero<Z>{w.zeros.at});
-    else run(SameZero{3.0f});
+    const auto zeros = [&] {
+        if constexpr (EACH) return EachZero<Z>{w.zeros.at};
+        else return SameZero{3.0f};
+    }();
+    test::launch({unsigned((m + C::BM - 1) / C::BM), unsigned((n + C::BN - 1) / C::BN), 1}, UnitsOf<T, C>::Type::THREADS, shared, [=] __device__ {
+        Codes<BITS, BLOCK, decltype(zeros), Columns> columns{w.codes.at, w.scales.at, zeros, {n, k, w.pitch, w.blocks}};
+        product<C>(Matrix<S, 1, Extents>{a.at, {m, k, k, 1}}, columns, Put{out.at, n}, m, n, k, Split{0, 1, nullptr, nullptr});
+    }, [&] { check(w, a, out, m, 3.0f, EACH, 4e-6, [](float x) { return widen(Narrow<T>::of(x)); }); });
 }
 
 int main() {

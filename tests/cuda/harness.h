@@ -1,17 +1,36 @@
-// What tests of kernel templates share: device memory between guards, random numbers, comparison, and the orders threads run in.
+// What tests of kernel templates share: device memory, random numbers, comparison, and launches. A host compiler makes programs of them that
+// run by the emulator, between guards and in three orders of threads; nvcc makes programs for a GPU.
 #pragma once
+#if defined(KILN_EMULATE)
 #include "emulator_host.h"
+#else
+#include <cuda_runtime.h>
+#endif
 #include "prims.cuh"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <vector>
 #include <sys/mman.h>
 
+#if !defined(KILN_EMULATE)
+namespace kiln::emu {
+struct Index {
+    unsigned x, y, z;
+};
+// The GPU does not count them.
+inline uint64_t bank_conflicts() { return 0; }
+}  // namespace kiln::emu
+#endif
+
 namespace test {
 
+#if defined(KILN_EMULATE)
 // One range of addresses for all device memory: what is not handed out is an error to touch.
 struct Space {
     char* start;
@@ -28,6 +47,27 @@ struct Space {
         return at;
     }
 };
+#else
+// Memory that host and device share.
+struct Space {
+    Space() {
+        int count = 0;
+        const cudaError_t wrong = cudaGetDeviceCount(&count);
+        if (wrong == cudaSuccess && count > 0) return;
+        std::fprintf(stderr, "there is no CUDA device: %s\n", wrong == cudaSuccess ? "the driver sees none" : cudaGetErrorString(wrong));
+        std::exit(3);
+    }
+    void* take(size_t n) {
+        void* at = nullptr;
+        if (cudaError_t wrong = cudaMallocManaged(&at, std::max(n, size_t(1)))) {
+            std::printf("FAILED: %zu bytes of memory: %s\n", n, cudaGetErrorString(wrong));
+            std::exit(1);
+        }
+        std::memset(at, 0xff, n);
+        return at;
+    }
+};
+#endif
 inline Space space;
 
 template <class T>
@@ -69,6 +109,7 @@ inline void fail(const std::string& what) {
     std::printf("FAILED %s: %s\n", current, what.c_str());
 }
 
+#if defined(KILN_EMULATE)
 // Runs a kernel in three orders of its threads; `check` looks at the results after each.
 template <class F>
 void launch(kiln::emu::Index grid, unsigned threads, size_t shared, F body, const std::function<void()>& check) {
@@ -102,6 +143,27 @@ void caught(const char* name, kiln::emu::Index grid, unsigned threads, size_t sh
     if (times < (kiln::emu::checks_accesses() ? 3 : 2)) fail("caught in " + std::to_string(times) + " of 3 orders");
     else std::printf("caught %s: %s\n", name, why.c_str());
 }
+#else
+template <class F>
+__global__ void entry(const F body) {
+    body();
+}
+// Runs a kernel on the GPU; `check` looks at the results.
+template <class F>
+void launch(kiln::emu::Index grid, unsigned threads, size_t shared, F body, const std::function<void()>& check) {
+    cudaError_t wrong = cudaFuncSetAttribute(entry<F>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
+    if (wrong == cudaSuccess) {
+        entry<F><<<dim3(grid.x, grid.y, grid.z), threads, shared>>>(body);
+        wrong = cudaGetLastError();
+    }
+    if (wrong == cudaSuccess) wrong = cudaDeviceSynchronize();
+    if (wrong == cudaSuccess) return check();
+    fail(cudaGetErrorString(wrong));
+    // Nothing runs behind such an error.
+    std::printf("%d failures\n", failures);
+    std::exit(1);
+}
+#endif
 
 // A map of rows of elements of `S`, whose boxes have 128 bytes of so many rows, as the driver makes it.
 template <class S>
@@ -126,6 +188,7 @@ struct Worst {
 
 }  // namespace test
 
+#if defined(KILN_EMULATE)
 namespace kiln::emu {
 KILN_PLAIN bool in_device_space(const void* at) {
     return at >= test::space.start && at < test::space.start + test::space.bytes;
@@ -140,3 +203,4 @@ KILN_PLAIN bool checks_accesses() {
 #endif
 }
 }  // namespace kiln::emu
+#endif

@@ -72,7 +72,7 @@ void images(int n, int c, int height, int width) {
     const G g{n, c, height, width, to_h, to_w, pitch, (long long)height * width * pitch, c, (long long)to_h * to_w * c};
     auto x = test::numbers<S>(size_t(n) * height * width * pitch);
     Device<float> out(size_t(n) * to_h * to_w * c);
-    test::launch({unsigned((n * to_h * to_w * c / V + 63) / 64), 1, 1}, 64, 0, [=] { resize<R, V>(x.at, out.at, g); }, [&] {
+    test::launch({unsigned((n * to_h * to_w * c / V + 63) / 64), 1, 1}, 64, 0, [=] __device__ { resize<R, V>(x.at, out.at, g); }, [&] {
         test::Worst worst;
         for (int i = 0; i < n * to_h * to_w; i++) {
             auto rows = weights<R>(i / to_w % to_h, height, to_h, G::scale_h), cols = weights<R>(i % to_w, width, to_w, G::scale_w);
@@ -104,7 +104,7 @@ void rotated(int rows, int size) {
     auto x = test::numbers<half>(size_t(rows) * size);
     auto c = test::numbers<float>(size_t(rows) * cw + 1), s = test::numbers<float>(size_t(rows) * sw + 1);
     Device<float> out(size_t(rows) * size);
-    test::launch({unsigned((rows * size + 63) / 64), 1, 1}, 64, 0, [=] {
+    test::launch({unsigned((rows * size + 63) / 64), 1, 1}, 64, 0, [=] __device__ {
         each((long long)rows * size, [=](long long q) {
             const int r = int(q) / size, i = int(q) % size;
             out.at[q] = turned<WIDTH, NEIGHBOURS, EACH_COS, EACH_SIN>(x.at + r * size, c.at + r * cw, s.at + r * sw, i);

@@ -102,6 +102,11 @@ fn attention_is_that_of_plain_loops() {
 }
 
 #[test]
+fn fragments_do_not_depend_on_the_order_of_threads() {
+    program("fragments");
+}
+
+#[test]
 fn planted_bugs_are_caught() {
     program("bugs");
 }

@@ -29,7 +29,7 @@ void top(int outer, int axis, int inner, int k, bool wanted) {
     for (size_t i = 0; i < x.n; i++) x[i] = test::random() >> 40 & 1 ? odd<T>(int(test::random() >> 40)) : T(test::number() * 100);
     Device<T> values(size_t(outer) * k * inner + 1);
     Device<int64_t> positions(size_t(outer) * k * inner + 1);
-    test::launch({unsigned(outer * inner), 1, 1}, 64, SIZE * 8, [=] {
+    test::launch({unsigned(outer * inner), 1, 1}, 64, SIZE * 8, [=] __device__ {
         top_k<LARGEST, SIZE>(x.at, wanted ? values.at : nullptr, positions.at, Sorted{axis, inner, k});
     }, [&] {
         for (int r = 0; r < outer * inner; r++) {
@@ -54,7 +54,7 @@ void top(int outer, int axis, int inner, int k, bool wanted) {
 // A tensor of two axes, whose updates are along one of them.
 struct Lines {
     int axis, width, rows, cols;
-    bool operator()(long long q, long long& at, long long& line) const {
+    __device__ bool operator()(long long q, long long& at, long long& line) const {
         const long long a = q / width, b = q % width;
         at = axis == 0 ? a : b;
         line = axis == 0 ? b : a * cols;
@@ -94,7 +94,7 @@ void along(int height, int width, int rows, int cols, int axis) {
             T& old = want[axis == 0 ? size_t(to) * width + j : size_t(i) * width + to];
             old = one_by_one(C, old, updates[size_t(i) * cols + j]);
         }
-    test::launch({unsigned((height * width + 63) / 64), 1, 1}, 64, 0, [=] {
+    test::launch({unsigned((height * width + 63) / 64), 1, 1}, 64, 0, [=] __device__ {
         scatter_along<C>(x.at, indices.at, updates.at, out.at, Lines{axis, width, rows, cols}, g, fault.at);
     }, [&] {
         for (size_t i = 0; i < want.size(); i++)
@@ -103,7 +103,7 @@ void along(int height, int width, int rows, int cols, int axis) {
     });
     if (rows * cols == 0) return;
     indices[0] = extent;
-    test::launch({unsigned((height * width + 63) / 64), 1, 1}, 64, 0, [=] {
+    test::launch({unsigned((height * width + 63) / 64), 1, 1}, 64, 0, [=] __device__ {
         scatter_along<C>(x.at, indices.at, updates.at, out.at, Lines{axis, width, rows, cols}, g, fault.at);
     }, [&] {
         if (fault[0] == 0 || fault[1] != 9 || fault[2] != extent || fault[3] != extent) test::fail("an index outside is not reported");
@@ -115,7 +115,7 @@ struct Slices {
 };
 struct Of {
     const int64_t* at;
-    long long operator()(long long r) const { return at[r]; }
+    __device__ long long operator()(long long r) const { return at[r]; }
 };
 template <Combine C, class T>
 void slices(int count, int inner, int rows) {
@@ -131,7 +131,7 @@ void slices(int count, int inner, int rows) {
             T& old = want[size_t(at[size_t(r)]) * inner + i];
             old = one_by_one(C, old, updates[size_t(r) * inner + i]);
         }
-    test::launch({unsigned((count * inner + 63) / 64), 1, 1}, 64, 64 * 8, [=] {
+    test::launch({unsigned((count * inner + 63) / 64), 1, 1}, 64, 64 * 8, [=] __device__ {
         scatter_slices<C>(x.at, updates.at, out.at, Of{at.at}, Slices{(long long)count * inner, inner, rows});
     }, [&] {
         for (size_t i = 0; i < want.size(); i++)

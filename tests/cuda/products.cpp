@@ -27,7 +27,7 @@ struct Put {
     O* o;
     int n;
     template <class S, int W>
-    void operator()(int row, int col, S (&v)[W]) const {
+    __device__ void operator()(int row, int col, S (&v)[W]) const {
         for (int i = 0; i < W; i++) o[(long long)row * n + col + i] = Narrow<O>::of(v[i]);
     }
 };
@@ -41,6 +41,15 @@ double right(T x) {
 }
 double left(u8s8 x) { return x.value; }
 double right(u8s8 x) { return int8_t(x.value); }
+
+template <class C, class L, class T, class O>
+void launch_product(kiln::emu::Index grid, const L& a, const Matrix<T, 16 / sizeof(T), Extents>& b, O* out, Extents sizes, void* partial, unsigned* counters, const std::function<void()>& check) {
+    const int m = int(sizes.rows), n = int(b.g.rows), k = int(sizes.depth);
+    test::launch(grid, UnitsOf<T, C>::Type::THREADS, shared_bytes<C>(), [=] __device__ {
+        Split split{int(blockIdx.z), int(gridDim.z), partial, counters};
+        product<C>(a, b, Put<O, 2>{out, n}, m, n, k, split);
+    }, check);
+}
 
 template <class C, class S, class O>
 void product_case(int m, int n, int k, int splits, bool packed) {
@@ -58,7 +67,6 @@ void product_case(int m, int n, int k, int splits, bool packed) {
     Device<O> partial(size_t(m) * n * splits);
     Device<unsigned> counters(4096);
     for (int i = 0; i < 4096; i++) counters[i] = 0;
-    using U = typename UnitsOf<T, C>::Type;
     const Extents ea{m, packed ? pitch : k, a_pitch, 1}, eb{n, pitch, pitch, 1};
     const kiln::emu::Index grid{unsigned((m + C::BM - 1) / C::BM), unsigned((n + C::BN - 1) / C::BN), unsigned(splits)};
     auto check = [&] {
@@ -77,17 +85,12 @@ void product_case(int m, int n, int k, int splits, bool packed) {
         for (int i = 0; i < 4096; i++)
             if (counters[i] != 0) return test::fail("a counter is left");
     };
-    auto run = [&](auto loader) {
-        test::launch(grid, U::THREADS, shared_bytes<C>(), [=] {
-            Matrix<T, PER, Extents> b{w.at, eb};
-            Split split{int(blockIdx.z), int(gridDim.z), partial.at, counters.at};
-            product<C>(loader, b, Put<O, 2>{out.at, n}, m, n, k, split);
-        }, check);
-    };
+    const Matrix<T, PER, Extents> b{w.at, eb};
+    const Extents sizes{m, k, 0, 0};
     if constexpr (std::is_same<S, T>::value) {
-        if (packed) return run(Matrix<S, PER, Extents>{a.at, ea});
+        if (packed) return launch_product<C>(grid, Matrix<S, PER, Extents>{a.at, ea}, b, out.at, sizes, partial.at, counters.at, check);
     }
-    run(Matrix<S, 1, Extents>{a.at, ea});
+    launch_product<C>(grid, Matrix<S, 1, Extents>{a.at, ea}, b, out.at, sizes, partial.at, counters.at, check);
 }
 
 template <class T, class S, class O, int CH>
@@ -104,7 +107,7 @@ void products(const char* name) {
         product_case<Wide, S, O>(70, 66, 300, 3, packed);
         product_case<Small, S, O>(33, 40, 17, 4, packed);
         if constexpr (sizeof(T) == 2) {
-            static_assert(UnitsOf<T, Tall>::Type::LAG == 1 && UnitsOf<T, Square>::Type::LAG == 1 && UnitsOf<T, Wide>::Type::LAG == 0, "units of four warps");
+            static_assert(!GROUPS || (UnitsOf<T, Tall>::Type::LAG == 1 && UnitsOf<T, Square>::Type::LAG == 1 && UnitsOf<T, Wide>::Type::LAG == 0), "units of four warps");
             product_case<Tall, S, O>(130, 70, 450, 1, packed);
             product_case<Tall, S, O>(128, 64, 64, 1, packed);
             product_case<Square, S, O>(200, 140, 650, 2, packed);
@@ -157,7 +160,7 @@ void convolution(Image g) {
     Device<float> out(size_t(m) * g.k);
     auto weight = [&](int tap, int c, int k) { return w[size_t(k) * pitch + tap * g.c + c]; };
     using U = typename UnitsOf<T, C>::Type;
-    test::launch({unsigned((m + C::BM - 1) / C::BM), unsigned((g.k + C::BN - 1) / C::BN), 1}, U::THREADS, shared_bytes<C>(), [=] {
+    test::launch({unsigned((m + C::BM - 1) / C::BM), unsigned((g.k + C::BN - 1) / C::BN), 1}, U::THREADS, shared_bytes<C>(), [=] __device__ {
         Windows<S, STEP, Image> a{x.at, g};
         Matrix<T, PER, Extents> b{w.at, {g.k, pitch, pitch, 1}};
         Split whole{0, 1, nullptr, nullptr};
@@ -179,7 +182,7 @@ void grouped(G g) {
     auto w = test::numbers<T>(size_t(g.k) * per * g.k_h * g.k_w);
     Device<float> out(size_t(m) * g.k);
     auto weight = [&](int tap, int c, int k) { return w[size_t(tap * per + c) * g.k + k]; };
-    test::launch({unsigned((m * g.k / V + 127) / 128), 1, 1}, 128, 0, [=] {
+    test::launch({unsigned((m * g.k / V + 127) / 128), 1, 1}, 128, 0, [=] __device__ {
         grouped_convolution<V>(x.at, w.at, Put<float, V>{out.at, g.k}, g);
     }, [&] {
         test::Worst worst;
@@ -199,7 +202,7 @@ void few(int m, int n, int k) {
     for (int i = 0; i < n; i++)
         for (int j = k; j < pitch; j++) w[size_t(i) * pitch + j] = T();
     Device<float> out(size_t(m) * n);
-    test::launch({unsigned((n + 4 * N - 1) / (4 * N)), 1, 1}, 128, size_t(M) * pitch * 4, [=] {
+    test::launch({unsigned((n + 4 * N - 1) / (4 * N)), 1, 1}, 128, size_t(M) * pitch * 4, [=] __device__ {
         Matrix<T, STEP, Extents> left{a.at, {m, k, k, 1}};
         few_rows<M, N>(left, w.at, Put<float, 1>{out.at, n}, m, n, k, pitch);
     }, [&] {

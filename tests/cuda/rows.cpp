@@ -12,7 +12,7 @@ struct Head {
     const float* x;
     int n;
     template <int V>
-    Vec<float, V> of(long long row, int i) const {
+    __device__ Vec<float, V> of(long long row, int i) const {
         return load<V>(x + row * n + i);
     }
 };
@@ -20,14 +20,14 @@ struct Tail {
     float* o;
     int n;
     template <int V>
-    void operator()(long long row, int i, const Vec<float, V>& y) const {
+    __device__ void operator()(long long row, int i, const Vec<float, V>& y) const {
         store<V>(o + row * n + i, y);
     }
 };
 struct Factor {
     const float* x;
     template <int V>
-    Vec<float, V> of(long long, int i) const {
+    __device__ Vec<float, V> of(long long, int i) const {
         return load<V>(x + i);
     }
 };
@@ -46,7 +46,7 @@ void row_case(const char* name, int rows, int results, Op op, const std::functio
     // Two warps of a block have a row each, or all of its threads one.
     const unsigned threads = C::TEAM > 32 ? C::TEAM : 64, blocks = unsigned(C::TEAM > 32 ? rows : (rows + 1) / 2);
     const size_t shared = C::KEPT ? 32 : 32 + n;
-    test::launch({blocks, 1, 1}, threads, shared * 4, [=] { kiln::rows<C>(Head{x.at, n}, op, Tail{out.at, results}, rows); }, [&] {
+    test::launch({blocks, 1, 1}, threads, shared * 4, [=] __device__ { kiln::rows<C>(Head{x.at, n}, op, Tail{out.at, results}, rows); }, [&] {
         test::Worst worst;
         std::vector<double> line(static_cast<size_t>(n)), want(static_cast<size_t>(n));
         for (int r = 0; r < rows; r++) {
@@ -101,7 +101,7 @@ struct Pixels {
     float* o;
     int c;
     template <int V>
-    void operator()(long long row, int col, float (&v)[V]) const {
+    __device__ void operator()(long long row, int col, float (&v)[V]) const {
         for (int i = 0; i < V; i++) o[row * c + col + i] = v[i];
     }
 };
@@ -112,7 +112,7 @@ void pools(int n, int c, int h, int w, int window, int step, int pad) {
             (w + 2 * pad - window) / step + 1, (long long)h * w * c, (long long)h * w * c, (long long)w * c, c, 1};
     auto x = test::numbers<float>(size_t(n) * h * w * c);
     Device<float> out(size_t(n) * g.out_h * g.out_w * c);
-    test::launch({unsigned((n * g.out_h * g.out_w * c / V + 63) / 64), 1, 1}, 64, 0, [=] { pool<KIND, V>(x.at, g, Pixels{out.at, c}); }, [&] {
+    test::launch({unsigned((n * g.out_h * g.out_w * c / V + 63) / 64), 1, 1}, 64, 0, [=] __device__ { pool<KIND, V>(x.at, g, Pixels{out.at, c}); }, [&] {
         test::Worst worst;
         for (int i = 0; i < n * g.out_h * g.out_w * c; i++) {
             int ch = i % c, px = i / c % g.out_w, py = i / c / g.out_w % g.out_h, image = i / c / g.out_w / g.out_h, count = 0;
@@ -134,14 +134,14 @@ void pools(int n, int c, int h, int w, int window, int step, int pad) {
 struct Means {
     float* o;
     int c;
-    void operator()(long long row, int col, float y) const { o[row * c + col] = y; }
+    __device__ void operator()(long long row, int col, float y) const { o[row * c + col] = y; }
 };
 template <int V>
 void means(int n, int pixels, int c) {
     test::current = "mean of pixels";
     auto x = test::numbers<float>(size_t(n) * pixels * c);
     Device<float> out(size_t(n) * c);
-    test::launch({unsigned((c + 32 * V - 1) / (32 * V)), unsigned(n), 1}, 256, 1024 * V, [=] { global_mean<V>(x.at, pixels, c, c, (long long)pixels * c, Means{out.at, c}); }, [&] {
+    test::launch({unsigned((c + 32 * V - 1) / (32 * V)), unsigned(n), 1}, 256, 1024 * V, [=] __device__ { global_mean<V>(x.at, pixels, c, c, (long long)pixels * c, Means{out.at, c}); }, [&] {
         test::Worst worst;
         for (int i = 0; i < n * c; i++) {
             double sum = 0;
@@ -161,7 +161,7 @@ struct PixelsOf {
     float* o;
     int c;
     template <int V>
-    void operator()(int row, int col, float (&v)[V]) const {
+    __device__ void operator()(int row, int col, float (&v)[V]) const {
         for (int i = 0; i < V; i++) o[(long long)row * c + col + i] = v[i];
     }
 };
@@ -178,11 +178,11 @@ void pixel_norms(int n, int pixels, int groups, int channels, unsigned shares, f
     Device<float> found(size_t(n) * groups * 2), out(size_t(n) * pixels * c);
     Device<unsigned> counters(static_cast<size_t>(n));
     std::fill(counters.at, counters.at + n, 0u);
-    test::launch({unsigned((c + 31) / 32), unsigned(n), shares}, 256, 256 * sizeof(Moments), [=] { moments_of_pixels(x.at, g, partial.at, found.at, counters.at); }, [&] {
+    test::launch({unsigned((c + 31) / 32), unsigned(n), shares}, 256, 256 * sizeof(Moments), [=] __device__ { moments_of_pixels(x.at, g, partial.at, found.at, counters.at); }, [&] {
         for (int i = 0; i < n; i++)
             if (counters[size_t(i)] != 0) test::fail("a counter is left");
     });
-    test::launch({unsigned((n * pixels * c / V + 63) / 64), 1, 1}, 64, 0, [=] { norm_of_pixels<V>(x.at, found.at, scale.at, bias.at, g, PixelsOf{out.at, c}); }, [&] {
+    test::launch({unsigned((n * pixels * c / V + 63) / 64), 1, 1}, 64, 0, [=] __device__ { norm_of_pixels<V>(x.at, found.at, scale.at, bias.at, g, PixelsOf{out.at, c}); }, [&] {
         test::Worst worst;
         for (int i = 0; i < n * groups; i++) {
             auto at = [&](int p, int k) { return double(widen(x[size_t(i / groups * pixels + p) * pitch + i % groups * channels + k])); };
@@ -220,7 +220,7 @@ void gathers() {
     Device<long long> fault(4);
     for (int last : {3, 4}) {
         std::fill(fault.at, fault.at + 4, 0);
-        test::launch({1, 1, 1}, 64, 0, [=] { gather<V>(x.at, at.at, out.at, Table{2, 5, INNER, last, 9}, fault.at); }, [&] {
+        test::launch({1, 1, 1}, 64, 0, [=] __device__ { gather<V>(x.at, at.at, out.at, Table{2, 5, INNER, last, 9}, fault.at); }, [&] {
             for (int i = 0; i < 2 * 3 * INNER && last == 3; i++) {
                 int inner = i % INNER, j = i / INNER % 3, o = i / INNER / 3;
                 if (out[size_t(i)] != x[size_t(o * 5 + (indices[j] + 5) % 5) * INNER + inner]) test::fail("another row");
@@ -243,7 +243,7 @@ void lookups(bool more) {
     Device<half> out(COUNT * COLS);
     Device<long long> fault(4);
     std::fill(fault.at, fault.at + 4, 0);
-    test::launch({2, 1, 1}, 32, 0, [=] { lookup<V>(a.at, i.at, b.at, k.at, more ? c.at : nullptr, out.at, Tables{COUNT, COLS, 5, 4, 9}, fault.at); }, [&] {
+    test::launch({2, 1, 1}, 32, 0, [=] __device__ { lookup<V>(a.at, i.at, b.at, k.at, more ? c.at : nullptr, out.at, Tables{COUNT, COLS, 5, 4, 9}, fault.at); }, [&] {
         for (int j = 0; j < COUNT; j++)
             for (int q = 0; q < COLS; q++) {
                 float want = a[size_t(j % 5 * COLS + q)] + b[size_t(j % 4 * COLS + q)];

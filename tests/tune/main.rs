@@ -1,5 +1,7 @@
 //! Measured methods: a file that comes back as it was written, changes plans, and, where it is locked, must have every kernel.
 
+mod gpu;
+
 use kiln_compiler::emit::{Names, WeightsAt};
 use kiln_compiler::kernel::{Kernel, Method};
 use kiln_compiler::target::{METHODS, Tuning};
@@ -64,7 +66,7 @@ fn lines_decide_methods() {
         // Of two lines about a kernel, that of the more capable instruction set counts.
         tuning.insert(&plain.plan.choices[0].spec, Isa::Avx2, Method::Winograd(2), "");
         fs::write(dir.join("methods"), tuning.to_string()).unwrap();
-        let tune = Tune { file: Some(dir.join("methods")), locked: true, always: None };
+        let tune = Tune { file: Some(dir.join("methods")), locked: true, ..Tune::default() };
         let output = compile(&options(&dir, tune.clone())).unwrap();
         assert_eq!(methods(&output), [Method::Direct, method, Method::Direct]);
         assert!(output.data_files.contains(&dir.join("methods")));
@@ -86,7 +88,7 @@ fn lines_decide_methods() {
 fn a_lock_names_the_node_that_was_not_measured() {
     let dir = folder("tune-locked");
     let choices = compile(&options(&dir, Tune::default())).unwrap().plan.choices;
-    let locked = |file: Option<PathBuf>| compile(&options(&dir, Tune { file, locked: true, always: None }));
+    let locked = |file: Option<PathBuf>| compile(&options(&dir, Tune { file, locked: true, ..Tune::default() }));
     let text = locked(None).unwrap_err().to_string();
     assert!(text.contains("m.tune is not there") && text.contains("kiln tune"), "{text}");
     let mut tuning = Tuning::default();

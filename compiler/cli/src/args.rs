@@ -34,6 +34,7 @@ enum Verb {
     /// Print the graph after a pass.
     Dump(verbs::dump::Dump),
     Explain(verbs::explain::Explain),
+    Pack(verbs::pack::Pack),
     Reduce(verbs::reduce::Reduce),
     Report(verbs::report::Report),
     Tune(verbs::tune::TuneArgs),
@@ -180,7 +181,7 @@ impl ModelArgs {
     }
     /// Where measured methods come from.
     pub(crate) fn methods(&self) -> Tune {
-        Tune { file: self.tune.clone(), locked: self.locked, always: None }
+        Tune { file: self.tune.clone(), locked: self.locked, ..Tune::default() }
     }
     /// What the flags say of state.
     pub(crate) fn state(&self) -> Result<Pairing> {
@@ -237,6 +238,7 @@ pub fn main() -> ExitCode {
         Verb::Inspect(v) => v.run(),
         Verb::Dump(v) => v.run(),
         Verb::Explain(v) => v.run(),
+        Verb::Pack(v) => v.run(),
         Verb::Reduce(v) => v.run(),
         Verb::Report(v) => v.run(),
         Verb::Tune(v) => v.run(),

@@ -130,17 +130,27 @@ pub(crate) fn build(args: &ModelArgs, ready: &Ready) -> Result<Built> {
 
 /// Builds a program around an output, in a folder of its own; kernels for a GPU are compiled for `machine`.
 pub(crate) fn build_program(output: &Output, model: &Path, key: &str, dir: &Path, machine: Machine) -> Result<Built> {
+    program(output, model, key, dir, machine, true)
+}
+
+/// The same without the weights, which are given at run time.
+pub(crate) fn build_without_weights(output: &Output, model: &Path, key: &str, dir: &Path, machine: Machine) -> Result<Built> {
+    program(output, model, key, dir, machine, false)
+}
+
+fn program(output: &Output, model: &Path, key: &str, dir: &Path, machine: Machine, embed: bool) -> Result<Built> {
     let src = dir.join("src");
     fs::create_dir_all(&src).at(&src)?;
     let start = Instant::now();
     let kernels = package::write_kernels(output, model, dir, machine)?;
     let compiled = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let text = package::source(output, "Net", kernels);
+    let text = package::source(output, "Net", kernels.as_ref().map(|k| k.bytes), embed);
     let emit = start.elapsed().as_secs_f64();
     let mut report = report(output, &text, emit);
-    if kernels.is_some() {
-        (report["gpu"]["image_bytes"], report["gpu"]["compile_seconds"]) = (json!(kernels), json!(compiled));
+    if let Some(kernels) = kernels {
+        (report["gpu"]["image_bytes"], report["gpu"]["compile_seconds"]) = (json!(kernels.bytes), json!(compiled));
+        report["gpu"]["spilled"] = json!(kernels.spilled);
     }
     say_left(&report);
     package::write_weights(output, &dir.join("weights.bin"))?;
@@ -237,7 +247,12 @@ fn gpu_report(plan: &Plan) -> Json {
         On::Cpu(why) => Some(json!({ "kernel": k.kernel.name(), "node": plan.lines.get(k.line), "why": why })),
         On::Gpu => None,
     });
+    let forms = kiln_compiler::emit::forms(plan).into_iter().map(|d| {
+        let forms: Vec<String> = d.forms.iter().map(ToString::to_string).collect();
+        json!({ "step": d.step, "what": d.spec, "forms": forms, "measured": d.measured })
+    });
     json!({
+        "forms": forms.collect::<Vec<_>>(),
         "precision": plan.device.as_ref().map(|d| d.precision.name()),
         "kernels": steps.iter().filter(|k| k.on == On::Gpu).count(),
         "on_cpu": left.collect::<Vec<_>>(),

@@ -150,16 +150,31 @@ pub(crate) const DEVICE_WEIGHTS: &str = "weights-gpu.bin";
 const KERNELS: &str = "kernels";
 const IMAGE: &str = "kernels/kernels.fatbin";
 
-/// Writes and compiles the kernels of a model for a GPU, where it has some, with its weights beside them; gives the bytes of the compiled
-/// kernels.
-pub(crate) fn write_kernels(output: &Output, model: &Path, dir: &Path, machine: Machine) -> Result<Option<usize>> {
+/// The kernels of a model for a GPU as they were compiled.
+#[derive(Clone, Debug)]
+pub(crate) struct Compiled {
+    /// Bytes of them.
+    pub(crate) bytes: usize,
+    /// Those in forms to be measured whose registers do not suffice.
+    pub(crate) spilled: Vec<String>,
+}
+
+/// Writes and compiles the kernels of a model for a GPU, where it has some, with its weights beside them.
+pub(crate) fn write_kernels(output: &Output, model: &Path, dir: &Path, machine: Machine) -> Result<Option<Compiled>> {
     let Some(source) = output.cuda() else { return Ok(None) };
     let (kernels, image) = (dir.join(KERNELS), dir.join(IMAGE));
-    if machine == Machine::Gpu {
+    let measured = output.device.as_ref().and_then(|p| p.device.as_ref()).is_some_and(|d| d.forms.variants > 0);
+    let mut spilled = Vec::new();
+    if measured {
+        toolchain::write(&source, &kernels)?;
+        spilled = toolchain::compile_variants(&kernels, machine, &image)?;
+    } else if machine == Machine::Gpu {
         image::make(&source, Places { model, cache: &cache::root()?.join("kernels") }, &kernels, &image)?;
     } else {
         toolchain::write(&source, &kernels)?;
         toolchain::compile(&kernels, machine, &image)?;
+    }
+    if matches!(machine, Machine::Emulator { .. }) {
         // Programs look for the driver beside them first.
         let library = dir.join("libcuda.so.1");
         fs::copy(cache::emulator()?, &library).at(&library)?;
@@ -167,15 +182,16 @@ pub(crate) fn write_kernels(output: &Output, model: &Path, dir: &Path, machine: 
     let path = dir.join(DEVICE_WEIGHTS);
     let mut file = BufWriter::new(fs::File::create(&path).at(&path)?);
     output.write_device_weights(&mut file).and_then(|()| file.flush()).at(&path)?;
-    Ok(Some(fs::metadata(&image).at(&image)?.len() as usize))
+    Ok(Some(Compiled { bytes: fs::metadata(&image).at(&image)?.len() as usize, spilled }))
 }
 
-/// The source of a model whose weights lie beside its crate's manifest; `kernels` are the bytes of those for a GPU.
-pub(crate) fn source(output: &Output, model: &str, kernels: Option<usize>) -> String {
+/// The source of a model; `kernels` are the bytes of those for a GPU. Its weights lie beside its crate's manifest, or are given at run time.
+pub(crate) fn source(output: &Output, model: &str, kernels: Option<usize>, embed: bool) -> String {
     let beside = |name: &str| format!("concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/{name}\")");
     // The command needs no fields, so ports that would share a name are told apart by numbers.
-    let mut names = Names::new(model, WeightsAt::Embedded(beside("weights.bin"))).interface(Interface::Numbered);
-    names.device = kernels.map(|image_bytes| DeviceFiles { weights: beside(DEVICE_WEIGHTS), image: beside(IMAGE), image_bytes });
+    let weights = |name: &str| if embed { WeightsAt::Embedded(beside(name)) } else { WeightsAt::Given };
+    let mut names = Names::new(model, weights("weights.bin")).interface(Interface::Numbered);
+    names.device = kernels.map(|image_bytes| DeviceFiles { weights: weights(DEVICE_WEIGHTS), image: beside(IMAGE), image_bytes });
     output.rust(&names).unwrap_or_else(|d| format!("compile_error!({:?});", d.to_string()))
 }
 

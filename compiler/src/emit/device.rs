@@ -14,9 +14,9 @@ fn functions(p: &Printer<'_>) -> (Vec<TokenStream>, Vec<kernels::Listed>, Kernel
     (out, listed, launched)
 }
 
-/// The source of the kernels.
-pub(super) fn source(plan: &Plan) -> String {
-    functions(&Printer { plan }).2.source()
+/// What a plan launches.
+pub(super) fn launched(plan: &Plan) -> Kernels {
+    functions(&Printer { plan }).2
 }
 
 /// The module.
@@ -31,7 +31,7 @@ pub(super) fn module(plan: &Plan, n: &Names) -> TokenStream {
             let (path, bytes): (TokenStream, _) = (f.image.parse().unwrap_or_default(), int(f.image_bytes));
             let symbol = format!("kiln_image_{}_{}", p.hash(), f.image_bytes);
             (
-                WeightsAt::Embedded(f.weights.clone()),
+                f.weights.clone(),
                 quote! {
                     mod image {
                         #rt::embed! { #symbol, #path }

@@ -13,6 +13,7 @@ mod tables;
 use crate::diagnostics::Result;
 use crate::ir::{Atom, Dim, ValueId};
 use crate::plan::{Arena, Place, Plan};
+use crate::target::cuda::Decision;
 use kiln_kernels::dtype::DType;
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::quote;
@@ -59,7 +60,7 @@ pub enum Interface {
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceFiles {
     /// The packed constants.
-    pub weights: String,
+    pub weights: WeightsAt,
     /// The compiled kernels.
     pub image: String,
     /// Bytes of the compiled kernels.
@@ -114,7 +115,12 @@ pub fn rust(plan: &Plan, device: Option<&Plan>, names: &Names) -> Result<String>
 
 /// The CUDA source of a plan for a GPU.
 pub fn cuda(plan: &Plan) -> String {
-    device::source(plan)
+    device::launched(plan).source()
+}
+
+/// The forms of the kernels of a plan for a GPU, as far as they have a choice.
+pub fn forms(plan: &Plan) -> Vec<Decision> {
+    device::launched(plan).decisions
 }
 
 /// The types that a caller sees, as source without bodies: what `kiln inspect --api` prints.

@@ -3,6 +3,7 @@
 use super::{Check, On, Place, Plan, Step, memory};
 use crate::ir::{Dim, Sym, ValueId};
 use crate::kernel::{Kernel, Recipe};
+use crate::target::cuda::Forms;
 use crate::target::{Element, Precision};
 use kiln_kernels::dtype::{DType, bf16, f16};
 use kiln_kernels::value::Tensor;
@@ -17,6 +18,8 @@ pub struct Device {
     pub halves: BTreeSet<usize>,
     /// Symbols that change from run to run, the lengths of states: kernels read them from memory, so that one recording serves all of them.
     pub lengths: Vec<Sym>,
+    /// Where the forms of its kernels come from.
+    pub forms: Forms,
 }
 
 impl Plan {
@@ -30,7 +33,7 @@ impl Plan {
     }
 
     /// Makes it a plan for a GPU: values that only kernels of the GPU touch are stored in the precision, and memory is placed anew.
-    pub(super) fn store_halves(&mut self, precision: Precision) {
+    pub(super) fn store_halves(&mut self, precision: Precision, forms: Forms) {
         self.join_copies();
         let lengths = self.lengths();
         let mut halves = BTreeSet::new();
@@ -53,7 +56,7 @@ impl Plan {
         self.arena = memory::place(&self.buffers, &self.graph.symbols);
         // Rows that every run adds to are written and read by kernels of the GPU alone; what a run replaces is copied as the output it is.
         self.states.store_rows(precision.stored());
-        self.device = Some(Device { precision, halves, lengths });
+        self.device = Some(Device { precision, halves, lengths, forms });
     }
 
     /// Symbols that change from run to run: the lengths of states, and extents of inputs that must meet what follows from them, such as those of

@@ -5,7 +5,7 @@ pub mod cuda;
 mod tuning;
 
 pub use cuda::{Cuda, Element, Precision};
-pub use tuning::{Choice, METHODS, Tune, Tuning, name as method_name};
+pub use tuning::{Choice, Gpu, METHODS, Tune, Tuning, name as method_name};
 
 /// Which algorithms may compute a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

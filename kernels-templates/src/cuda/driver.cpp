@@ -25,6 +25,7 @@ enum Result {
     INVALID_VALUE = 1,
     OUT_OF_MEMORY = 2,
     NOT_INITIALIZED = 3,
+    INVALID_HANDLE = 400,
     INVALID_DEVICE = 101,
     INVALID_IMAGE = 200,
     INVALID_CONTEXT = 201,
@@ -45,9 +46,14 @@ struct Module {
     void* library;
     std::map<std::string, Function*> functions;
 };
-// What a stream does: a copy, a fill, or a launch.
+// An event: when it was noted last, in seconds. One that was captured without a node of its own has no time.
+struct Event {
+    bool noted = false;
+    double at = 0;
+};
+// What a stream does: a copy, a fill, a launch, or the note of an event at `to`.
 struct Work {
-    enum { Copy, Fill, Launch } kind;
+    enum { Copy, Fill, Launch, Note } kind;
     void* to;
     const void* from;
     size_t bytes;
@@ -111,6 +117,12 @@ void show_functions() {
     if (dladdr(reinterpret_cast<void*>(&show_functions), &info)) dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL);
 }
 
+double now() {
+    std::timespec t{};
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return double(t.tv_sec) + double(t.tv_nsec) / 1e9;
+}
+
 bool inside(const void* at, size_t bytes) {
     auto next = allocated.upper_bound(reinterpret_cast<uintptr_t>(at));
     if (next == allocated.begin()) return bytes == 0;
@@ -133,6 +145,9 @@ int carry_out(const Work& w) {
         case Work::Fill:
             std::memset(w.to, w.value, w.bytes);
             return SUCCESS;
+        case Work::Note:
+            *static_cast<Event*>(w.to) = {true, now()};
+            return SUCCESS;
         default:
             break;
     }
@@ -140,17 +155,13 @@ int carry_out(const Work& w) {
         std::fprintf(stderr, "emulator: %s asks for %zu bytes of shared memory, and was allowed %zu\n", w.function->name.c_str(), w.shared, w.function->shared);
         return broken = LAUNCH_FAILED;
     }
-    std::timespec from{}, to{};
-    clock_gettime(CLOCK_MONOTONIC, &from);
+    const double from = now();
     launches++;
     if (!w.function->run(w.shape, w.shared, w.arguments.data())) {
         std::fprintf(stderr, "emulator: %s: %s\n", w.function->name.c_str(), kiln::emu::failure());
         return broken = LAUNCH_FAILED;
     }
-    clock_gettime(CLOCK_MONOTONIC, &to);
-    if (logs())
-        std::fprintf(stderr, "emulator: %s of %u x %u x %u blocks, %.1f ms\n", w.function->name.c_str(), w.shape[0], w.shape[1], w.shape[2],
-                     double(to.tv_sec - from.tv_sec) * 1e3 + double(to.tv_nsec - from.tv_nsec) / 1e6);
+    if (logs()) std::fprintf(stderr, "emulator: %s of %u x %u x %u blocks, %.1f ms\n", w.function->name.c_str(), w.shape[0], w.shape[1], w.shape[2], (now() - from) * 1e3);
     return SUCCESS;
 }
 
@@ -389,6 +400,32 @@ int cuGraphDestroy(void* graph) {
 }
 int cuGraphExecDestroy(void* executable) {
     delete static_cast<Graph*>(executable);
+    return SUCCESS;
+}
+int cuEventCreate(void** event, unsigned) {
+    *event = new Event;
+    return SUCCESS;
+}
+int cuEventDestroy_v2(void* event) {
+    delete static_cast<Event*>(event);
+    return SUCCESS;
+}
+int cuEventRecordWithFlags(void* event, void* stream, unsigned flags) {
+    constexpr unsigned EXTERNAL = 1;
+    auto* s = static_cast<Stream*>(stream);
+    const bool capturing = s && s->capturing;
+    if (flags == EXTERNAL && !capturing) return INVALID_VALUE;
+    // Without the flag an event of a capture only orders its work.
+    if (flags != EXTERNAL && capturing) {
+        static_cast<Event*>(event)->noted = false;
+        return SUCCESS;
+    }
+    return post(stream, {Work::Note, event, nullptr, 0, 0, nullptr, {}, 0, {}});
+}
+int cuEventElapsedTime(float* milliseconds, void* from, void* to) {
+    auto *a = static_cast<Event*>(from), *b = static_cast<Event*>(to);
+    if (!a->noted || !b->noted) return INVALID_HANDLE;
+    *milliseconds = float((b->at - a->at) * 1e3);
     return SUCCESS;
 }
 int cuGetErrorString(int error, const char** text) {

@@ -185,6 +185,14 @@ driver! {
     destroy_graph = c"cuGraphDestroy" (graph: Handle);
     /// Destroys one that was made ready.
     destroy_executable = c"cuGraphExecDestroy" (executable: Handle);
+    /// An event, which notes the time.
+    create_event = c"cuEventCreate" (event: *mut Handle, flags: c_uint);
+    /// Has a stream note it where its work has come to.
+    record_event = c"cuEventRecordWithFlags" (event: Handle, stream: Handle, flags: c_uint);
+    /// Milliseconds between two events.
+    elapsed = c"cuEventElapsedTime" (milliseconds: *mut f32, from: Handle, to: Handle);
+    /// Destroys an event.
+    destroy_event = c"cuEventDestroy_v2" (event: Handle);
 }
 
 impl Driver {

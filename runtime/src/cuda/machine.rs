@@ -1,6 +1,7 @@
 //! `Machine`: what one instance has on a device, and how a run goes there: uploads, launches, results, recorded once and then replayed.
 
 use super::Rows;
+use super::clock::{Clock, DeviceTime};
 use super::driver::{Handle, LaunchAttribute, LaunchConfig, Refused, TensorMap};
 use super::shared::{Shared, error};
 use crate::error::{Error, Fail, Result};
@@ -92,6 +93,10 @@ pub(crate) struct Machine {
     part: usize,
     /// Why the device is of no more use.
     broken: Option<Refused>,
+    /// What times runs by events, where somebody asked for that.
+    clock: Option<Box<Clock>>,
+    /// Which of the forms of a kernel runs, where several are measured.
+    variant: usize,
 }
 
 // SAFETY: handles of the driver may be used by any thread; every run sets the context first, and holds the machine uniquely.
@@ -123,6 +128,8 @@ impl Machine {
             resident: false,
             part: 0,
             broken: None,
+            clock: None,
+            variant: 0,
         };
         out.start().map_err(|e| out.fallen(e))?;
         Ok(out)
@@ -198,6 +205,9 @@ impl Machine {
         if !key.clone().eq(self.key.iter().copied()) {
             self.key = key.collect();
         }
+        if let Some(clock) = &mut self.clock {
+            clock.restart();
+        }
         self.mode = match self.recordings.get(&self.key) {
             // Ranges of a profiler lie around launches, not around what was recorded once.
             _ if !shared.spec.replays || shared.is_watched() => Mode::Direct,
@@ -247,7 +257,12 @@ impl Machine {
                 self.capturing = true;
                 self.behind_launch = false;
             }
-            _ => {}
+            Mode::Record => {}
+            Mode::Direct => {
+                if let Some(clock) = &mut self.clock {
+                    clock.part_begins(self.stream)?;
+                }
+            }
         }
         let done = work(self);
         self.behind_launch = false;
@@ -258,6 +273,52 @@ impl Machine {
             // SAFETY: the recording is not under way: the stream was waited for.
             let _ = unsafe { self.shared.driver.destroy_executable(part) };
         }
+    }
+
+    /// Has the stream note an event, now or in every launch of a recording.
+    fn note(&mut self, event: Option<Handle>) -> std::result::Result<(), Refused> {
+        let Some(event) = event else { return Ok(()) };
+        self.post(|m| {
+            let external = c_uint::from(m.capturing);
+            // SAFETY: the event is that of the clock, which lives as long as recordings do.
+            unsafe { m.shared.driver.record_event(event, m.stream, external) }
+        })
+    }
+    /// Times runs by events from here on, and each step where `steps` says so; or no more.
+    pub(crate) fn time(&mut self, on: Option<bool>) {
+        let _ = self.shared.enter();
+        self.forget();
+        self.clock = on.map(|steps| Box::new(Clock::new(self.shared.driver, steps)));
+    }
+    /// What the last run took on the device, where it was timed.
+    pub(crate) fn took(&self) -> Option<DeviceTime> {
+        self.clock.as_ref().map(|c| c.total())
+    }
+    /// When a timed step of the last run began, from when the first one did, and what it took, in milliseconds.
+    pub(crate) fn step(&self, timed: usize) -> Option<(f64, f64)> {
+        self.clock.as_ref()?.step(timed)
+    }
+    /// A step begins.
+    pub(crate) fn step_begins(&mut self) {
+        if let Some(clock) = &mut self.clock {
+            clock.step_begins();
+        }
+    }
+    /// A step has ended; its number among the timed ones, where the device had it.
+    pub(crate) fn step_ends(&mut self) -> Option<usize> {
+        let (event, timed) = self.clock.as_mut()?.step_ends()?;
+        self.note(Some(event)).ok().map(|()| timed)
+    }
+    /// Which of the forms of a kernel runs that has `of` of them.
+    pub(crate) fn variant(&self, of: usize) -> usize {
+        if self.variant < of { self.variant } else { 0 }
+    }
+    /// Has kernels with several forms run in this one.
+    #[cfg(feature = "harness")]
+    pub(crate) fn set_variant(&mut self, variant: usize) {
+        let _ = self.shared.enter();
+        self.forget();
+        self.variant = variant;
     }
 
     pub(crate) fn arena(&self) -> u64 {
@@ -365,6 +426,10 @@ impl Machine {
             let text = format!("a launch of {} arguments and {} maps; there is room for {ARGUMENTS} and {MAPS}", args.len(), maps.len());
             return Err(Fail::Device(text));
         }
+        if let Some(clock) = &mut self.clock {
+            let noted = clock.before_launch().and_then(|events| events.into_iter().try_for_each(|e| self.note(e)));
+            noted.map_err(|e| self.fail(e))?;
+        }
         let result = self.post(|m| {
             let function = m.shared.function(i, shared)?;
             let mut made: [Option<TensorMap>; MAPS] = [None; MAPS];
@@ -414,6 +479,10 @@ impl Machine {
         self.fetch(host, ranges)
     }
     fn fetched(&mut self, host: *mut u8, ranges: &[(usize, usize)]) -> std::result::Result<(), Refused> {
+        if let Some(clock) = &mut self.clock {
+            let event = clock.behind_launches()?;
+            self.note(event)?;
+        }
         for &(at, bytes) in ranges.iter().filter(|(_, bytes)| *bytes > 0) {
             self.post(|m| {
                 // SAFETY: the range lies inside of the arena, which the host's copy is as large as.
@@ -434,11 +503,18 @@ impl Machine {
                 let part = self.recordings.get(&self.key).and_then(|parts| parts.get(self.part)).copied();
                 self.part += 1;
                 if let Some(part) = part {
+                    if let Some(clock) = &mut self.clock {
+                        clock.part_begins(self.stream)?;
+                    }
                     self.shared.driver.launch_graph(part, self.stream)?;
                 }
             }
-            self.shared.driver.synchronize(self.stream)
+            if let Some(clock) = &mut self.clock {
+                clock.part_ends(self.stream)?;
+            }
+            self.shared.driver.synchronize(self.stream)?;
         }
+        self.clock.as_mut().map_or(Ok(()), |clock| clock.part_is_over())
     }
     /// What was recorded, ready to be launched.
     fn recorded(&mut self) -> std::result::Result<Handle, Refused> {
@@ -524,6 +600,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.shared.enter();
         self.forget();
+        self.clock = None;
         let driver = self.shared.driver;
         // SAFETY: no run is under way, and nobody else has these.
         unsafe {

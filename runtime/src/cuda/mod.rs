@@ -1,10 +1,12 @@
 //! Models on NVIDIA GPUs: the driver, loaded at run time, and what an instance has on a device.
 
+mod clock;
 mod driver;
 mod machine;
 mod ranges;
 mod shared;
 
+pub use clock::DeviceTime;
 pub(crate) use machine::{Given, Machine};
 pub(crate) use shared::{Shared, Wanted};
 

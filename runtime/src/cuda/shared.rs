@@ -13,6 +13,9 @@ const MOST_SHARED: c_int = 8;
 const PLAIN_SHARED: usize = 48 << 10;
 /// The attribute of a device that is the first number of its compute capability, and the least one whose launches can overlap.
 const LEVEL: c_int = 75;
+/// Its second number.
+#[cfg(feature = "harness")]
+const MINOR: c_int = 76;
 const OVERLAPS: c_int = 9;
 /// The driver's answer where the code for a device lacks a kernel.
 const NOT_FOUND: c_int = 500;
@@ -73,7 +76,7 @@ impl Shared {
             functions: Vec::new(),
             allowed: Mutex::new(vec![PLAIN_SHARED; spec.kernels.len()]),
             weights: 0,
-            overlaps: overlap && level(driver, device) >= OVERLAPS,
+            overlaps: overlap && attribute(driver, device, LEVEL) >= OVERLAPS,
             ranges: Ranges::get().map(|r| (r, names(spec))),
             streams: false,
             name: name(driver, device),
@@ -116,6 +119,12 @@ impl Shared {
     /// Whether a profiler takes ranges.
     pub(crate) fn is_watched(&self) -> bool {
         self.ranges.is_some()
+    }
+    /// Its name without blanks, and its compute capability, such as `NVIDIA_H200/9.0`.
+    #[cfg(feature = "harness")]
+    pub(crate) fn label(&self) -> String {
+        let name = self.name.replace(|c: char| c.is_whitespace() || c == '#' || c == '/', "_");
+        format!("{name}/{}.{}", attribute(self.driver, self.device, LEVEL), attribute(self.driver, self.device, MINOR))
     }
     /// Makes the model's context that of this thread.
     pub(super) fn enter(&self) -> std::result::Result<(), Refused> {
@@ -173,12 +182,12 @@ fn names(spec: &DeviceSpec) -> Vec<CString> {
     spec.spec.kernels.iter().map(of).collect()
 }
 
-/// The first number of a device's compute capability.
-fn level(driver: &Driver, device: c_int) -> c_int {
-    let mut level = 0;
+/// An attribute of a device; 0 where the driver does not tell.
+fn attribute(driver: &Driver, device: c_int, which: c_int) -> c_int {
+    let mut value = 0;
     // SAFETY: the driver writes a number.
-    match unsafe { driver.device_attribute(&mut level, LEVEL, device) } {
-        Ok(()) => level,
+    match unsafe { driver.device_attribute(&mut value, which, device) } {
+        Ok(()) => value,
         Err(_) => 0,
     }
 }

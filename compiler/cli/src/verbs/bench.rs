@@ -75,7 +75,7 @@ impl Bench {
         let built = model::build(&self.model, &ready)?;
         let mut out = built.report.clone();
         merge(&mut out, job::bench(&built.binary, &ready.values, &extra)?);
-        out["target"] = json!("cpu");
+        out["target"] = json!(if self.model.gpu().is_some() { "cuda" } else { "cpu" });
         if self.against.is_some() {
             let threads = out["threads"].as_u64().unwrap_or(1);
             let ort = onnxruntime(&self, &ready, threads, out["iterations"].as_u64().unwrap_or(20))?;
@@ -107,9 +107,12 @@ impl Bench {
             "per_second",
             "new_ms",
             "first_ms",
+            "gpu_ms",
+            "gpu_kernels_ms",
             "rss_bytes",
         ] {
             match out[key].as_f64() {
+                None if key.starts_with("gpu") => {}
                 Some(x) if key.ends_with("_ms") || key == "per_second" => println!("{key:<12} {x:.3}"),
                 _ => println!("{key:<12} {}", out[key].to_string().trim_matches('"')),
             }

@@ -43,7 +43,7 @@ impl Compile {
         let kernels = package::write_kernels(&output, path, dir, machine)?;
         let start = Instant::now();
         let name = kiln_compiler::names_of(path).model;
-        let source = package::source(&output, &name, kernels);
+        let source = package::source(&output, &name, kernels.map(|k| k.bytes), true);
         let report = report(&output, &source, start.elapsed().as_secs_f64());
         for sub in ["src", "vendor"] {
             fs::create_dir_all(dir.join(sub)).at(dir)?;

@@ -1,5 +1,6 @@
 //! `kiln tune`: measures every method that a model's kernels could have, where they stand in the model, and writes down the fastest.
 
+use super::forms;
 use crate::args::{ModelArgs, RunArgs};
 use crate::data;
 use crate::failure::{Failure, Result};
@@ -9,35 +10,38 @@ use kiln_compiler::Tune;
 use kiln_compiler::kernel::Method;
 use kiln_compiler::target::{Choice, METHODS, Tuning, method_name};
 use kiln_kernels::isa::Isa;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Measure the methods that a model's kernels could have, and write down the fastest.
+/// Measure the methods that a model's kernels could have, or with `--target cuda` the forms of those of a GPU, and write down the fastest.
 #[derive(clap::Args, Debug)]
 pub(crate) struct TuneArgs {
     #[command(flatten)]
-    model: ModelArgs,
+    pub(super) model: ModelArgs,
     #[command(flatten)]
-    inputs: InputArgs,
+    pub(super) inputs: InputArgs,
     #[command(flatten)]
-    how: RunArgs,
+    pub(super) how: RunArgs,
     /// The file of methods; by default the one that compilation finds beside the model. Lines about other kernels, and other machines, stay.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Runs of each method in each of three rounds.
     #[arg(long, default_value_t = 10)]
-    iterations: usize,
+    pub(super) iterations: usize,
+    /// Forms of each kernel of a GPU that are compiled and measured, those first that should be fastest.
+    #[arg(long, default_value_t = 8)]
+    pub(super) variants: usize,
     /// Print what was measured as JSON.
     #[arg(long)]
     json: bool,
 }
 
 /// Rounds in which all methods are measured in turn, so that a slow minute shows in all of them.
-const ROUNDS: usize = 3;
+pub(super) const ROUNDS: usize = 3;
 
 /// What a method must take at most of the direct one's time: below that, fewer bytes of weights are worth more.
-const PAYS: f64 = 0.97;
+pub(super) const PAYS: f64 = 0.97;
 
 /// Microseconds of a kernel, by its nodes and then by the method's place among all.
 type Times = BTreeMap<Vec<usize>, BTreeMap<usize, f64>>;
@@ -52,11 +56,17 @@ struct Measured {
 impl TuneArgs {
     /// Does it.
     pub(crate) fn run(self) -> Result<()> {
-        let how = self.how.job()?;
         let path = self.output.clone().or_else(|| self.model.tune.clone());
         let path = path.unwrap_or_else(|| self.model.model.with_extension("tune"));
         let old = Tune { file: path.is_file().then(|| path.clone()), ..Tune::default() };
         let mut tuning = if old.file.is_some() { old.read(&self.model.model)? } else { Tuning::default() };
+        if self.model.gpu().is_some() {
+            let found = forms::tune(&self, &mut tuning)?;
+            data::replace(&path, tuning.to_string().as_bytes())?;
+            let (gpu, lines) = (found.gpu.to_string(), found.lines);
+            return self.tell(&path, "gpu", "form", &gpu, &lines, found.unmeasured);
+        }
+        let how = self.how.job()?;
         // Kernels as the user's own compilation names them, whose dimensions may be open.
         let always = |method| Tune { always: Some(method), ..Tune::default() };
         let mut options = self.model.options(self.model.parsed()?)?;
@@ -83,14 +93,19 @@ impl TuneArgs {
             changed.push(json!({ "spec": spec, "method": method_name(method), "kernels": m.count, "note": note }));
         }
         data::replace(&path, tuning.to_string().as_bytes())?;
+        self.tell(&path, "isa", "method", isa.name(), &changed, unmeasured)
+    }
+
+    /// Says what was measured, on what kind of machine.
+    fn tell(&self, path: &Path, kind: &str, chosen: &str, machine: &str, lines: &[Json], unmeasured: usize) -> Result<()> {
         if self.json {
-            println!("{}", json!({ "schema": 1, "file": path.display().to_string(), "isa": isa.name(), "tuned": changed }));
+            println!("{}", json!({ "schema": 1, "file": path.display().to_string(), kind: machine, "tuned": lines }));
         } else {
-            for c in &changed {
-                let text = |key: &str| c[key].as_str().unwrap_or_default().to_string();
-                println!("{:>3} × {:<60} {:<10} {}", c["kernels"], text("spec"), text("method"), text("note"));
+            for l in lines {
+                let text = |key: &str| l[key].as_str().unwrap_or_default().to_string();
+                println!("{:>3} × {:<60} {:<10} {}", l["kernels"], text("spec"), text(chosen), text("note"));
             }
-            println!("{}: {} kinds of kernels for {}", path.display(), changed.len(), isa.name());
+            println!("{}: {} kinds of kernels for {machine}", path.display(), lines.len());
         }
         if unmeasured > 0 {
             eprintln!("{unmeasured} kernels are not in the model as its inputs close it: they were not measured");

@@ -8,7 +8,7 @@ use super::{COUNTERS, Kernels, Launch};
 use crate::ir::{Dim, ValueId, product};
 use crate::kernel::{Kernel, Operand, Stride};
 use crate::target::Element;
-use crate::target::cuda::{Attention, Heads, attention_of};
+use crate::target::cuda::{Attention, Form, Heads, Wanted};
 use quote::quote;
 use std::fmt::Write;
 
@@ -35,19 +35,25 @@ impl Printer<'_> {
         let chunks = |o: &Operand, n: usize| whole(o.value, &o.strides) && (n * size(o.value)).is_multiple_of(16);
         let matrices = product(batch);
         let closed = [&matrices, &queries].into_iter().all(|d| d.as_int().is_some());
-        let form = attention_of(
-            p,
-            &Heads {
-                matrices: self.likely(&matrices),
-                queries: self.likely(&queries),
-                // A cache that grows is long before long.
-                keys: keys.as_int().map_or(self.likely(&keys).max(1024), |n| n.max(0) as usize),
-                depth: deep,
-                width: across,
-                closed,
-                chunks: (chunks(k, deep) && chunks(v, across)).then(|| [size(k.value), size(v.value)]),
-            },
-        );
+        let heads = Heads {
+            matrices: self.likely(&matrices),
+            queries: self.likely(&queries),
+            // A cache that grows is long before long.
+            keys: keys.as_int().map_or(self.likely(&keys).max(1024), |n| n.max(0) as usize),
+            depth: deep,
+            width: across,
+            closed,
+            chunks: (chunks(k, deep) && chunks(v, across)).then(|| [size(k.value), size(v.value)]),
+        };
+        let spec = {
+            let [m, q, k, d, w, reach] = [&matrices, &queries, &keys, &depth, &width, reach].map(|d| self.told(d));
+            let bytes = heads.chunks.map_or("none".to_string(), |[k, v]| format!("{k}x{v}"));
+            let masked = if mask.is_some() { " masked" } else { "" };
+            format!(
+                "attention matrices={m} queries={q} keys={k} depth={d} width={w} of={} reach={reach} chunks={bytes}{masked}",
+                p.element()
+            )
+        };
 
         let mut body = String::from("const long long matrix = blockIdx.y; ");
         body += &indices(&mut s, "matrix", batch, ('a', 0));
@@ -91,52 +97,56 @@ impl Printer<'_> {
             geometry = format!("{open}{comma}{}}}", words.join(", "));
         }
 
-        let (rows, splits) = (form.rows(), form.splits());
-        // Where keys are open, as many blocks share them as have enough to read.
-        let (z, split) = if splits > 1 {
-            let blocks = wide(&matrices) * wide(&queries).div_ceil(rows);
-            kernels.partial = kernels.partial.max(splits * blocks * rows * Attention::line(across) * size_of::<f32>());
-            let behind = int(COUNTERS * size_of::<u32>());
-            let counters = s.word("unsigned*", quote!(f.device_scratch(0)));
-            let partial = s.word("void*", quote!(f.device_scratch(#behind)));
-            let most = int(splits);
-            let z = match keys.as_int() {
-                Some(_) => quote!(#most),
-                None => {
-                    let shares = self.blocks(&keys, KEYS);
-                    quote!(usize::clamp(#shares, 1, #most))
-                }
-            };
-            (z, format!("Split{{int(blockIdx.z), int(gridDim.z), {partial}, {counters}}}"))
-        } else {
-            (quote!(1), "Split{0, 1, nullptr, nullptr}".to_string())
-        };
         // Neighbours of the result that are stored together.
         let store = [8, 4, 2]
             .into_iter()
             .find(|n| n * size(result) <= 16 && across.is_multiple_of(*n) && self.rows_begin_at(result, &out[..=axes], *n));
         let store = store.unwrap_or(1);
-        let call = match form {
-            Attention::Lanes => format!("attend<2>({xq}, {xk}, {xv}, {xm}, {o}, {geometry});"),
-            Attention::Few { queries, ahead, .. } => {
-                format!("attend_few<{queries}, {ahead}, {store}>({xq}, {xk}, {xv}, {xm}, {o}, {geometry}, {split});")
-            }
-            Attention::Tiles { warps: [wq, wk], sixteens, keys, .. } => {
-                let step = |o: &Operand| if whole(o.value, &o.strides) { Element::from(p).chunk() } else { 1 };
-                let (element, masked, shared) = (p.element(), mask.is_some(), form.shared(deep, across, p.bytes()));
-                let [q, k, v] = [q, k, v].map(step);
-                s.constants(
-                    "C",
-                    &format!(
-                        "using Type = {element}; static constexpr int WQ = {wq}, WK = {wk}, MI = {sixteens}, BN = {keys}, Q_STEP = {q}, K_STEP = {k}, V_STEP = {v}, O_STEP = {store}, SHARED = {shared}; static constexpr bool MASKED = {masked};"
-                    ),
-                );
-                format!("attend_tiles<@_::C>({xq}, {xk}, {xv}, {xm}, {o}, {geometry}, {split});")
-            }
+        let steps = [q, k, v].map(|o| if whole(o.value, &o.strides) { Element::from(p).chunk() } else { 1 });
+        let operands = format!("{xq}, {xk}, {xv}, {xm}, {o}, {geometry}");
+        let print = |form: &Attention, kernels: &mut Kernels| {
+            let mut s = s.clone();
+            let (rows, splits, bytes) = (form.rows(), form.splits(), form.shared(deep, across, p.bytes()));
+            // Where keys are open, as many blocks share them as have enough to read.
+            let (z, split) = if splits > 1 {
+                let blocks = wide(&matrices) * wide(&queries).div_ceil(rows);
+                kernels.partial = kernels.partial.max(splits * blocks * rows * Attention::line(across) * size_of::<f32>());
+                let behind = int(COUNTERS * size_of::<u32>());
+                let counters = s.word("unsigned*", quote!(f.device_scratch(0)));
+                let partial = s.word("void*", quote!(f.device_scratch(#behind)));
+                let most = int(splits);
+                let z = match keys.as_int() {
+                    Some(_) => quote!(#most),
+                    None => {
+                        let shares = self.blocks(&keys, KEYS);
+                        quote!(usize::clamp(#shares, 1, #most))
+                    }
+                };
+                (z, format!("Split{{int(blockIdx.z), int(gridDim.z), {partial}, {counters}}}"))
+            } else {
+                (quote!(1), "Split{0, 1, nullptr, nullptr}".to_string())
+            };
+            let call = match *form {
+                Attention::Lanes => format!("attend<2>({operands});"),
+                Attention::Few { queries, ahead, .. } => format!("attend_few<{queries}, {ahead}, {store}>({operands}, {split});"),
+                Attention::Tiles { warps: [wq, wk], sixteens, keys, .. } => {
+                    let (element, masked, [q, k, v]) = (p.element(), mask.is_some(), steps);
+                    s.constants(
+                        "C",
+                        &format!(
+                            "using Type = {element}; static constexpr int WQ = {wq}, WK = {wk}, MI = {sixteens}, BN = {keys}, Q_STEP = {q}, K_STEP = {k}, V_STEP = {v}, O_STEP = {store}, SHARED = {bytes}; static constexpr bool MASKED = {masked};"
+                        ),
+                    );
+                    format!("attend_tiles<@_::C>({operands}, {split});")
+                }
+            };
+            let layers = s.layers('y', &matrices);
+            let grid = [self.blocks(&queries, rows), layers, z];
+            s.launch(kernels, grid, form.threads(), bytes, &(body.clone() + &call))
         };
-        let matrices = s.layers('y', &matrices);
-        let grid = [self.blocks(&queries, rows), matrices, z];
-        body.push_str(&call);
-        s.launch(kernels, grid, form.threads(), form.shared(deep, across, p.bytes()), &body)
+        self.in_form(s.step, (spec, &Wanted::Attention(p, heads)), kernels, |form, kernels| match form {
+            Form::Attention(form) => print(form, kernels),
+            Form::Product(_) => Vec::new(),
+        })
     }
 }

@@ -76,6 +76,22 @@ struct Found {
 }
 
 impl Printer<'_> {
+    /// What becomes of sums, as files of measured forms name it: what is added first, what is read and written element by element, and how many
+    /// neighbours are stored together in which type.
+    pub(super) fn told_tail(&self, out: ValueId, ends: Ends<'_>, stored: usize) -> String {
+        let first = match ends.first {
+            First::Nothing => "none",
+            First::Bias(_) => "bias",
+            First::Centre(_) => "centre",
+        };
+        let (mut reads, mut writes, mut map) = (0, 1, "");
+        if let Some(e) = ends.epilogue {
+            let whole = |o: &&Operand| o.strides.iter().rev().take(2).all(|s| !s.is(0));
+            (reads, writes, map) = (e.operands.iter().filter(whole).count(), 1 + e.stored.len(), "+map");
+        }
+        let to = expr::element(self.plan.stored(out));
+        format!("tail={first}{map} reads={reads} writes={writes} to={to}x{stored}")
+    }
     /// The functor `E` of a kernel with sums of `sum` (`float` or `int32_t`), for up to `most` neighbours; gives the expression that makes
     /// it, and how many neighbours it can be handed.
     pub(super) fn functor(&self, s: &mut Sheet<'_>, rows: &Rows, ends: Ends<'_>, most: usize) -> (String, usize) {

@@ -16,6 +16,7 @@ use super::{Printer, ident};
 use crate::ir::{Dim, Sym};
 use crate::kernel::Kernel;
 use crate::plan::KernelStep;
+use crate::target::cuda::{COUNTERS, Decision, Form, Wanted};
 use proc_macro2::TokenStream;
 use quote::quote;
 use sheet::Sheet;
@@ -33,10 +34,11 @@ pub(super) struct Kernels {
     partial: usize,
     /// Numbers that change from run to run, as expressions of symbols.
     words: Vec<TokenStream>,
+    /// The forms that were chosen, in the order of steps.
+    pub(super) decisions: Vec<Decision>,
+    /// The step whose launches are printed.
+    step: usize,
 }
-
-/// Counters of tiles whose depth is split among blocks.
-const COUNTERS: usize = 1 << 14;
 
 /// A launch: the kernel's number, blocks, threads and shared memory, arguments as words, and maps of rows behind them; and what is launched
 /// in its place by devices that make no maps.
@@ -48,20 +50,26 @@ struct Launch {
     args: Vec<TokenStream>,
     maps: Vec<TokenStream>,
     otherwise: Option<Box<Launch>>,
+    /// Which of how many forms of the step it is, where several are measured.
+    variant: Option<[usize; 2]>,
 }
 
 impl Launch {
     /// The statement that launches it.
     fn statement(self) -> TokenStream {
-        let Launch { kernel, grid: [x, y, z], threads, shared, args, maps, otherwise } = self;
+        let Launch { kernel, grid: [x, y, z], threads, shared, args, maps, otherwise, variant } = self;
         let (kernel, threads, shared) = (super::int(kernel), super::int(threads), super::int(shared));
         let this = if maps.is_empty() {
             quote!(f.launch(#kernel, [#x, #y, #z], #threads, #shared, &[#(#args),*])?;)
         } else {
             quote!(f.launch_mapped(#kernel, [#x, #y, #z], #threads, #shared, &[#(#args),*], &[#(#maps),*])?;)
         };
-        match otherwise.map(|other| other.statement()) {
+        let this = match otherwise.map(|other| other.statement()) {
             Some(other) => quote!(if f.streams() { #this } else { #other }),
+            None => this,
+        };
+        match variant.map(|v| v.map(super::int)) {
+            Some([i, of]) => quote!(if f.variant(#of) == #i { #this }),
             None => this,
         }
     }
@@ -116,8 +124,29 @@ impl Kernels {
 }
 
 impl Printer<'_> {
+    /// The launches of a kernel that has a choice of forms: in the one that is chosen, or, where forms are measured, in each of them.
+    fn in_form(
+        &self,
+        step: &KernelStep,
+        (spec, wanted): (String, &Wanted),
+        kernels: &mut Kernels,
+        print: impl Fn(&Form, &mut Kernels) -> Vec<Launch>,
+    ) -> Vec<Launch> {
+        let forms = self.plan.device.as_ref().map(|d| &d.forms).cloned().unwrap_or_default();
+        let mut decision = forms.decide(spec, wanted, kernels.step, &step.origins);
+        let (mut out, of) = (Vec::new(), decision.forms.len());
+        for (i, form) in decision.forms.iter().enumerate() {
+            for launch in print(form, kernels) {
+                decision.kernels.push(launch.kernel);
+                out.push(Launch { variant: (of > 1).then_some([i, of]), ..launch });
+            }
+        }
+        kernels.decisions.push(decision);
+        out
+    }
     /// The function of a step that the GPU computes.
     pub(super) fn launch(&self, n: usize, step: &KernelStep, kernels: &mut Kernels) -> TokenStream {
+        kernels.step = n;
         let sheet = Sheet::new(self, step);
         let launches = match &step.kernel {
             Kernel::Gemm { .. } => self.gemm_on_gpu(sheet, kernels),

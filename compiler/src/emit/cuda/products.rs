@@ -9,7 +9,7 @@ use super::{COUNTERS, Kernels, Launch};
 use crate::ir::{Dim, ValueId, product};
 use crate::kernel::{Kernel, Packed, Stride, ZeroPoints};
 use crate::plan::codes_pitch;
-use crate::target::cuda::{Form, Tile, tile_of};
+use crate::target::cuda::{Form, Product, Supply, Tile, Wanted};
 use crate::target::{Element, Precision};
 use kiln_kernels::gemm::narrow::Coding;
 use proc_macro2::TokenStream;
@@ -69,6 +69,8 @@ pub(super) struct Tiled<'p> {
     pub(super) gathers: bool,
     /// Its streamed form, where it has one.
     pub(super) stream: Option<Stream<'p>>,
+    /// What is computed beside that, as files of measured forms name it.
+    pub(super) what: String,
 }
 
 impl Printer<'_> {
@@ -84,22 +86,33 @@ impl Printer<'_> {
         if e.by_scalars() { 1 } else { 2 }
     }
 
-    /// The launch of a product by tiles, in the form that the estimate prefers; a streamed one has the other beside it, for other devices.
-    pub(super) fn tiled_on_gpu(&self, s: Sheet<'_>, mut t: Tiled<'_>, functor: &str, kernels: &mut Kernels) -> Vec<Launch> {
-        let stream = t.stream.take();
+    /// An extent in a file of measured forms: one that only run time knows with the likely value, by which a form is chosen.
+    pub(super) fn told(&self, d: &Dim) -> String {
+        let text = d.to_string().replace(' ', "");
+        if d.as_int().is_some() { text } else { format!("{text}~{}", self.likely(d)) }
+    }
+
+    /// The launch of a product by tiles; a streamed one has the best of the others beside it, for other devices.
+    pub(super) fn tiled_on_gpu(&self, s: Sheet<'_>, t: &Tiled<'_>, functor: &str, kernels: &mut Kernels) -> Vec<Launch> {
         let closed = [&t.rows, &t.cols, &t.depth].into_iter().all(|d| d.as_int().is_some());
-        let [m, n, k] = [&t.rows, &t.cols, &t.depth].map(|d| self.likely(d));
-        let choose = |streams: bool| {
-            let tile = tile_of(t.element, m, n, k, t.splits && closed && !t.of_rows, t.gathers, streams);
-            let fits = tile.grid(m, n).iter().product::<usize>() <= COUNTERS;
-            if fits { tile } else { Tile { splits: 1, ..tile } }
-        };
-        let staged = self.staged_on_gpu(s, &t, choose(false), functor, kernels);
-        let tile = choose(stream.is_some());
-        match stream.filter(|_| tile.form == Form::Streamed) {
-            Some(stream) => vec![Launch { otherwise: Some(Box::new(staged)), ..self.streamed_on_gpu(stream, &t, tile, kernels) }],
-            None => vec![staged],
-        }
+        let [m, n, depth] = [&t.rows, &t.cols, &t.depth].map(|d| self.likely(d));
+        let (split, streams) = (t.splits && closed && !t.of_rows, t.stream.is_some());
+        let product = Product { element: t.element, m, n, depth, split, gathers: t.gathers, streams };
+        let wanted = Wanted::Product(product);
+        let [rows, cols, deep] = [&t.rows, &t.cols, &t.depth].map(|d| self.told(d));
+        let flags = [(t.gathers, " gathers"), (t.of_rows, " sums=rows"), (streams, " streams")];
+        let flags: String = flags.into_iter().filter(|f| f.0).map(|f| f.1).collect();
+        let spec = format!("product m={rows} n={cols} k={deep} of={}{flags} {}", t.element.word(), t.what);
+        let staged = |tile: Tile, kernels: &mut Kernels| self.staged_on_gpu(s.clone(), t, tile, functor, kernels);
+        self.in_form(s.step, (spec, &wanted), kernels, |form, kernels| match (form, &t.stream) {
+            (Form::Product(tile), Some(stream)) if tile.supply == Supply::Streamed => {
+                let Form::Product(other) = Wanted::Product(Product { streams: false, ..product }).estimate() else { return Vec::new() };
+                let other = staged(other, kernels);
+                vec![Launch { otherwise: Some(Box::new(other)), ..self.streamed_on_gpu(stream.clone(), t, *tile, kernels) }]
+            }
+            (Form::Product(tile), _) => vec![staged(*tile, kernels)],
+            (Form::Attention(_), _) => Vec::new(),
+        })
     }
     fn staged_on_gpu(&self, mut s: Sheet<'_>, t: &Tiled<'_>, tile: Tile, functor: &str, kernels: &mut Kernels) -> Launch {
         self.tile_constants(&mut s, t, tile);
@@ -199,6 +212,7 @@ impl Printer<'_> {
     pub(super) fn dense_on_gpu(&self, mut s: Sheet<'_>, d: &Dense<'_>, kernels: &mut Kernels) -> Vec<Launch> {
         let Dense { sizes: (m, n, k), left: (a, a_row), right, element, out_row, ends } = *d;
         let (source, x) = (s.stored(a), s.reads(a));
+        let out_of = s.step.outputs[0];
         let fields = [("rows", m.clone()), ("depth", Dim::int(k as i64)), ("by_row", a_row.clone()), ("by_depth", Dim::int(1))];
         let geometry = s.geometry("A", &fields, "");
         let cols = Dim::int(n as i64);
@@ -256,8 +270,9 @@ impl Printer<'_> {
             batch: None,
             gathers: !whole || coded || stored < most,
             stream,
+            what: format!("rows=matrix cols={} {}", if coded { "codes" } else { "packed" }, self.told_tail(out_of, ends, stored)),
         };
-        self.tiled_on_gpu(s, tiled, &functor, kernels)
+        self.tiled_on_gpu(s, &tiled, &functor, kernels)
     }
 
     pub(super) fn matmul_on_gpu(&self, mut s: Sheet<'_>, kernels: &mut Kernels) -> Vec<Launch> {
@@ -311,7 +326,8 @@ impl Printer<'_> {
         let even = to[..axes].iter().all(|d| self.multiple(d, 2));
         let rows = Rows { pitch, images: None, cols: n.clone(), batch: to_steps };
         let most = if even { Printer::neighbours_of(element) } else { 1 };
-        let (functor, _) = self.functor_of_batch(&mut s, &rows, Ends::of(None, epilogue.as_ref()), most, &offset, &index);
+        let ends = Ends::of(None, epilogue.as_ref());
+        let (functor, stored) = self.functor_of_batch(&mut s, &rows, ends, most, &offset, &index);
         let matrices = s.layers('z', &product(batch));
         let tiled = Tiled {
             element,
@@ -325,7 +341,12 @@ impl Printer<'_> {
             batch: Some(matrices),
             gathers: true,
             stream: None,
+            what: format!(
+                "matrices={} rows=matrix cols=computed {}",
+                self.told(&product(batch)),
+                self.told_tail(s.step.outputs[0], ends, stored)
+            ),
         };
-        self.tiled_on_gpu(s, tiled, &functor, kernels)
+        self.tiled_on_gpu(s, &tiled, &functor, kernels)
     }
 }

@@ -11,6 +11,7 @@ use quote::quote;
 use std::fmt::Write;
 
 /// A kernel and its launch in the making. Every parameter is a word of 8 bytes: a pointer, or an extent that only run time knows.
+#[derive(Clone)]
 pub(super) struct Sheet<'p> {
     pub(super) p: &'p Printer<'p>,
     pub(super) step: &'p KernelStep,
@@ -32,6 +33,7 @@ pub(super) struct Sheet<'p> {
 }
 
 /// A parameter of a kernel.
+#[derive(Clone)]
 struct Param {
     ty: String,
     name: String,
@@ -230,7 +232,7 @@ impl<'p> Sheet<'p> {
             text.push_str("#endif\n");
         }
         let kernel = kernels.number(text);
-        Launch { kernel, grid, threads, shared, args, maps, otherwise: None }
+        Launch { kernel, grid, threads, shared, args, maps, otherwise: None, variant: None }
     }
 }
 

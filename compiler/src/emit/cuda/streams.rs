@@ -13,6 +13,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 
 /// Rows that the accelerator steps through: the address of the first, how many there are, elements of each, and from one to the next.
+#[derive(Clone)]
 struct Lines {
     at: TokenStream,
     rows: Dim,
@@ -21,6 +22,7 @@ struct Lines {
 }
 
 /// What the streamed form of a product has for itself: a sheet with the functor of its sums, and the rows of both sides.
+#[derive(Clone)]
 pub(super) struct Stream<'p> {
     sheet: Sheet<'p>,
     functor: String,

@@ -62,6 +62,14 @@ fn fields(w: &Window) -> Vec<(&'static str, Dim)> {
     out
 }
 
+/// Windows over an image, as files of measured forms name them.
+fn windows(w: &Window) -> String {
+    let by = |list: Vec<String>| list.join("x").replace(' ', "");
+    let of = |list: &[usize; 3]| by(list.iter().map(usize::to_string).collect());
+    let image = by(w.in_dims.iter().map(Dim::to_string).collect());
+    format!("windows image={image} window={} steps={} pads={} apart={}", of(&w.kernel), of(&w.stride), of(&w.pad), of(&w.dilation))
+}
+
 impl Printer<'_> {
     /// Where the pixels of a window's results go.
     fn pixels(&self, w: &Window, cols: Dim) -> Rows {
@@ -118,8 +126,9 @@ impl Printer<'_> {
             batch: None,
             gathers: !whole || stored < most,
             stream,
+            what: format!("rows={} cols=packed {}", windows(window), self.told_tail(s.step.outputs[0], ends, stored)),
         };
-        self.tiled_on_gpu(s, tiled, &functor, kernels)
+        self.tiled_on_gpu(s, &tiled, &functor, kernels)
     }
 
     fn groups_on_gpu(&self, mut s: Sheet<'_>, f: &Filters<'_>, pixels: &Dim, rows: &Rows, kernels: &mut Kernels) -> Vec<Launch> {

@@ -41,6 +41,7 @@ pub fn schedule(g: Graph, without: Ablation, accuracy: Accuracy, states: States)
 pub fn schedule_with(mut g: Graph, states: States, settings: Settings) -> Plan {
     let Settings { without, accuracy, tuning, cuda } = settings;
     // What follows from the instruction sets of CPUs is left out of a plan for a GPU.
+    let forms = cuda.map(|_| tuning.forms()).unwrap_or_default();
     let accuracy = if cuda.is_some() { Accuracy::Exact } else { accuracy };
     let tables = if cuda.is_some() { BTreeMap::new() } else { share::tables(&mut g, accuracy) };
     let fuse = without != Ablation::Fusion;
@@ -109,7 +110,7 @@ pub fn schedule_with(mut g: Graph, states: States, settings: Settings) -> Plan {
     let mut plan =
         Plan { graph, steps, places, starts, buffers, slots, weights, arena, lines, notes, exact, digits, states, choices, device: None };
     match cuda {
-        Some(precision) => plan.store_halves(precision),
+        Some(precision) => plan.store_halves(precision, forms),
         None => plan.choose_digits(),
     }
     plan

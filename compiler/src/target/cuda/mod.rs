@@ -2,15 +2,18 @@
 
 mod attention;
 mod element;
+mod form;
 pub mod image;
 mod select;
 mod tile;
 pub mod toolchain;
 
-pub use attention::{Attention, Heads, choose as attention_of};
+use attention::choose as attention_of;
+pub use attention::{Attention, Heads};
 pub use element::Element;
+pub use form::{Decision, Form, Forms, Wanted};
 pub use select::{pack, refusal};
-pub use tile::{Form, PROCESSORS, Tile, rows as tile_of};
+pub use tile::{COUNTERS, PROCESSORS, Product, Supply, Tile};
 
 use super::Accuracy;
 use kiln_kernels::dtype::{DType, bf16, f16};

@@ -9,6 +9,8 @@ use std::process::Command;
 /// The file of the kernels, beside which the templates lie.
 pub const SOURCE: &str = "kernels.cu";
 
+/// A kernel whose registers do not suffice is an error.
+const STRICT: &str = "-Xptxas=--warning-as-error";
 /// How nvcc is called.
 pub(super) const FLAGS: [&str; 9] = [
     "-O3",
@@ -19,7 +21,7 @@ pub(super) const FLAGS: [&str; 9] = [
     // Every instruction of an expression is rounded, as on the CPU; sums of products name their fused multiply-adds.
     "-fmad=false",
     "-Xptxas=--warn-on-spills",
-    "-Xptxas=--warning-as-error",
+    STRICT,
     "-fatbin",
 ];
 /// What it makes code for.
@@ -83,11 +85,32 @@ fn put(dir: &Path, files: impl Iterator<Item = Source>) -> Result<(), Failed> {
 /// # Errors
 /// No compiler, or one that refuses the kernels: registers that do not suffice count as that.
 pub fn compile(dir: &Path, machine: Machine, image: &Path) -> Result<(), Failed> {
+    build(dir, machine, image, false).map(|_| ())
+}
+
+/// The same for kernels in forms that are measured: those whose registers do not suffice are named, and count for nothing.
+///
+/// # Errors
+/// As [`compile`], but for registers.
+pub fn compile_variants(dir: &Path, machine: Machine, image: &Path) -> Result<Vec<String>, Failed> {
+    let said = build(dir, machine, image, true)?;
+    let spilled = said.lines().filter(|l| l.contains("spilled")).filter_map(|l| Some(l.split_once("function '")?.1.split_once('\'')?.0));
+    let mut names: Vec<String> = spilled.map(String::from).collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+fn build(dir: &Path, machine: Machine, image: &Path, variants: bool) -> Result<String, Failed> {
     match machine {
         Machine::Gpu => {
             let nvcc = nvcc()?;
             let mut c = Command::new(&nvcc);
-            c.args(FLAGS);
+            c.args(FLAGS.iter().filter(|f| !(variants && **f == STRICT)));
+            if variants {
+                // Many kernels at once: each optimized by whichever processor is free.
+                c.args(["--split-compile", "0"]);
+            }
             LEVELS.iter().for_each(|code| {
                 c.args(["-gencode", code]);
             });
@@ -104,7 +127,8 @@ pub fn compile(dir: &Path, machine: Machine, image: &Path) -> Result<(), Failed>
             run(c.arg("-I").arg(dir).arg("-c").arg("-o").arg(&object).arg(dir.join(SOURCE)))?;
             // Linked without the sanitizer's library: the emulator has the functions that checked code calls.
             run(host().args(["-shared", "-o"]).arg(image).arg(&object))?;
-            fs::remove_file(&object).map_err(|e| refused(&object, e))
+            fs::remove_file(&object).map_err(|e| refused(&object, e))?;
+            Ok(String::new())
         }
     }
 }
@@ -163,13 +187,14 @@ fn wheel_folders(lib: &Path) -> Vec<PathBuf> {
     out
 }
 
-fn run(c: &mut Command) -> Result<(), Failed> {
+/// Runs a tool; gives what it says beside its result.
+fn run(c: &mut Command) -> Result<String, Failed> {
     let name = c.get_program().to_string_lossy().into_owned();
     let done = c.output().map_err(|e| Failed::Missing(format!("{name} cannot be run: {e}; CXX names the host compiler")))?;
-    if done.status.success() {
-        return Ok(());
-    }
     let text = String::from_utf8_lossy(&done.stderr);
+    if done.status.success() {
+        return Ok(text.into_owned());
+    }
     let lines: Vec<&str> = text.lines().filter(|l| l.contains("error") || l.contains("warning") || l.contains("spill")).take(20).collect();
     let shown = if lines.is_empty() { text.lines().take(20).collect() } else { lines };
     Err(Failed::Refused(format!("{name} refuses the kernels, which is a bug of Kiln or of {name}:\n{}", shown.join("\n"))))

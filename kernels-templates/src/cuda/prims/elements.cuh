@@ -7,11 +7,14 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cstdint>
+#include <cstring>
 #define KILN_PLAIN
 #define KILN_EXPORT(name)
 #endif
 
 #define KILN_DEVICE __device__ __forceinline__
+// What programs around kernels compute with too.
+#define KILN_ELEMENT __host__ __device__ __forceinline__
 #if defined(KILN_EMULATE)
 #define KILN_UNROLL
 #define KILN_UNROLL_BY(n)
@@ -46,38 +49,38 @@ struct u8s8 {
 
 // The value of an element as it is computed with: 16-bit floats as f32, bool as bool, others as they are.
 template <class T>
-KILN_DEVICE T widen(T x) {
+KILN_ELEMENT T widen(T x) {
     return x;
 }
 #if defined(KILN_EMULATE)
-KILN_DEVICE float widen(half x) { return float(x.bits); }
-KILN_DEVICE float widen(bf16 x) {
+KILN_ELEMENT float widen(half x) { return float(x.bits); }
+KILN_ELEMENT float widen(bf16 x) {
     uint32_t bits = uint32_t(x.bits) << 16;
     float out;
     std::memcpy(&out, &bits, 4);
     return out;
 }
 #else
-KILN_DEVICE float widen(half x) { return __half2float(x); }
-KILN_DEVICE float widen(bf16 x) { return __bfloat162float(x); }
+KILN_ELEMENT float widen(half x) { return __half2float(x); }
+KILN_ELEMENT float widen(bf16 x) { return __bfloat162float(x); }
 #endif
 
 // The element that stores a value; floats are rounded to the nearest, ties to even.
 template <class T>
 struct Narrow {
     template <class F>
-    static KILN_DEVICE T of(F x) {
+    static KILN_ELEMENT T of(F x) {
         return T(x);
     }
 };
 #if defined(KILN_EMULATE)
 template <>
 struct Narrow<half> {
-    static KILN_DEVICE half of(float x) { return {_Float16(x)}; }
+    static KILN_ELEMENT half of(float x) { return {_Float16(x)}; }
 };
 template <>
 struct Narrow<bf16> {
-    static KILN_DEVICE bf16 of(float x) {
+    static KILN_ELEMENT bf16 of(float x) {
         uint32_t bits;
         std::memcpy(&bits, &x, 4);
         if (x != x) return {uint16_t(bits >> 16 | 0x40)};
@@ -87,17 +90,17 @@ struct Narrow<bf16> {
 #else
 template <>
 struct Narrow<half> {
-    static KILN_DEVICE half of(float x) { return __float2half_rn(x); }
+    static KILN_ELEMENT half of(float x) { return __float2half_rn(x); }
 };
 template <>
 struct Narrow<bf16> {
-    static KILN_DEVICE bf16 of(float x) { return __float2bfloat16_rn(x); }
+    static KILN_ELEMENT bf16 of(float x) { return __float2bfloat16_rn(x); }
 };
 #endif
 template <>
 struct Narrow<tf32> {
-    static KILN_DEVICE tf32 of(float x) {
-#if defined(KILN_EMULATE)
+    static KILN_ELEMENT tf32 of(float x) {
+#if !defined(__CUDA_ARCH__)
         uint32_t bits;
         std::memcpy(&bits, &x, 4);
         if (x == x) bits += 0x1000;  // To the nearest, ties away from zero, as `cvt.rna`.
@@ -111,11 +114,11 @@ struct Narrow<tf32> {
 #endif
     }
 };
-KILN_DEVICE float widen(tf32 x) { return x.value; }
-KILN_DEVICE uint8_t widen(u8s8 x) { return x.value; }
+KILN_ELEMENT float widen(tf32 x) { return x.value; }
+KILN_ELEMENT uint8_t widen(u8s8 x) { return x.value; }
 template <>
 struct Narrow<u8s8> {
-    static KILN_DEVICE u8s8 of(uint8_t x) { return {x}; }
+    static KILN_ELEMENT u8s8 of(uint8_t x) { return {x}; }
 };
 template <class T>
 KILN_DEVICE T narrow(float x) {
