@@ -16,7 +16,7 @@ use super::{Printer, ident};
 use crate::ir::{Dim, Sym};
 use crate::kernel::Kernel;
 use crate::plan::KernelStep;
-use crate::target::cuda::{COUNTERS, Decision, Form, Wanted};
+use crate::target::cuda::{COUNTERS, Decision, Form, Forms, Wanted};
 use proc_macro2::TokenStream;
 use quote::quote;
 use sheet::Sheet;
@@ -132,7 +132,8 @@ impl Printer<'_> {
         kernels: &mut Kernels,
         print: impl Fn(&Form, &mut Kernels) -> Vec<Launch>,
     ) -> Vec<Launch> {
-        let forms = self.plan.device.as_ref().map(|d| &d.forms).cloned().unwrap_or_default();
+        let none = Forms::default();
+        let forms = self.plan.device.as_ref().map_or(&none, |d| &d.forms);
         let mut decision = forms.decide(spec, wanted, kernels.step, &step.origins);
         let (mut out, of) = (Vec::new(), decision.forms.len());
         for (i, form) in decision.forms.iter().enumerate() {
