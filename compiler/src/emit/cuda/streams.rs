@@ -35,9 +35,14 @@ pub(super) fn plain_rows(w: &Window) -> Option<&Dim> {
     let alone = |list: &[usize; 3], n: usize| list.iter().all(|x| *x == n);
     let [by_n, by_c, by_d, by_h, by_w] = &w.x_strides;
     let [d, h, width] = &w.in_dims;
-    let behind = |n: &Dim, by: &Dim, extent: &Dim, step: &Dim| n.is(1) || *by == extent.clone() * step.clone();
     let taps = alone(&w.kernel, 1) && alone(&w.stride, 1) && alone(&w.pad, 0) && alone(&w.pad_end, 0);
-    let lie = by_c.is(1) && behind(h, by_h, width, by_w) && behind(d, by_d, h, by_h) && behind(&w.n, by_n, d, by_d);
+    // The step of an extent of 1 says nothing.
+    let mut lie = by_c.is(1);
+    let mut step = by_w.clone();
+    for (inner, outer, by) in [(width, h, by_h), (h, d, by_d), (d, &w.n, by_n)] {
+        step = step * inner.clone();
+        lie &= outer.is(1) || *by == step;
+    }
     (taps && lie).then_some(by_w)
 }
 
