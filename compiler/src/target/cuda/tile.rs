@@ -365,6 +365,6 @@ mod tests {
         assert!(why(stream, &p).contains("cannot be streamed"));
         assert!(why(Tile { stages: 3, ..stream }, &streams).contains("4 of them"));
         assert!(why(Tile { rows: 32, ..stream }, &streams).contains("64 or 128"));
-        assert!(why(Tile { cols: 48, warp: [32, 16], ..stream }, &streams).contains("columns"));
+        assert!(why(Tile { cols: 16, warp: [16, 16], ..stream }, &streams).contains("columns"));
     }
 }
