@@ -21,6 +21,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import typing
 import zlib
 
@@ -38,6 +39,12 @@ class Case(typing.NamedTuple):
     open: bool = True
     # Whether PyTorch is asked for channels last.
     images: bool = False
+    # Rows of a cache that Kiln keeps in the instance when a run begins.
+    past: int = 0
+
+    def state(self):
+        """Flags that keep the cache in the instance."""
+        return ["--state", "past_*->present_*", "--capacity", 1024] if self.past else []
 
 
 CASES = {
@@ -45,7 +52,7 @@ CASES = {
     "resnet50_b32": Case("ResNet-50, 32 images", "resnet50", 32, images=True),
     "bert_base_s128": Case("BERT-base, 128 tokens", "bert_base_s128"),
     "bert_base_s128_b16": Case("BERT-base, 16 × 128 tokens", "bert_base_s128", 16, open=False),
-    "gpt2_decode": Case("GPT-2, one token behind 48", "gpt2_decode"),
+    "gpt2_decode": Case("GPT-2, one token behind 48", "gpt2_decode", past=48),
     "yolov5n": Case("YOLOv5n, 640×640", "yolov5n", images=True),
 }
 PEERS = {"eager": "PyTorch", "compiled": "torch.compile"}
@@ -246,7 +253,9 @@ class Peer:
 
     def __init__(self, python, job):
         command = [python, __file__, "--worker", json.dumps(job)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # A file takes whatever is said there; a pipe that nobody reads would stop the process once it is full.
+        self.said = tempfile.TemporaryFile("w+", errors="replace")
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True)
         self.answer()
 
     def answer(self):
@@ -254,7 +263,9 @@ class Peer:
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        text = self.process.stderr.read().strip().splitlines()
+        self.process.wait()
+        self.said.seek(0)
+        text = self.said.read().strip().splitlines()
         raise RuntimeError(text[-1] if text else "the process ended without a word")
 
     def measure(self, seconds):
@@ -310,8 +321,9 @@ class Race:
         path, flags, job = self.file(name, case)
         to = self.args.pack / name
         print(f"packing {name}", file=sys.stderr)
-        self.call([*self.args.kiln, "pack", path, *flags, *self.gpu, "--output", to])
-        (to / "case.json").write_text(json.dumps({k: job[k] for k in ("case", "model", "batch", "images", "ports")} | {"precision": self.args.precision}))
+        self.call([*self.args.kiln, "pack", path, *flags, *case.state(), *self.gpu, "--output", to])
+        told = {k: job[k] for k in ("case", "model", "batch", "images", "ports")} | {"precision": self.args.precision, "past": case.past}
+        (to / "case.json").write_text(json.dumps(told))
 
     def packed(self, name):
         """How a packed case is measured, and what its jobs are told."""
@@ -324,6 +336,7 @@ class Race:
         (packed / "model").chmod(0o755)
         how = [f"in={packed / 'in'}", f"device_weights={folder / 'weights'}", "device=cuda", *(["overlap=1"] if self.args.overlap else [])]
         how += ["warmup=0", "iterations=2"] if self.args.emulate else ["warmup=5", "iterations=0"]
+        how += [f"past={job['past']}"] if job["past"] else []
         env = {"LD_LIBRARY_PATH": str(packed)} if (packed / "libcuda.so.1").is_file() else None
         return (lambda: json.loads(self.call([packed / "model", "bench", *how], env))), job
 
@@ -333,10 +346,10 @@ class Race:
         folder = self.args.out / "work" / name
         self.call([*self.args.kiln, "run", path, *flags, "--accuracy", "exact", "--output-dir", folder / "cpu"])
         if self.args.tune:
-            self.call([*self.args.kiln, "tune", path, *flags, *self.gpu, "--output", folder / "tune"])
+            self.call([*self.args.kiln, "tune", path, *flags, *case.state(), *self.gpu, "--output", folder / "tune"])
             flags += ["--tune", folder / "tune"]
         self.call([*self.args.kiln, "run", path, *flags, *self.gpu, "--output-dir", folder / "kiln"])
-        how = [*flags, *self.gpu, "--json", "--iterations", 2 if self.args.emulate else 0]
+        how = [*flags, *case.state(), *(["--past", case.past] if case.past else []), *self.gpu, "--json", "--iterations", 2 if self.args.emulate else 0]
         return (lambda: json.loads(self.call([*self.args.kiln, "bench", path, *how]))), job
 
     def case(self, name, case):
