@@ -1,6 +1,10 @@
 //! `Instance`: a compiled model with its memory, and how a run goes: inputs checked, symbols bound, memory placed, steps run.
 
-use crate::cuda::{DeviceTime, Given, Machine, Shared, Wanted};
+mod outputs;
+mod timed;
+mod warm;
+
+use crate::cuda::{Given, Machine, Shared, Wanted};
 use crate::error::{Error, Fail, Result};
 use crate::frame::Frame;
 use crate::loaded::Loaded;
@@ -11,7 +15,7 @@ use crate::spec::{ArenaSpec, OutPlace, Port, PortDim, PortKind, Spec};
 use crate::state::{Kept, Left, State, StateMut};
 use crate::threads::Threads;
 use kiln_kernels::isa::Isa;
-use kiln_kernels::value::{Tensor, Value};
+use kiln_kernels::value::Value;
 use std::sync::Arc;
 
 /// One compiled model: its weights (shared), threads (shared), arena, scratch, slots and state (its own).
@@ -196,52 +200,6 @@ impl Instance {
         }
         Ok(())
     }
-    /// Touches every page of the arena and of the scratch, and starts the threads. On a GPU, a model of closed extents runs on zeros until its
-    /// launches are recorded; what it keeps is not changed by that.
-    ///
-    /// # Errors
-    /// A worker panicked, the device failed, memory that cannot be had.
-    pub fn warm_up(&mut self) -> Result<()> {
-        for r in [&self.arena, &self.scratch] {
-            for at in (0..r.len()).step_by(4096) {
-                // SAFETY: `at` is inside of the region, which this instance owns.
-                unsafe { r.start().add(at).write_volatile(0) };
-            }
-        }
-        for at in (0..self.kept.len()).step_by(4096) {
-            // SAFETY: as above; what is there stays.
-            unsafe { self.kept.start().add(at).write_volatile(self.kept.start().add(at).read_volatile()) };
-        }
-        let weights = self.weights.start();
-        let mut sum = 0u8;
-        for at in (0..self.spec.weights_bytes).step_by(4096) {
-            // SAFETY: the weights hold that many bytes.
-            sum = sum.wrapping_add(unsafe { weights.add(at).read_volatile() });
-        }
-        std::hint::black_box(sum);
-        self.threads.run(self.threads.workers(), &|_, _| {}).map_err(|_| Error::Poisoned)?;
-        if self.machine.is_some() { self.record() } else { Ok(()) }
-    }
-    /// Runs on zeros, as often as it takes until launches are recorded, where the ports leave no extent open.
-    fn record(&mut self) -> Result<()> {
-        const RUNS: usize = 2;
-        let zeros = |p: &Port| {
-            let closed = |d: &PortDim| if let PortDim::Closed(n) = d { Some(*n) } else { None };
-            let dims: Option<Vec<usize>> = p.dims.iter().map(closed).collect();
-            dims.filter(|_| p.kind == PortKind::Tensor).map(|dims| Tensor::zeros(p.dtype, &dims).into())
-        };
-        let Some(values) = self.spec.inputs.iter().map(zeros).collect::<Option<Vec<Value>>>() else { return Ok(()) };
-        let inputs: Vec<Input<'_>> = values.iter().map(Input::Value).collect();
-        for _ in 0..RUNS {
-            match self.compute(&inputs, false) {
-                // Zeros need not make sense to a model, and there need not be room for more of what it keeps.
-                Ok(_) | Err(Error::Index { .. } | Error::Domain { .. } | Error::StateFull { .. }) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
     /// Runs the model on inputs in the order of its ports.
     ///
     /// # Errors
@@ -267,7 +225,8 @@ impl Instance {
         if self.poisoned {
             return Err(Error::Poisoned);
         }
-        self.bind(inputs)?;
+        // A mask over more rows than there can be does not fit its port either.
+        self.bind(inputs).map_err(|e| self.kept.full(&self.spec.state).unwrap_or(e))?;
         let rows = self.kept.grown(&self.spec.state, &self.syms)?;
         self.fit()?;
         if let Some(m) = &mut self.machine {
@@ -429,75 +388,6 @@ impl Instance {
         Ok(())
     }
 
-    /// The extents of an output after a run.
-    pub fn output_dims(&self, i: usize) -> Vec<usize> {
-        let mut dims = Vec::new();
-        match (self.spec.out_places[i], self.spec.outputs[i].kind) {
-            (OutPlace::Slot(k), _) => {
-                if let Value::Tensor(t) = &self.slots[k] {
-                    dims.clone_from(&t.dims);
-                }
-            }
-            _ => {
-                dims.resize(self.spec.outputs[i].dims.len(), 0);
-                (self.spec.out_dims)(i, &self.syms, &mut dims);
-            }
-        }
-        dims
-    }
-    /// Writes the extents of a tensor output of known rank; whether it has that rank.
-    pub fn output_extents(&self, i: usize, dims: &mut [usize]) -> bool {
-        if let OutPlace::Slot(k) = self.spec.out_places[i] {
-            return match &self.slots[k] {
-                Value::Tensor(t) if t.dims.len() == dims.len() => {
-                    dims.copy_from_slice(&t.dims);
-                    true
-                }
-                _ => false,
-            };
-        }
-        self.spec.outputs[i].dims.len() == dims.len() && {
-            (self.spec.out_dims)(i, &self.syms, dims);
-            true
-        }
-    }
-    /// The value of an output that is no dense tensor; an empty sequence before the first run.
-    pub fn value(&self, i: usize) -> &Value {
-        match self.spec.out_places[i] {
-            OutPlace::Slot(k) => &self.slots[k],
-            _ => &NOTHING,
-        }
-    }
-    /// Has the steps of a profile timed by the GPU that runs them.
-    fn time_steps(&mut self) {
-        if let (Some(m), true) = (&mut self.machine, self.recorder.is_some()) {
-            m.time(Some(true));
-        }
-    }
-    /// Times runs by the GPU's own clock from here on, or no more; what was recorded to be launched again is recorded anew. On the CPU nothing
-    /// is timed.
-    pub fn time_device(&mut self, on: bool) {
-        let steps = self.recorder.is_some();
-        if let Some(m) = &mut self.machine {
-            m.time((on || steps).then_some(steps));
-        }
-    }
-    /// What the last run took on the GPU, where [`Self::time_device`] asked for that.
-    pub fn device_time(&self) -> Option<DeviceTime> {
-        self.machine.as_ref().and_then(Machine::took)
-    }
-    /// Has kernels run in another of the forms that they were compiled in to be measured.
-    #[cfg(feature = "harness")]
-    pub(crate) fn set_variant(&mut self, variant: usize) {
-        if let Some(m) = &mut self.machine {
-            m.set_variant(variant);
-        }
-    }
-    /// The name and the compute capability of the GPU, as files of measured forms have them.
-    #[cfg(feature = "harness")]
-    pub(crate) fn gpu(&self) -> Option<String> {
-        self.machine.as_ref().map(|m| m.shared().label())
-    }
     /// What the instance runs on.
     pub fn device(&self) -> DeviceInfo {
         let device = self.machine.as_ref().map_or("cpu".to_string(), |m| m.shared().name.clone());
@@ -526,35 +416,6 @@ impl Instance {
             self.staged[i] = Some(Region::new(len)?);
         }
         Ok(self.staged[i].as_ref().map_or(std::ptr::null_mut(), Region::start))
-    }
-    /// The first element of a dense output after a run.
-    pub fn output_ptr(&self, i: usize) -> *const u8 {
-        let place = self.spec.out_places[i];
-        find(place, self.arena.start(), &self.offsets, self.weights.start(), &self.inputs, &self.slots).0
-    }
-    /// Where a dense output lies on the device after a run, if it does.
-    pub(crate) fn output_on_device(&self, i: usize) -> Option<u64> {
-        self.machine.as_ref()?.lies(self.spec.out_places[i], &self.offsets)
-    }
-    /// A copy of an output after a run. Outputs that are inputs handed through are copied from where the inputs were, so this must
-    /// be called while they still are there.
-    ///
-    /// # Safety
-    /// The inputs of the last run are still alive.
-    pub unsafe fn output_value(&self, i: usize) -> Value {
-        match self.spec.out_places[i] {
-            OutPlace::Slot(k) => self.slots[k].clone(),
-            OutPlace::Input(k) if self.values[k].is_some() => self.values[k].clone().unwrap_or(Value::Sequence(Vec::new())),
-            _ => {
-                let dims = self.output_dims(i);
-                let dtype = self.spec.outputs[i].dtype;
-                if dtype == kiln_kernels::dtype::DType::Str {
-                    return Tensor::zeros(dtype, &dims).into();
-                }
-                // SAFETY: the plan keeps the output's elements there until the next run.
-                unsafe { Frame::tensor(self.output_ptr(i), dtype, &dims) }
-            }
-        }
     }
 }
 

@@ -97,6 +97,12 @@ impl Kept {
     pub(crate) fn bind(&self, spec: &StateSpec, syms: &mut [i64]) {
         spec.lengths.iter().for_each(|s| syms[*s] = self.rows as i64);
     }
+    /// The error of every run that adds rows, where there is room for none.
+    pub(crate) fn full(&self, spec: &StateSpec) -> Option<Error> {
+        let first = spec.pairs.iter().find(|p| matches!(p.next, Next::Appended { .. }))?;
+        let message = format!("all {} rows are taken", spec.capacity);
+        (self.rows >= spec.capacity).then(|| Error::StateFull { port: first.input.into(), message })
+    }
     /// How many rows there are behind a run whose symbols are bound.
     pub(crate) fn grown(&self, spec: &StateSpec, syms: &[i64]) -> Result<usize> {
         let Some(first) = spec.pairs.iter().find(|p| matches!(p.next, Next::Appended { .. })) else { return Ok(0) };

@@ -235,6 +235,17 @@ impl Dim {
         }
         sum
     }
+    /// The parts of which it is the greatest; itself where it is none.
+    pub fn parts_of_most(&self) -> Vec<Dim> {
+        let one = match self.terms.iter().next() {
+            Some((atoms, 1)) if self.terms.len() == 1 => &atoms[..],
+            _ => &[],
+        };
+        match one {
+            [Atom::Max(a, b)] => [a.parts_of_most(), b.parts_of_most()].concat(),
+            _ => vec![self.clone()],
+        }
+    }
     /// What it is at most where some symbols lie between two values: each term at the end where it is greater. Other symbols stay.
     pub fn at_most(&self, of: &dyn Fn(Sym) -> Option<[i64; 2]>) -> Dim {
         let terms = self.terms.iter().map(|(atoms, &c)| {

@@ -79,8 +79,9 @@ impl Plan {
         let turned: Vec<(Dim, Dim)> = pairs.iter().map(|(a, b)| (b.clone(), a.clone())).collect();
         pairs.extend(turned);
         while let Some((s, n)) = pairs.iter().find_map(|(a, b)| {
-            let s = a.as_sym().filter(|s| !out.contains(s) && self.follows(b, &out))?;
-            Some((s, self.bound(b, &out).as_int()?))
+            // What the greatest of some must meet, each of them is below, or is 1.
+            let s = a.parts_of_most().iter().filter_map(Dim::as_sym).find(|s| !out.contains(s) && self.follows(b, &out))?;
+            Some((s, self.bound(b, &out).as_int()?.max(1)))
         }) {
             let range = &mut self.graph.symbols[s.0 as usize].range;
             range.hi = Some(range.hi.map_or(n, |hi| hi.min(n)).max(range.lo));

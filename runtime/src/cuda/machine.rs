@@ -1,11 +1,14 @@
 //! `Machine`: what one instance has on a device, and how a run goes there: uploads, launches, results, recorded once and then replayed.
 
+mod between;
+mod timed;
+
 use super::Rows;
-use super::clock::{Clock, DeviceTime};
+use super::clock::Clock;
 use super::driver::{Handle, LaunchAttribute, LaunchConfig, Refused, TensorMap};
+use super::memory::{Memory, Pinned};
 use super::shared::{Shared, error};
 use crate::error::{Error, Fail, Result};
-use crate::spec::OutPlace;
 use kiln_kernels::fault::Fault;
 use std::collections::BTreeMap;
 use std::ffi::{c_uint, c_void};
@@ -22,19 +25,6 @@ const RECORDINGS: usize = 8;
 const THREAD_LOCAL: i32 = 1;
 /// A stream that does not wait for the default one.
 const NON_BLOCKING: c_uint = 1;
-
-/// Memory of the device.
-#[derive(Debug, Default)]
-struct Memory {
-    at: u64,
-    bytes: usize,
-}
-/// Memory of the host that the device copies from and to by itself.
-#[derive(Debug)]
-struct Pinned {
-    at: Handle,
-    bytes: usize,
-}
 
 /// Where an input is, and its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +97,6 @@ unsafe impl Sync for Machine {}
 impl Machine {
     pub(crate) fn new(shared: Arc<Shared>) -> Result<Machine> {
         let inputs = shared.spec.spec.inputs.len();
-        let empty = || Pinned { at: std::ptr::null_mut(), bytes: 0 };
         let mut out = Machine {
             shared,
             stream: std::ptr::null_mut(),
@@ -116,10 +105,10 @@ impl Machine {
             fault: Memory::default(),
             state: Memory::default(),
             words: Memory::default(),
-            written: empty(),
+            written: Pinned::default(),
             inputs: (0..inputs).map(|_| Memory::default()).collect(),
-            staged: (0..inputs).map(|_| empty()).collect(),
-            found: empty(),
+            staged: (0..inputs).map(|_| Pinned::default()).collect(),
+            found: Pinned::default(),
             mode: Mode::Direct,
             capturing: false,
             behind_launch: false,
@@ -140,20 +129,22 @@ impl Machine {
     fn start(&mut self) -> std::result::Result<(), Refused> {
         let (scratch, state, words) = (self.shared.spec.scratch, self.shared.spec.spec.state.bytes, self.shared.spec.words);
         self.shared.enter()?;
-        // SAFETY: the stream is written before it is used; memory is filled as far as it goes.
+        let driver = self.shared.driver;
+        // SAFETY: the stream is written before it is used; memory is filled as far as it goes, and nothing is under way yet.
         unsafe {
-            self.shared.driver.create_stream(&mut self.stream, NON_BLOCKING)?;
-            grow(&self.shared, &mut self.scratch, scratch)?;
-            grow(&self.shared, &mut self.fault, FAULT * size_of::<i64>())?;
-            grow(&self.shared, &mut self.state, state)?;
-            grow(&self.shared, &mut self.words, words * size_of::<i64>())?;
+            driver.create_stream(&mut self.stream, NON_BLOCKING)?;
+            self.scratch.grow(driver, scratch)?;
+            self.fault.grow(driver, FAULT * size_of::<i64>())?;
+            self.state.grow(driver, state)?;
+            self.words.grow(driver, words * size_of::<i64>())?;
             for m in [&self.scratch, &self.fault, &self.state].into_iter().filter(|m| m.bytes > 0) {
-                self.shared.driver.fill(m.at, 0, m.bytes, self.stream)?;
+                driver.fill(m.at, 0, m.bytes, self.stream)?;
             }
-            self.shared.driver.synchronize(self.stream)?;
+            driver.synchronize(self.stream)?;
+            self.written.grow(driver, words * size_of::<i64>())?;
+            self.found.grow(driver, FAULT * size_of::<i64>())?;
         }
-        grow_pinned(&self.shared, &mut self.written, words * size_of::<i64>())?;
-        grow_pinned(&self.shared, &mut self.found, FAULT * size_of::<i64>())
+        Ok(())
     }
     /// An error of the driver as that of the runtime. Those that the device does not get over end its use.
     fn fallen(&mut self, e: Refused) -> Error {
@@ -185,12 +176,16 @@ impl Machine {
     fn set_up(&mut self, syms: &[i64], arena: usize, inputs: &[Given]) -> std::result::Result<(), Refused> {
         let shared = self.shared.clone();
         shared.enter()?;
-        let mut moved = grow(&shared, &mut self.arena, arena)?;
         let read = |i: &usize| shared.spec.uploads[*i];
+        // SAFETY: nothing is under way: the stream was waited for.
+        let mut moved = unsafe { self.arena.grow(shared.driver, arena)? };
         for i in (0..inputs.len()).filter(read) {
-            moved |= grow(&shared, &mut self.inputs[i], inputs[i].bytes())?;
-            if let Given::Host(_, bytes) = inputs[i] {
-                grow_pinned(&shared, &mut self.staged[i], bytes)?;
+            // SAFETY: as above.
+            unsafe {
+                moved |= self.inputs[i].grow(shared.driver, inputs[i].bytes())?;
+                if let Given::Host(_, bytes) = inputs[i] {
+                    moved |= self.staged[i].grow(shared.driver, bytes)?;
+                }
             }
         }
         // Recordings hold addresses.
@@ -284,43 +279,6 @@ impl Machine {
             unsafe { m.shared.driver.record_event(event, m.stream, external) }
         })
     }
-    /// Times runs by events from here on, and each step where `steps` says so; or no more.
-    pub(crate) fn time(&mut self, on: Option<bool>) {
-        let _ = self.shared.enter();
-        self.forget();
-        self.clock = on.map(|steps| Box::new(Clock::new(self.shared.driver, steps)));
-    }
-    /// What the last run took on the device, where it was timed.
-    pub(crate) fn took(&self) -> Option<DeviceTime> {
-        self.clock.as_ref().map(|c| c.total())
-    }
-    /// When a timed step of the last run began, from when the first one did, and what it took, in milliseconds.
-    pub(crate) fn step(&self, timed: usize) -> Option<(f64, f64)> {
-        self.clock.as_ref()?.step(timed)
-    }
-    /// A step begins.
-    pub(crate) fn step_begins(&mut self) {
-        if let Some(clock) = &mut self.clock {
-            clock.step_begins();
-        }
-    }
-    /// A step has ended; its number among the timed ones, where the device had it.
-    pub(crate) fn step_ends(&mut self) -> Option<usize> {
-        let (event, timed) = self.clock.as_mut()?.step_ends()?;
-        self.note(Some(event)).ok().map(|()| timed)
-    }
-    /// Which of the forms of a kernel runs that has `of` of them.
-    pub(crate) fn variant(&self, of: usize) -> usize {
-        if self.variant < of { self.variant } else { 0 }
-    }
-    /// Has kernels with several forms run in this one.
-    #[cfg(feature = "harness")]
-    pub(crate) fn set_variant(&mut self, variant: usize) {
-        let _ = self.shared.enter();
-        self.forget();
-        self.variant = variant;
-    }
-
     pub(crate) fn arena(&self) -> u64 {
         self.arena.at
     }
@@ -342,65 +300,6 @@ impl Machine {
     /// Where kernels read number `i` of those that change from run to run.
     pub(crate) fn word(&self, i: usize) -> u64 {
         self.words.at + (i * size_of::<i64>()) as u64
-    }
-
-    /// Symbols with those that change from run to run as great as they can be.
-    pub(crate) fn at_most(&self, syms: &[i64]) -> Vec<i64> {
-        let mut out = syms.to_vec();
-        let spec = self.shared.spec;
-        spec.lengths.iter().for_each(|i| out[*i] = spec.spec.symbols[*i].hi.unwrap_or(out[*i]));
-        out
-    }
-    /// Where an output lies on the device behind a run whose arena has these offsets, if it does.
-    pub(crate) fn lies(&self, place: OutPlace, offsets: &[usize]) -> Option<u64> {
-        match place {
-            OutPlace::Arena(o) => Some(self.arena.at + o as u64),
-            OutPlace::Buffer(b) => Some(self.arena.at + offsets[b] as u64),
-            OutPlace::Weight(o) => Some(self.shared.weights + o as u64),
-            OutPlace::Input(i) => self.shared.spec.uploads[i].then(|| self.inputs[i].at),
-            OutPlace::Slot(_) => None,
-        }
-    }
-
-    /// Whether the CPU reads input `i`, or hands it out.
-    pub(crate) fn reads_here(&self, i: usize) -> bool {
-        self.shared.spec.reads_here.get(i).is_some_and(|r| *r)
-    }
-    /// Brings bytes of the device.
-    ///
-    /// # Safety
-    /// There are as many at the address.
-    pub(crate) unsafe fn read(&self, from: u64, to: &mut [u8]) -> Result<()> {
-        if to.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: the caller vouches for the address, and what is written is waited for.
-        self.waited(|m| unsafe { m.shared.driver.copy_from_device(to.as_mut_ptr().cast(), from, to.len(), m.stream) })
-    }
-    /// Does something with memory of the device, and waits for it.
-    fn waited(&self, work: impl FnOnce(&Machine) -> std::result::Result<(), Refused>) -> Result<()> {
-        // SAFETY: the stream is the machine's own.
-        self.shared.enter().and_then(|()| work(self)).and_then(|()| unsafe { self.shared.driver.synchronize(self.stream) }).map_err(error)
-    }
-    /// Brings bytes of the state.
-    pub(crate) fn read_state(&self, at: usize, to: &mut [u8]) -> Result<()> {
-        // SAFETY: the caller's range is inside of the state, and what is written is waited for.
-        self.waited(|m| unsafe { m.shared.driver.copy_from_device(to.as_mut_ptr().cast(), m.state.at + at as u64, to.len(), m.stream) })
-    }
-    /// Writes bytes of the state.
-    pub(crate) fn write_state(&self, at: usize, from: &[u8]) -> Result<()> {
-        // SAFETY: as above.
-        self.waited(|m| unsafe { m.shared.driver.copy_to_device(m.state.at + at as u64, from.as_ptr().cast(), from.len(), m.stream) })
-    }
-    /// Writes zeros.
-    pub(crate) fn clear_state(&self, at: usize, bytes: usize) -> Result<()> {
-        // SAFETY: as above.
-        self.waited(|m| unsafe { m.shared.driver.fill(m.state.at + at as u64, 0, bytes, m.stream) })
-    }
-    /// Takes over bytes from elsewhere on the device.
-    pub(crate) fn keep(&self, at: usize, from: u64, bytes: usize) -> Result<()> {
-        // SAFETY: as above; results of a run stay where they are until the next one.
-        self.waited(|m| unsafe { m.shared.driver.copy_within_device(m.state.at + at as u64, from, bytes, m.stream) })
     }
 
     /// Whether kernels are there whose operands the tensor memory accelerator brings.
@@ -563,39 +462,6 @@ impl Machine {
     }
 }
 
-/// Makes memory of the device at least so large; whether it moved.
-fn grow(shared: &Shared, m: &mut Memory, bytes: usize) -> std::result::Result<bool, Refused> {
-    if bytes <= m.bytes {
-        return Ok(false);
-    }
-    // SAFETY: nothing is under way that uses the old memory: the stream was waited for.
-    unsafe {
-        if m.at != 0 {
-            let _ = shared.driver.free(m.at);
-            *m = Memory::default();
-        }
-        shared.driver.allocate(&mut m.at, bytes)?;
-    }
-    m.bytes = bytes;
-    Ok(true)
-}
-fn grow_pinned(shared: &Shared, m: &mut Pinned, bytes: usize) -> std::result::Result<(), Refused> {
-    if bytes <= m.bytes {
-        return Ok(());
-    }
-    // SAFETY: as above.
-    unsafe {
-        if !m.at.is_null() {
-            let _ = shared.driver.free_host(m.at);
-            (m.at, m.bytes) = (std::ptr::null_mut(), 0);
-        }
-        shared.driver.allocate_host(&mut m.at, bytes)?;
-        std::ptr::write_bytes(m.at.cast::<u8>(), 0, bytes);
-    }
-    m.bytes = bytes;
-    Ok(())
-}
-
 impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.shared.enter();
@@ -604,11 +470,11 @@ impl Drop for Machine {
         let driver = self.shared.driver;
         // SAFETY: no run is under way, and nobody else has these.
         unsafe {
-            for m in self.inputs.iter().chain([&self.arena, &self.scratch, &self.fault, &self.state, &self.words]).filter(|m| m.at != 0) {
-                let _ = driver.free(m.at);
+            for m in self.inputs.iter_mut().chain([&mut self.arena, &mut self.scratch, &mut self.fault, &mut self.state, &mut self.words]) {
+                m.give_back(driver);
             }
-            for m in self.staged.iter().chain([&self.found, &self.written]).filter(|m| !m.at.is_null()) {
-                let _ = driver.free_host(m.at);
+            for m in self.staged.iter_mut().chain([&mut self.found, &mut self.written]) {
+                m.give_back(driver);
             }
             if !self.stream.is_null() {
                 let _ = driver.destroy_stream(self.stream);

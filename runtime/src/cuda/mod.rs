@@ -3,6 +3,7 @@
 mod clock;
 mod driver;
 mod machine;
+mod memory;
 mod ranges;
 mod shared;
 
