@@ -27,9 +27,10 @@ impl Plan {
 
 fn joins(places: &BTreeMap<ValueId, Place>, a: &KernelStep, b: &KernelStep) -> bool {
     let (Kernel::Move { copies: x, dtype: s }, Kernel::Move { copies: y, dtype: t }) = (&a.kernel, &b.kernel) else { return false };
-    let apart = |reads: &KernelStep, writes: &KernelStep| {
-        let written: Vec<_> = writes.outputs.iter().map(|v| places.get(v)).collect();
-        reads.inputs.iter().flatten().all(|v| !written.contains(&places.get(v)))
+    // What one writes the other neither reads nor writes.
+    let apart = |one: &KernelStep, other: &KernelStep| {
+        let written: Vec<_> = other.outputs.iter().map(|v| places.get(v)).collect();
+        one.inputs.iter().flatten().chain(&one.outputs).all(|v| !written.contains(&places.get(v)))
     };
     let plain = |k: &KernelStep| k.on == On::Gpu && k.defines.is_empty();
     plain(a) && plain(b) && s == t && x.len() + y.len() <= COPIES && apart(a, b) && apart(b, a)
