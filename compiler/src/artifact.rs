@@ -100,7 +100,7 @@ fn wanted(cuda: Option<Cuda>, model: &Path) -> Option<Cuda> {
     }
 }
 
-/// Compiles the kernels of a model for a GPU in a folder; gives where generated code finds them, and the files that decided it.
+/// Compiles the kernels of a model for a GPU in a folder; gives where generated code finds them.
 fn kernels(output: &Output, model: &Path, folder: &Path, root: &Path) -> Result<Option<DeviceFiles>> {
     let Some(source) = output.cuda() else { return Ok(None) };
     let (compiled, weights) = (folder.join("kernels.fatbin"), folder.join("weights-gpu.bin"));
@@ -128,8 +128,8 @@ pub fn make(request: &Request, root: &Path) -> Result<Artifact> {
     // An editor needs no kernels.
     let cuda = wanted(request.options.cuda, model).filter(|_| !request.skeleton);
     let options = Options { cuda, ..request.options.clone() };
-    // Kernels come from nvcc or from files beside the model, if they come at all.
-    let sources = cuda.map(|_| (request.checked, toolchain::nvcc().is_ok(), image::committed(model)));
+    // Kernels come from nvcc or from files beside the model, if they come at all, and may be wanted there.
+    let sources = cuda.map(|_| (request.checked, toolchain::nvcc().is_ok(), image::commits(), image::committed(model)));
     let mut key = Key::new();
     key.add(env!("CARGO_PKG_VERSION").as_bytes());
     key.add(env!("KILN_SOURCE_HASH").as_bytes());

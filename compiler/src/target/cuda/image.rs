@@ -37,6 +37,11 @@ fn stem(model: &Path) -> String {
     model.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned())
 }
 
+/// Whether kernels are to be put beside their models.
+pub fn commits() -> bool {
+    std::env::var("KILN_CUDA").is_ok_and(|v| v == COMMIT)
+}
+
 /// The kernels that are committed beside a model, whatever they were made of: `net-KEY.fatbin` for `net.onnx`.
 pub fn committed(model: &Path) -> Vec<PathBuf> {
     let start = stem(model) + "-";
@@ -69,7 +74,7 @@ pub fn make(source: &str, places: Places<'_>, sources: &Path, image: &Path) -> R
         fs::create_dir_all(places.cache).map_err(|e| toolchain::refused(places.cache, e))?;
         put(&made, |to| toolchain::compile(sources, Machine::Gpu, to))?;
     }
-    if std::env::var("KILN_CUDA").is_ok_and(|v| v == COMMIT) {
+    if commits() {
         put(&beside, |to| copy(&made, to))?;
     }
     copy(&made, image)
